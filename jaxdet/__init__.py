@@ -1,0 +1,19 @@
+"""Region proposal networks in functional JAX."""
+
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["InputError", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    # Looked up late: loader processes import jaxdet.data and must not pay for jax.
+    if name == "load":
+        from jaxdet.predictor import load
+
+        return load
+    if name == "InputError":
+        from jaxdet.errors import InputError
+
+        return InputError
+    raise AttributeError(f"module 'jaxdet' has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""Reading data sets and making batches; knows nothing of models."""
