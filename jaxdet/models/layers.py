@@ -1,0 +1,101 @@
+"""The layers everything is made of: masked borders, convolutions, frozen batch norm.
+
+Activations are [B, H, W, C].  A picture may lie in a larger bucket; `mask` [B, H, W, 1]
+says which cells belong to it.  A convolution wider than one cell reads zeros beyond the
+picture, exactly as if the picture had been padded no further than `pad_size`: its input is
+masked first.  Cells outside the mask hold numbers of no meaning.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxdet.models.conv import conv2d
+
+BN_EPSILON = 1e-5
+
+# He et al. 2015 on the fan-out, as the reference initialises backbones.
+he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def cell_mask(
+    pad_size: Int[Array, "b 2"], stride: int, height: int, width: int
+) -> Bool[Array, "b h w 1"]:
+    """Which cells of a `height` x `width` map at `stride` lie in the padded picture.
+
+    Args:
+        pad_size: (height, width) in pixels of each padded picture.
+        stride: pixels per cell.
+        height: rows of the map.
+        width: columns of the map.
+    """
+    cells = -(-pad_size // stride)  # rounded up
+    rows = jnp.arange(height)[None, :] < cells[:, :1]
+    columns = jnp.arange(width)[None, :] < cells[:, 1:]
+    return (rows[:, :, None] & columns[:, None, :])[..., None]
+
+
+def apply_mask(x: Float[Array, "b h w c"], mask: Bool[Array, "b h w 1"]) -> Array:
+    """Zero outside the picture; a choice, not a product, so that infinities stay out."""
+    return jnp.where(mask, x, jnp.zeros((), x.dtype))
+
+
+def max_pool_3x3_2(x: Float[Array, "b h w c"]) -> Array:
+    """3x3 maximum, stride 2, one cell of padding."""
+    return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+
+
+def upsample_2(x: Float[Array, "b h w c"]) -> Array:
+    """Nearest neighbour, twice the height and width."""
+    b, h, w, c = x.shape
+    wide = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
+    return wide.reshape(b, 2 * h, 2 * w, c)
+
+
+class Conv(nn.Module):
+    """Convolution with bias, padded by half its kernel on every side."""
+
+    features: int
+    kernel_size: int
+    kernel_init: nn.initializers.Initializer
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Array:
+        """Args: x in `dtype`, masked if the kernel is wider than one cell."""
+        k = self.kernel_size
+        kernel = self.param("kernel", self.kernel_init, (k, k, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        y = conv2d(x, kernel.astype(self.dtype), padding=k // 2)
+        return y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, then batch norm with frozen statistics.
+
+    With frozen statistics the norm is an affine map of each channel, so it is folded into
+    the kernel: one pass less over the activations, none of them kept for the scale's
+    gradient, and the gradients of `kernel`, `scale` and `bias` are still exact.
+    """
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    groups: int = 1
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Array:
+        """Args: x in `dtype`, masked if the kernel is wider than one cell."""
+        k, n = self.kernel_size, self.features
+        kernel = self.param("kernel", he_normal, (k, k, x.shape[-1] // self.groups, n))
+        scale = self.param("scale", self.scale_init, (n,))
+        bias = self.param("bias", nn.initializers.zeros, (n,))
+        mean = self.param("mean", nn.initializers.zeros, (n,))
+        var = self.param("var", nn.initializers.ones, (n,))
+        slope = scale * jax.lax.rsqrt(var + BN_EPSILON)
+        folded = (kernel * slope.reshape(1, 1, 1, -1)).astype(self.dtype)
+        y = conv2d(x, folded, stride=self.stride, padding=k // 2, groups=self.groups)
+        return y + (bias - mean * slope).astype(self.dtype).reshape(1, 1, 1, -1)
