@@ -1,0 +1,193 @@
+"""Names and shapes: the reference's state dict and jaxdet's parameter tree.
+
+| state dict (kernels OIHW) | parameter tree (kernels HWIO) |
+| --- | --- |
+| `backbone.conv1.weight` | `backbone/conv1/kernel` |
+| `backbone.bn1.{weight,bias,running_mean,running_var}` | `backbone/conv1/{scale,bias,mean,var}` |
+| `backbone.layer2.0.conv3.weight`, `.bn3.*` | `backbone/layer2_0/conv3/*` |
+| `backbone.layer2.0.downsample.{0,1}.*` | `backbone/layer2_0/downsample/*` |
+| `neck.lateral_convs.0.conv.{weight,bias}` | `neck/lateral_convs_0/{kernel,bias}` |
+| `rpn_head.rpn_cls.{weight,bias}` | `rpn_head/rpn_cls/{kernel,bias}` |
+
+`num_batches_tracked` is left out of the tree, and written as zero on the way back.
+"""
+
+import re
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxdet.errors import InputError
+
+Path = tuple[str, ...]
+
+_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+# The order of the reference's modules and of their tensors.
+_ORDER = (
+    *("backbone", "neck", "rpn_head"),
+    *("conv", "layer", "downsample"),
+    *("lateral_convs", "fpn_convs"),
+    *("rpn_conv", "rpn_cls", "rpn_reg"),
+    *_LEAVES,
+)
+_COUNTER = "num_batches_tracked"
+_SHOWN = 5  # names listed of each kind of mismatch
+
+
+def state_dict(checkpoint: Any, source: str = "the checkpoint") -> dict[str, np.ndarray]:
+    """The tensors of a checkpoint by name, whether or not it wraps them.
+
+    Args:
+        checkpoint: what `torch_file.read` returned: a dict with a 'state_dict', or one itself.
+        source: the file's name, for messages.
+
+    Returns:
+        Name to array, without `module.` in front and without `num_batches_tracked`.
+
+    Raises:
+        InputError: there are no named tensors, or two of the same name.
+    """
+    tensors = checkpoint
+    if isinstance(checkpoint, Mapping) and "state_dict" in checkpoint:
+        tensors = checkpoint["state_dict"]
+    named = isinstance(tensors, Mapping) and all(
+        isinstance(k, str) and isinstance(v, np.ndarray) for k, v in tensors.items()
+    )
+    if not named or not tensors:
+        raise InputError(f"{source}: holds no state dict; expected named tensors")
+    bare = {name.removeprefix("module."): array for name, array in tensors.items()}
+    if len(bare) != len(tensors):
+        raise InputError(f"{source}: some names occur both with and without 'module.'")
+    return {k: v for k, v in bare.items() if k.rpartition(".")[2] != _COUNTER}
+
+
+def to_params(
+    checkpoint: Any,
+    template: Mapping[str, Any],
+    *,
+    allow_unused: Iterable[str] = (),
+    allow_missing: Iterable[str] = (),
+    source: str = "the checkpoint",
+) -> dict[str, Any]:
+    """A parameter tree from the reference's tensors, every one of them accounted for.
+
+    Args:
+        checkpoint: as for `state_dict`, by the reference's names, kernels OIHW.
+        template: nested dict with leaves that have a `.shape`, kernels HWIO.
+        allow_unused: prefixes of names that may be left over, e.g. 'neck.'.
+        allow_missing: prefixes of names that may be absent; the template's own leaf stays.
+        source: the file's name, for messages.
+
+    Returns:
+        The template's structure with float32 arrays, contiguous and HWIO.
+
+    Raises:
+        InputError: it holds no state dict, or tensors are missing, unused or misshaped; the
+            message names the first of each.
+    """
+    params: dict[str, Any] = {}
+    missing, misshaped = [], []
+    left = state_dict(checkpoint, source)
+    for path, leaf in leaves(template):
+        name = torch_name(path)
+        array = left.pop(name, None)
+        if array is None:
+            if not name.startswith(tuple(allow_missing)):
+                missing.append(name)
+            _insert(params, path, leaf)
+            continue
+        expected = _torch_shape(leaf.shape)
+        if array.shape != expected or array.dtype.kind != "f":
+            misshaped.append(f"{name} is {array.dtype}{_text(array.shape)}, not {_text(expected)}")
+            continue
+        hwio = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+        _insert(params, path, np.ascontiguousarray(hwio, np.float32))
+    unused = [name for name in left if not name.startswith(tuple(allow_unused))]
+    problems = {"missing": missing, "unused": unused, "misshaped": misshaped}
+    if any(problems.values()):
+        text = "; ".join(_listed(kind, names) for kind, names in problems.items() if names)
+        raise InputError(f"{source}: does not fit the config's model: {text}")
+    return params
+
+
+def to_state_dict(params: Mapping[str, Any]) -> "OrderedDict[str, np.ndarray]":
+    """The reference's state dict, in its order and complete for loading with strict keys.
+
+    Args:
+        params: nested dict of arrays, kernels HWIO.
+
+    Returns:
+        Name to contiguous array, kernels OIHW; every batch norm has its `num_batches_tracked`.
+    """
+    tensors: OrderedDict[str, np.ndarray] = OrderedDict()
+    for path, leaf in leaves(params):
+        array = np.asarray(leaf)
+        name = torch_name(path)
+        tensors[name] = np.ascontiguousarray(
+            array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+        )
+        if path[-1] == "var":
+            tensors[name.replace("running_var", _COUNTER)] = np.array(0, np.int64)
+    return tensors
+
+
+def torch_name(path: Path) -> str:
+    """The reference's name of the tensor at `path`, e.g. ('neck', 'fpn_convs_0', 'bias')."""
+    room, *scopes, conv, leaf = path
+    if room == "neck":
+        convs, _, index = conv.rpartition("_")
+        module = f"{convs}.{index}.conv"
+    elif room == "backbone" and conv == "downsample":
+        module = "downsample.0" if leaf == "kernel" else "downsample.1"
+    elif room == "backbone" and leaf != "kernel":
+        module = conv.replace("conv", "bn")
+    else:
+        module = conv
+    blocks = [scope.replace("_", ".") for scope in scopes]
+    return ".".join([room, *blocks, module, _LEAVES[leaf]])
+
+
+def leaves(tree: Mapping[str, Any]) -> Iterator[tuple[Path, Any]]:
+    """Each leaf and its path, in the order of the reference's `state_dict()`."""
+
+    def walk(node: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, Any]]:
+        for key in sorted(node, key=_rank):
+            if isinstance(node[key], Mapping):
+                yield from walk(node[key], (*path, key))
+            else:
+                yield (*path, key), node[key]
+
+    return walk(tree, ())
+
+
+def _rank(scope: str) -> tuple[int, ...]:
+    """Where a scope comes among its siblings: by kind, then by its numbers."""
+    kind = re.sub(r"_?\d.*", "", scope)
+    return (_ORDER.index(kind), *map(int, re.findall(r"\d+", scope)))
+
+
+def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(shape[i] for i in (3, 2, 0, 1)) if len(shape) == 4 else tuple(shape)
+
+
+def _insert(tree: dict[str, Any], path: Path, leaf: Any) -> None:
+    for scope in path[:-1]:
+        tree = tree.setdefault(scope, {})
+    tree[path[-1]] = leaf
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def _listed(kind: str, names: list[str]) -> str:
+    more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{len(names)} {kind} ({', '.join(names[:_SHOWN])}{more})"
