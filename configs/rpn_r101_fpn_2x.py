@@ -1,0 +1,17 @@
+"""R-101-FPN, pytorch style, 2x: AR1000 59.1 on 8 V100s.
+
+python -m jaxdet.main --config=configs/rpn_r101_fpn_2x.py --config.data.root=/data/coco \
+    --workdir=runs/rpn_r101_fpn_2x
+"""
+
+from configs import base
+
+
+def get_config():
+    """The published setting: 8 devices with 2 images each, 24 epochs of COCO."""
+    return base.rpn(
+        "rpn_r101_fpn_2x",
+        depth=101,
+        schedule="2x",
+        pretrained="torchvision://resnet101",
+    )

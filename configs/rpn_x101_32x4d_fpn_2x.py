@@ -1,0 +1,19 @@
+"""X-101-32x4d-FPN, pytorch style, 2x: AR1000 59.9 on 8 V100s.
+
+python -m jaxdet.main --config=configs/rpn_x101_32x4d_fpn_2x.py --config.data.root=/data/coco \
+    --workdir=runs/rpn_x101_32x4d_fpn_2x
+"""
+
+from configs import base
+
+
+def get_config():
+    """The published setting: 8 devices with 2 images each, 24 epochs of COCO."""
+    return base.rpn(
+        "rpn_x101_32x4d_fpn_2x",
+        depth=101,
+        schedule="2x",
+        groups=32,
+        base_width=4,
+        pretrained="open-mmlab://resnext101_32x4d",
+    )

@@ -1,0 +1,19 @@
+"""X-101-64x4d-FPN, pytorch style, 2x: AR1000 60.0 on 8 V100s.
+
+python -m jaxdet.main --config=configs/rpn_x101_64x4d_fpn_2x.py --config.data.root=/data/coco \
+    --workdir=runs/rpn_x101_64x4d_fpn_2x
+"""
+
+from configs import base
+
+
+def get_config():
+    """The published setting: 8 devices with 2 images each, 24 epochs of COCO."""
+    return base.rpn(
+        "rpn_x101_64x4d_fpn_2x",
+        depth=101,
+        schedule="2x",
+        groups=64,
+        base_width=4,
+        pretrained="open-mmlab://resnext101_64x4d",
+    )

@@ -1,0 +1,52 @@
+"""One mesh over all devices of all hosts, and moving arrays on and off it."""
+
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXIS = "data"
+REPLICATED, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
+
+Tree = TypeVar("Tree")
+
+
+def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """The given devices, or all there are, along the axis `data`."""
+    return Mesh(np.array(devices or jax.devices()), (AXIS,))
+
+
+def replicate(tree: Tree, mesh: Mesh) -> Tree:
+    """A copy of every (host or device) array on every device of the mesh."""
+    return jax.device_put(tree, NamedSharding(mesh, REPLICATED))
+
+
+def split(tree: Tree, mesh: Mesh) -> Tree:
+    """Spreads this host's rows over its devices; together they are the global arrays."""
+    sharding = NamedSharding(mesh, SPLIT)
+
+    def place(x: np.ndarray) -> jax.Array:
+        return jax.make_array_from_process_local_data(sharding, x)
+
+    return jax.tree.map(place, tree)
+
+
+def gather(tree: Tree) -> Tree:
+    """Every host's rows, as NumPy arrays, on every host."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def is_first_host() -> bool:
+    """Whether this process is the one that writes files and prints."""
+    return jax.process_index() == 0
+
+
+def peak_memory_gb() -> float | None:
+    """Largest amount of memory that any local device has held, in GB; None where unknown."""
+    stats: list[Any] = [d.memory_stats() for d in jax.local_devices()]
+    peaks = [s["peak_bytes_in_use"] for s in stats if s and "peak_bytes_in_use" in s]
+    return max(peaks) / 1e9 if peaks else None

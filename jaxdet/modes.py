@@ -1,0 +1,85 @@
+"""Evaluation and prediction as commands."""
+
+from pathlib import Path
+from typing import Any
+
+from jaxdet import report
+from jaxdet.checkpoint import read_params
+from jaxdet.config import Config
+from jaxdet.data.load import from_files, load_dataset
+from jaxdet.devices import data_mesh
+from jaxdet.errors import InputError
+from jaxdet.evaluate import Speed, evaluate, propose_each
+from jaxdet.models.build import build_model, param_shapes
+from jaxdet.proposer import Proposer
+from jaxdet.visualize import draw_boxes, write_png
+
+PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+
+
+def run_eval(
+    config: Config, workdir: Path, checkpoint: str | Path, save_proposals: bool
+) -> dict[str, Any]:
+    """Evaluates a checkpoint on the validation pictures; writes into `workdir`."""
+    dataset = load_dataset(config.data, "val")
+    proposer = Proposer(config, _params(config, checkpoint), data_mesh())
+    result, proposals = evaluate(proposer, dataset, config)
+    workdir.mkdir(parents=True, exist_ok=True)
+    report.write_evaluation(workdir, result, dataset, proposals)
+    if save_proposals:
+        report.write_proposals(workdir, dataset, proposals)
+    return result
+
+
+def run_predict(
+    config: Config, checkpoint: str | Path, images: list[str], out: Path, draw: bool
+) -> None:
+    """Writes `<out>/<picture's name>.json`, and `.png` if asked, for every picture."""
+    dataset = from_files(_pictures(images))
+    proposer = Proposer(config, _params(config, checkpoint), data_mesh())
+    out.mkdir(parents=True, exist_ok=True)
+    speed = Speed()
+    for i, found in propose_each(proposer, dataset, config, speed):
+        path = dataset.path_of(i)
+        record = {
+            "image": str(path),
+            "width": int(dataset.widths[i]),
+            "height": int(dataset.heights[i]),
+            "boxes": found.boxes.astype(float).round(3).tolist(),
+            "scores": found.scores.astype(float).round(6).tolist(),
+        }
+        if draw:
+            write_png(out / f"{path.stem}.png", draw_boxes(dataset.read(i), *found))
+        report.write_json(out / f"{path.stem}.json", record)
+    rate = speed.summary()["images_per_second"]
+    report.say(f"wrote proposals of {len(dataset)} pictures to {out}/ ({rate:.1f} images/s)")
+
+
+def _params(config: Config, checkpoint: str | Path) -> Any:
+    return read_params(checkpoint, param_shapes(build_model(config.model)))
+
+
+def _pictures(images: list[str]) -> list[Path]:
+    """The pictures named, and those in the folders named."""
+    if not images:
+        raise InputError("--images: names no picture; give files or folders, separated by commas")
+    paths: list[Path] = []
+    for name in map(Path, images):
+        if name.is_dir():
+            inside = sorted(p for p in name.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
+            if not inside:
+                raise InputError(f"{name}: holds no pictures ({', '.join(sorted(PICTURE_SUFFIXES))})")
+            paths += inside
+        elif name.is_file():
+            paths.append(name)
+        else:
+            raise InputError(f"{name}: no such picture or folder")
+    names: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in names:
+            raise InputError(
+                f"{path}: has the name of {names[path.stem]}, so their results would share a "
+                "file; predict them with a different --out"
+            )
+        names[path.stem] = path
+    return paths

@@ -1,0 +1,92 @@
+"""The golden architectures as configs, with their seeded weights and pictures."""
+
+import functools
+from pathlib import Path
+
+import cv2
+import numpy as np
+import reference_weights
+from converters import layout
+from jaxdet import config as config_lib
+from jaxdet.config import Config
+from jaxdet.models.build import Params, build_model, param_shapes
+from jaxdet.types import Batch
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+# Golden name -> config file, and what `seeded_state_dict` needs to make its weights.
+CAFFE = {"input_std": 57.0}
+C4 = {"stages": 3, "neck": False, "head_channels": 1024, "num_anchors": 15}
+CASES: dict[str, tuple[str, dict]] = {
+    "r50_fpn": ("rpn_r50_fpn_1x", {"depth": 50}),
+    "r50_caffe_fpn": ("rpn_r50_caffe_fpn_1x", {"depth": 50, **CAFFE}),
+    "r50_c4": ("rpn_r50_c4_1x", {"depth": 50, **C4}),
+    "r50_caffe_c4": ("rpn_r50_caffe_c4_1x", {"depth": 50, **C4, **CAFFE}),
+    "r101_fpn": ("rpn_r101_fpn_1x", {"depth": 101}),
+    "r101_caffe_fpn": ("rpn_r101_caffe_fpn_1x", {"depth": 101, **CAFFE}),
+    "x101_32x4d_fpn": ("rpn_x101_32x4d_fpn_1x", {"depth": 101, "groups": 32, "base_width": 4}),
+    "x101_64x4d_fpn": ("rpn_x101_64x4d_fpn_1x", {"depth": 101, "groups": 64, "base_width": 4}),
+}
+
+
+def config_of(case: str) -> Config:
+    """The zoo's config for a golden file."""
+    return config_lib.parse(config_lib.load_file(CONFIGS / f"{CASES[case][0]}.py"))
+
+
+def state_dict_of(case: str, seed: int = 0) -> dict[str, np.ndarray]:
+    """The seeded checkpoint in the reference's layout."""
+    return reference_weights.seeded_state_dict(seed, **CASES[case][1])
+
+
+@functools.lru_cache(maxsize=1)
+def params_of(case: str) -> Params:
+    """The same as our parameter tree."""
+    return layout.to_params(state_dict_of(case), param_shapes(build_model(config_of(case).model)))
+
+
+def seeded_picture(source_hw, size_hw, seed: int) -> np.ndarray:
+    """A seeded picture, RGB, resized as the reference does."""
+    image = reference_weights.seeded_image(*map(int, source_hw), int(seed))
+    height, width = map(int, size_hw)
+    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.ascontiguousarray(resized[..., ::-1])
+
+
+def make_batch(pictures, bucket, pad_sizes, boxes=None, seeds=None) -> Batch:
+    """Pictures of given sizes in one bucket; `boxes` are lists per picture."""
+    count = len(pictures)
+    image = np.zeros((count, *map(int, bucket), 3), np.uint8)
+    for row, picture in zip(image, pictures, strict=True):
+        row[: picture.shape[0], : picture.shape[1]] = picture
+    most = max([1, *(len(b) for b in boxes or [])])
+    padded = np.zeros((count, most, 4), np.float32)
+    mask = np.zeros((count, most), bool)
+    for i, own in enumerate(boxes or []):
+        padded[i, : len(own)], mask[i, : len(own)] = own, True
+    return Batch(
+        image=image,
+        image_size=np.array([p.shape[:2] for p in pictures], np.int32),
+        pad_size=np.array(pad_sizes, np.int32),
+        scale=np.ones(count, np.float32),
+        boxes=padded,
+        box_mask=mask,
+        seed=np.array(seeds if seeds is not None else range(count), np.uint32),
+        index=np.arange(count, dtype=np.int32),
+    )
+
+
+def forward_batch(golden: dict[str, np.ndarray]) -> Batch:
+    """The picture of a `forward_*` file, padded as there."""
+    picture = seeded_picture(golden["source_hw"], golden["img_shape"], golden["seed"])
+    return make_batch([picture], golden["pad_shape"], [golden["pad_shape"]])
+
+
+def train_batch(golden: dict[str, np.ndarray]) -> Batch:
+    """The two pictures of a `train_*` file; both count as padded to the batch's size, as there."""
+    pictures = [
+        seeded_picture(golden["source_hw"][i], golden[f"img_shape{i}"], golden["seed"] + i)
+        for i in range(2)
+    ]
+    boxes = [golden["gt0"], golden["gt1"]]
+    return make_batch(pictures, golden["batch_hw"], [golden["batch_hw"]] * 2, boxes)
