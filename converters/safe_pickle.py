@@ -1,11 +1,9 @@
 """Reads a pickle as data: nothing that a file asks for is imported or called.
 
-A pickle is a program that names functions and asks for them to be called.  Here every name
-is looked up in one table of stand-ins, which only take notes of tensors and containers; a
-name that is not in the table is refused.  `resolve` then turns the notes into arrays and
-plain containers, and refuses whatever is neither.
-
-Glossary: a *storage* is a flat run of numbers in the file; a tensor is a strided view of one.
+A pickle is a program that names functions and calls them.  Here every name is looked up in
+one table of stand-ins, which only take notes of tensors and containers; other names are
+refused.  `resolve` turns the notes into arrays and plain containers.
+A *storage* is a flat run of numbers in the file; a tensor is a strided view of one.
 """
 
 import io
@@ -39,6 +37,10 @@ _TORCH_DTYPES = (
 )
 _MAX_DEPTH = 100  # containers within containers
 _MAX_EXPANDED = 2**20  # elements of a tensor that repeats its storage (stride 0)
+
+
+class Refused(ValueError):
+    """A pickle asks for something that is not in the table."""
 
 
 class _Sealed:
@@ -116,7 +118,6 @@ class _Parameter(_Sealed):
     """A tensor wrapped the way PyTorch did before 0.4; a class, since a pickle may subclass it."""
 
     __slots__ = ("data",)
-    data: Any
 
     def __new__(cls, data: Any = None, *_: Any) -> "_Parameter":
         # Not __init__: some files make the object first and set its state later.
@@ -224,9 +225,7 @@ class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
         if full not in _ALLOWED:
-            raise ValueError(
-                f"refused: asks for {full[:100]!a}; only tensors and plain containers are read"
-            )
+            raise Refused(f"asks for {full[:100]!a}; only tensors and plain containers are read")
         return _ALLOWED[full]
 
     def persistent_load(self, pid: Any) -> Any:
@@ -255,7 +254,8 @@ def load(stream: BinaryIO, persistent_load: Callable[[Any], Any] | None = None) 
         persistent_load: called with each persistent id (a storage or a tensor).
 
     Raises:
-        Exception: of many kinds, whenever the bytes are damaged or ask for what is refused.
+        Refused: the pickle asks for what is not in the table.
+        Exception: of many kinds, when the bytes are damaged.
     """
     return _Reader(_cut(stream), persistent_load).load()
 
@@ -267,8 +267,7 @@ def resolve(root: Any) -> Any:
         root: what `load` returned, all storages filled.
 
     Returns:
-        dict, OrderedDict, list, tuple, set, str, bytes, numbers, None and np.ndarray (tensors
-        that share a storage share memory).  What occurs twice stays one object.
+        Plain containers, numbers, text and np.ndarray; tensors of one storage share memory.
 
     Raises:
         ValueError: anything else, a container within itself, or a tensor beyond its storage.

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from converters import write_pickle
-from converters.safe_pickle import Storage, StorageType, Tensor, load, resolve
+from converters.safe_pickle import Refused, Storage, StorageType, Tensor, load, resolve
 from jaxdet.errors import InputError
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -66,10 +66,14 @@ def _read(path: str | os.PathLike[str], reader: Callable[[BinaryIO, int], Any]) 
             return reader(stream, size)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except Refused as error:
+        raise InputError(f"{path}: refused, nothing was executed: its pickle {error}") from error
     # Damaged bytes make the standard readers raise nearly anything.
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{path}: not a readable weight file: {reason}") from error
+        raise InputError(
+            f"{path}: damaged, truncated or no weight file ({reason}); copy or download it again"
+        ) from error
 
 
 def _read_any_format(stream: BinaryIO, size: int) -> Any:

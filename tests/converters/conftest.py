@@ -1,21 +1,10 @@
 """Weights to convert: seeded ones with the zoo's names, and a small sample of everything."""
 
-import importlib.util
 from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-
-@pytest.fixture(scope="session")
-def reference_weights():
-    """The module tests/reference_weights.py."""
-    path = Path(__file__).parent.parent / "reference_weights.py"
-    spec = importlib.util.spec_from_file_location("reference_weights", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def sample_arrays():
