@@ -37,13 +37,17 @@ class Logbook:
     goes on with steps neither doubled nor missing.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str], resume_step: int | None = None):
+    def __init__(
+        self, workdir: str | os.PathLike[str], resume_step: int | None = None, write: bool = True
+    ):
         """Opens the files, making the folder where needed.
 
         Args:
             workdir: folder of the run.
             resume_step: updates made so far, 0 for a run that starts.  Lines and events of later
                 steps are what an earlier, killed run left: they are dropped.  None keeps all.
+            write: False on all hosts but the first; they read what the first has, in a work
+                directory that they share, and write nothing.
 
         Raises:
             InputError: the folder cannot be written.
@@ -51,10 +55,13 @@ class Logbook:
         folder = Path(workdir)
         self._path = folder / "metrics.jsonl"
         with self._reported():
-            folder.mkdir(parents=True, exist_ok=True)
-            self._evaluated = _drop_later_lines(self._path, resume_step)
-            self._file = self._path.open("ab", buffering=0)
-            self._events = _open_events(folder, resume_step)
+            kept, self._evaluated = _lines_until(self._path, resume_step)
+            if write:
+                folder.mkdir(parents=True, exist_ok=True)
+                _replace(self._path, kept)
+                self._file = self._path.open("ab", buffering=0)
+                self._events = _open_events(folder, resume_step)
+        self._open = write
 
     def __enter__(self) -> "Logbook":
         return self
@@ -110,6 +117,8 @@ class Logbook:
         Raises:
             InputError: the work directory cannot be written.
         """
+        if not self._open:
+            return
         height, width, _ = image.shape
         encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
         picture = Summary.Image(
@@ -120,12 +129,15 @@ class Logbook:
 
     def close(self) -> None:
         """Closes the files; a second call does nothing."""
-        if not self._file.closed:
+        if self._open:
+            self._open = False
             self._file.close()
             with self._reported():
                 self._events.close()
 
     def _write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        if not self._open:
+            return
         plain = _plain(values)
         record = {"kind": kind, "step": step, **_finite(plain)}
         numbers = [
@@ -216,36 +228,35 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}"
 
 
-def _drop_later_lines(path: Path, resume_step: int | None) -> set[int]:
-    """Rewrites the file without unreadable lines and without steps after `resume_step`.
-
-    Returns the steps that have an evaluation.
-    """
-    if not path.exists():
-        return set()
+def _lines_until(path: Path, resume_step: int | None) -> tuple[list[bytes], set[int]]:
+    """The file's whole lines up to `resume_step`, and the steps that have an evaluation."""
     kept: list[bytes] = []
     evaluated = set()
-    unreadable = 0
-    for line in path.read_bytes().splitlines():
+    torn = 0
+    for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
             record = json.loads(line)
             step, kind = int(record["step"]), record["kind"]
         except (ValueError, TypeError, KeyError):
-            unreadable += 1
+            torn += 1
             continue
         if resume_step is None or step <= resume_step:
             kept.append(line + b"\n")
             if kind == "eval":
                 evaluated.add(step)
-    if unreadable:
-        logging.getLogger(__name__).warning("%s: dropped %d torn line(s)", path, unreadable)
+    if torn:
+        logging.getLogger(__name__).warning("%s: dropped %d torn line(s)", path, torn)
+    return kept, evaluated
+
+
+def _replace(path: Path, lines: list[bytes]) -> None:
+    """Writes a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:
-        file.writelines(kept)
+        file.writelines(lines)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    return evaluated
 
 
 def _open_events(folder: Path, resume_step: int | None) -> RecordWriter:

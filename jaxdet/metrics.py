@@ -11,11 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Float
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from rich.table import Table
+
+from jaxdet.data.dataset import GroundTruth
 
 LIMITS = (100, 300, 1000)
 SIZES = ("small", "medium", "large")  # area up to 32^2, 32^2 to 96^2, from 96^2
@@ -24,16 +26,6 @@ THRESHOLDS = np.arange(0.5, 0.96, 0.05)
 
 # One image's proposals: [n, 5] of x1 y1 x2 y2 score, or boxes [n, 4] and scores [n]; any order.
 ImageProposals = Float[np.ndarray, "_ 5"] | tuple[Float[np.ndarray, "_ 4"], Float[np.ndarray, " _"]]
-Flags = Bool[np.ndarray, " g"] | Integer[np.ndarray, " g"]
-
-
-class GroundTruth(NamedTuple):
-    """Every annotation of one image, the crowd and ignored ones among them."""
-
-    boxes: Float[np.ndarray, "g 4"]  # original pixels
-    iscrowd: Flags  # a region of many objects; matching it is neither right nor wrong
-    area: Float[np.ndarray, " g"]  # of the object's mask in pixels; it decides the size class
-    ignore: Flags  # left out by the fast recall; the COCO API does not look at it
 
 
 class CocoRecall(NamedTuple):
@@ -120,7 +112,7 @@ def coco_recall(
     Raises:
         ValueError: the lists differ in length.
     """
-    counted = [~np.asarray(gt.iscrowd, bool) for gt in ground_truth]
+    counted = [~gt.iscrowd for gt in ground_truth]
     areas = np.concatenate(
         [np.zeros(0), *(gt.area[keep] for gt, keep in zip(ground_truth, counted, strict=True))]
     )
@@ -159,10 +151,7 @@ def evaluate_proposals(
         ValueError: the lists differ in length.
     """
     coco = coco_recall(ground_truth, proposals)
-    wanted = [
-        gt.boxes[~(np.asarray(gt.iscrowd, bool) | np.asarray(gt.ignore, bool))]
-        for gt in ground_truth
-    ]
+    wanted = [gt.boxes[~(gt.iscrowd | gt.ignore)] for gt in ground_truth]
     fast = fast_recall(wanted, proposals)
     by_size = coco.by_size.mean(axis=1)
     return {
@@ -250,7 +239,7 @@ def _xywh(boxes: np.ndarray) -> np.ndarray:
 def _truth_records(ground_truth: Sequence[GroundTruth]) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
     for image_id, gt in enumerate(ground_truth, start=1):
-        for box, crowd, area in zip(_xywh(gt.boxes), gt.iscrowd, gt.area, strict=True):
+        for box, crowd, area in zip(gt.xywh, gt.iscrowd, gt.area, strict=True):
             record = {"bbox": box.tolist(), "iscrowd": int(crowd), "area": float(area)}
             records.append({"image_id": image_id, **record})
     return records
@@ -278,10 +267,10 @@ def _coco_run(
     records: list[dict[str, Any]] = []
     for image_id, (gt, (boxes, scores)) in enumerate(zip(ground_truth, scored, strict=True), 1):
         candidates = _xywh(boxes[:limit])
-        if len(candidates) == 0 or len(gt.boxes) == 0:
+        if len(candidates) == 0 or len(gt.xywh) == 0:
             continue
         crowd = [int(flag) for flag in gt.iscrowd]
-        ious = coco_mask.iou(candidates, _xywh(gt.boxes), crowd)
+        ious = coco_mask.iou(candidates, gt.xywh, crowd)
         for i in np.flatnonzero(ious.max(axis=1) >= 0.5):
             box = candidates[i].tolist()
             record = {"bbox": box, "score": float(scores[i]), "area": box[2] * box[3], "iscrowd": 0}

@@ -118,7 +118,7 @@ def proposal_grid(
     """Drawings side by side under a title and a legend, each with its name and its count.
 
     Args:
-        drawings: at least one, of any sizes.
+        drawings: of any sizes.
         names: one per drawing.
         title: first line of the page.
         columns: at most so many side by side.
@@ -127,8 +127,8 @@ def proposal_grid(
         RGB.
     """
     gap, header = 14, 78
-    columns = min(columns, len(drawings))
-    cell = max(drawing.image.shape[1] for drawing in drawings)
+    columns = max(1, min(columns, len(drawings)))
+    cell = max((drawing.image.shape[1] for drawing in drawings), default=0)
     tiles = [_tile(drawing, name, cell) for drawing, name in zip(drawings, names, strict=True)]
     rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
     heights = [max(len(tile) for tile in row) for row in rows]

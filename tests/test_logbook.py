@@ -116,6 +116,21 @@ def test_resume_step_none_keeps_whole_lines(tmp_path, caplog):
     assert not [e for e in events(tmp_path) if e.session_log.status == SessionLog.START]
 
 
+def test_other_hosts_read_and_write_nothing(tmp_path):
+    with Logbook(tmp_path, 0) as first:
+        first.evaluation(4, {"AR@100": 0.5})
+        first.evaluation(6, {"AR@100": 0.5})
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with Logbook(tmp_path, 5, write=False) as other:
+        assert other.evaluated(4)
+        assert not other.evaluated(6)
+        other.scalars(6, {"loss": 1.0})
+        other.evaluation(6, {"AR@100": 0.5})
+        other.image(6, "proposals", np.zeros((2, 2, 3), np.uint8))
+        assert other.evaluated(6)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_event_files_follow_each_other_even_if_the_clock_goes_back(tmp_path, monkeypatch):
     names = []
     for now in (2_000_000_000.0, 2_000_000_000.0, 1_000_000_000.0):

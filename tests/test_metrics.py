@@ -9,7 +9,7 @@ from pycocotools.cocoeval import COCOeval
 from rich.console import Console
 
 from jaxdet import metrics
-from jaxdet.metrics import GroundTruth
+from jaxdet.data.dataset import GroundTruth
 
 
 def truth(boxes, crowd=(), ignore=(), area=None):
@@ -18,7 +18,8 @@ def truth(boxes, crowd=(), ignore=(), area=None):
     sides = boxes[:, 2:] - boxes[:, :2] + 1
     flags = [np.isin(np.arange(len(boxes)), list(chosen)) for chosen in (crowd, ignore)]
     areas = sides.prod(axis=1) if area is None else np.asarray(area, np.float64)
-    return GroundTruth(boxes, flags[0], areas, flags[1])
+    xywh = np.concatenate([boxes[:, :2], sides], axis=1)
+    return GroundTruth(np.arange(len(boxes)), xywh, areas, *flags)
 
 
 def scored(*rows):
@@ -148,10 +149,9 @@ def test_coco_recall_equals_cocoeval_with_every_detection():
 def plain_cocoeval(gt, proposals):
     annotations, detections = [], []
     for image_id, (image, rows) in enumerate(zip(gt, proposals, strict=True), start=1):
-        for box, crowd, area, ignore in zip(*image, strict=True):
-            x1, y1, x2, y2 = box.tolist()
+        for _, xywh, area, crowd, ignore in zip(*image, strict=True):
             flags = {"iscrowd": int(crowd), "ignore": int(ignore), "area": float(area)}
-            box = {"bbox": [x1, y1, x2 - x1 + 1, y2 - y1 + 1], "category_id": 1}
+            box = {"bbox": xywh.tolist(), "category_id": 1}
             annotations.append({**flags, **box, "id": len(annotations) + 1, "image_id": image_id})
         for x1, y1, x2, y2, score in rows.tolist():
             box = {"bbox": [x1, y1, x2 - x1 + 1, y2 - y1 + 1], "category_id": 1}

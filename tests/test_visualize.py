@@ -129,6 +129,12 @@ def test_grid_holds_every_drawing():
         visualize.proposal_grid(drawings, ["a.png"], "title")
 
 
+def test_grid_of_nothing_is_title_and_legend():
+    page = visualize.proposal_grid([], [], "title")
+    assert len(page) == 78
+    assert is_colour(page, MISSED).any()
+
+
 def test_grid_caption_fits_its_cell():
     drawings = [Drawing(plain(50, 300), 1, 2)] * 2
     short = visualize.proposal_grid(drawings, ["a", ""], "title")
