@@ -1,0 +1,27 @@
+"""From `config.data` to a data set."""
+
+from jaxdet.config import DataConfig
+from jaxdet.data.coco import coco_directory
+from jaxdet.data.dataset import Dataset
+from jaxdet.data.shapes import make_shapes
+from jaxdet.errors import InputError
+
+
+def load_dataset(config: DataConfig, split: str) -> Dataset:
+    """The `train` or `val` pictures of a config.
+
+    Raises:
+        InputError: files are missing or not what they should be.
+    """
+    if config.name == "shapes":
+        return coco_directory(config.root or make_shapes(), split)
+    if config.name == "tfds":
+        from jaxdet.data.tfds_source import load_tfds
+
+        return load_tfds(split, config.root or None)
+    if not config.root:
+        raise InputError(
+            "config.data.root: not set; give the folder that holds annotations/, train2017/ and "
+            "val2017/, as --config.data.root=/data/coco"
+        )
+    return coco_directory(config.root, split)

@@ -1,0 +1,248 @@
+"""The embedded `shapes` set: COCO-format pictures made on the spot, the same on every machine.
+
+Textured backgrounds under overlapping solids of many sizes and aspect ratios.  A picture also
+teaches what COCO teaches: crowds that are one annotation, ignored objects, pictures without any
+box, and boxes that cover the visible part only.  The files go through the code path of COCO.
+"""
+
+import functools
+import hashlib
+import json
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float32, Int64, UInt8
+
+from jaxdet.data.outlines import OUTLINES, Place, mask_of
+from jaxdet.errors import InputError
+
+SEED = 2018
+NUM_PICTURES = {"train": 400, "val": 100}
+LONG_SIDE = 160
+SHORT_SIDES = (96, 112, 120, 128, 144)
+
+MAX_SHAPES = 7
+# Square root of width x height, in pixels: most shapes are small, as in COCO.
+SIZE_RANGE = (14.0, 110.0)
+# Width over height, at most this or at least its inverse, before rotation.
+MAX_ASPECT = 2.6
+MIN_VISIBLE = 0.55  # a shape that would hide more of another one is placed elsewhere
+MIN_BOX_SIDE = 8
+MIN_CONTRAST = 70.0  # RGB distance between a shape and what it covers
+ATTEMPTS = 12
+
+EMPTY_SHARE = 0.03  # of the pictures
+CROWD_SHARE = 0.05  # of the pictures
+IGNORE_SHARE = 0.01  # of the shapes
+
+
+def make_shapes(cache_dir: str | Path | None = None) -> Path:
+    """Makes the set unless it is there already.
+
+    The set is written to a folder beside its final place and renamed when complete, so that a
+    killed or a second process never leaves or sees half of it.
+
+    Args:
+        cache_dir: Folder to keep it in; `$JAXDET_CACHE` by default, or else `~/.cache/jaxdet`.
+
+    Returns:
+        The root of a COCO directory: `annotations/instances_{train,val}2017.json`, `train2017/`
+        and `val2017/`.
+
+    Raises:
+        InputError: The folder cannot be written.
+    """
+    cache = Path(cache_dir or os.environ.get("JAXDET_CACHE") or "~/.cache/jaxdet").expanduser()
+    root = cache / f"shapes-{_version()}"
+    if root.is_dir():
+        return root
+    unfinished = cache / f"{root.name}.{uuid.uuid4().hex}"
+    try:
+        unfinished.mkdir(parents=True)
+        for split, count in NUM_PICTURES.items():
+            _write_split(unfinished, split, count)
+        unfinished.rename(root)
+    except OSError as error:
+        if not root.is_dir():  # else another process was first
+            raise InputError(
+                f"{cache}: the shapes set cannot be written there ({error.strerror}); "
+                "set JAXDET_CACHE to another folder"
+            ) from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return root
+
+
+@functools.cache
+def _version() -> str:
+    """Changes with the code that draws, so that a cached set is never out of date."""
+    here = Path(__file__)
+    code = b"".join(here.with_name(name).read_bytes() for name in ("shapes.py", "outlines.py"))
+    return hashlib.sha256(code).hexdigest()[:12]
+
+
+def _write_split(root: Path, split: str, count: int) -> None:
+    folder = root / f"{split}2017"
+    folder.mkdir()
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number in range(count):
+        picture, found = draw(split, number)
+        # Ids as in COCO: unlike positions, and different in the two splits.
+        image_id = 1000 * (1 + number) + len(split)
+        name = f"{image_id:012d}.png"
+        _write_png(folder / name, picture)
+        height, width, _ = picture.shape
+        images.append({"id": image_id, "file_name": name, "height": height, "width": width})
+        for annotation in found:
+            annotations.append({"id": len(annotations) + 1, "image_id": image_id, **annotation})
+    content = {
+        "info": {"description": "jaxdet shapes", "version": _version()},
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(OUTLINES)],
+    }
+    (root / "annotations").mkdir(exist_ok=True)
+    path = root / "annotations" / f"instances_{split}2017.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def _write_png(path: Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
+    good, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    assert good
+    path.write_bytes(data.tobytes())
+
+
+def draw(split: str, number: int) -> tuple[UInt8[np.ndarray, "h w 3"], list[dict[str, Any]]]:
+    """Draws one picture; it depends on its split and number alone.
+
+    Returns:
+        The picture as RGB, and its annotations without ids.
+    """
+    rng = np.random.default_rng([SEED, len(split), number])
+    size = (int(rng.choice(SHORT_SIDES)), LONG_SIDE)
+    canvas = _Canvas(rng, size if rng.random() < 0.7 else size[::-1])
+    if rng.random() >= EMPTY_SHARE:
+        if rng.random() < CROWD_SHARE:
+            canvas.add_crowd()
+        for _ in range(int(rng.integers(1, MAX_SHAPES + 1))):
+            canvas.add_shape()
+    return canvas.picture(), list(canvas.annotations())
+
+
+class _Canvas:
+    """A picture in the making, with the number of the shape that each pixel shows."""
+
+    def __init__(self, rng: np.random.Generator, size: tuple[int, int]):
+        self.rng = rng
+        self.size = size
+        self.image = _background(rng, size)
+        self.owner = np.full(size, -1, np.int64)
+        self.full_areas: list[int] = []
+        self.records: list[dict[str, Any]] = []
+
+    def add_shape(self) -> None:
+        """Puts a shape where it leaves enough of the others; gives up after some attempts."""
+        for _ in range(ATTEMPTS):
+            kind = int(self.rng.integers(len(OUTLINES)))
+            mask = mask_of(kind, self._random_place(), self.size)
+            if self._fits(mask):
+                ignore = int(self.rng.random() < IGNORE_SHARE)
+                self._paint(mask, {"category_id": kind + 1, "iscrowd": 0, "ignore": ignore})
+                return
+
+    def add_crowd(self) -> None:
+        """Many small discs, too close to be told apart: one annotation."""
+        kind = OUTLINES.index("ellipse")
+        height, width = self.size
+        rows, columns = self.rng.integers(3, 5), self.rng.integers(4, 8)
+        step = self.rng.uniform(6, 8)
+        top = self.rng.uniform(0, height - rows * step)
+        left = self.rng.uniform(0, width - columns * step)
+        mask = np.zeros(self.size, bool)
+        for row, column in np.ndindex(int(rows), int(columns)):
+            jitter_x, jitter_y = self.rng.uniform(-1, 1, 2)
+            x = left + (column + 0.5) * step + jitter_x
+            y = top + (row + 0.5) * step + jitter_y
+            mask |= mask_of(kind, Place(x, y, 2.6, 2.6, 0.0), self.size)
+        self._paint(mask, {"category_id": kind + 1, "iscrowd": 1, "ignore": 0})
+
+    def picture(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The picture with the noise of a sensor."""
+        noisy = self.image + self.rng.normal(0, 3, self.image.shape).astype(np.float32)
+        return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+
+    def annotations(self) -> Iterator[dict[str, Any]]:
+        """COCO annotations of the visible parts."""
+        for number, record in enumerate(self.records):
+            visible = self.owner == number
+            columns, rows = np.flatnonzero(visible.any(0)), np.flatnonzero(visible.any(1))
+            x, y = int(columns[0]), int(rows[0])
+            width, height = int(columns[-1]) - x + 1, int(rows[-1]) - y + 1
+            area = int(visible.sum())
+            yield {"bbox": [x, y, width, height], "area": area, **record}
+
+    def _random_place(self) -> Place:
+        rng, (height, width) = self.rng, self.size
+        side = math.exp(rng.uniform(*np.log(SIZE_RANGE)))
+        stretch = math.exp(0.5 * rng.uniform(-1, 1) * math.log(MAX_ASPECT))
+        half_width, half_height = 0.5 * side * stretch, 0.5 * side / stretch
+        angle = rng.uniform(-math.pi, math.pi) if rng.random() < 0.4 else 0.0
+        # The edge of the picture cuts off a quarter at most, before rotation.
+        x = rng.uniform(0.5 * half_width, width - 0.5 * half_width)
+        y = rng.uniform(0.5 * half_height, height - 0.5 * half_height)
+        return Place(x, y, half_width, half_height, angle)
+
+    def _fits(self, mask: Bool[np.ndarray, "h w"]) -> bool:
+        """True if the shape is mostly in the picture and hides no other one too much."""
+        columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+        if len(columns) < MIN_BOX_SIDE or len(rows) < MIN_BOX_SIDE:
+            return False
+        left = self._visible_areas(np.where(mask, -1, self.owner))
+        return bool((left >= MIN_VISIBLE * np.array(self.full_areas)).all())
+
+    def _visible_areas(self, owner: Int64[np.ndarray, "h w"]) -> Int64[np.ndarray, " shapes"]:
+        return np.bincount(owner[owner >= 0], minlength=len(self.records))
+
+    def _paint(self, mask: Bool[np.ndarray, "h w"], record: dict[str, Any]) -> None:
+        self.image[mask] = self._fill(self.image[mask].mean(0))[mask]
+        self.owner[mask] = len(self.records)
+        self.full_areas.append(int(mask.sum()))
+        self.records.append(record)
+
+    def _fill(self, behind: Float32[np.ndarray, " 3"]) -> Float32[np.ndarray, "h w 3"]:
+        """A colour that stands out from what is behind, with stripes or a shade."""
+        rng = self.rng
+        colour = rng.uniform(20, 235, 3).astype(np.float32)
+        while np.linalg.norm(colour - behind) < MIN_CONTRAST:
+            colour = rng.uniform(20, 235, 3).astype(np.float32)
+        strength = rng.uniform(0, 14)
+        return colour + strength * _waves(rng, self.size, (6.0, 60.0))[..., None]
+
+
+def _background(rng: np.random.Generator, size: tuple[int, int]) -> Float32[np.ndarray, "h w 3"]:
+    """A few waves of colour with speckle: textured, but without an edge that a shape would have."""
+    base = rng.uniform(50, 205, 3)
+    image = np.broadcast_to(base, (*size, 3)).astype(np.float32)
+    for _ in range(3):
+        tint = rng.uniform(-22, 22, 3).astype(np.float32)
+        image = image + tint * _waves(rng, size, (5.0, 120.0))[..., None]
+    return image + rng.normal(0, rng.uniform(0, 8), (*size, 1)).astype(np.float32)
+
+
+def _waves(
+    rng: np.random.Generator, size: tuple[int, int], wavelengths: tuple[float, float]
+) -> Float32[np.ndarray, "h w"]:
+    """A plane wave in [-1, 1] of random direction, phase and wavelength (pixels)."""
+    angle, phase = rng.uniform(0, 2 * math.pi, 2)
+    length = math.exp(rng.uniform(*np.log(wavelengths)))
+    y, x = np.mgrid[: size[0], : size[1]]
+    along = (x * math.cos(angle) + y * math.sin(angle)) * (2 * math.pi / length) + phase
+    return np.sin(along).astype(np.float32)

@@ -1,0 +1,227 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxdet.data.coco import coco_directory, load_coco
+from jaxdet.errors import InputError
+
+
+def content():
+    return {
+        "images": [
+            {"id": 30, "file_name": "b.jpg", "height": 40, "width": 60},
+            {"id": 10, "file_name": "sub/a.jpg", "height": 50, "width": 20},
+            {"id": 20, "file_name": "c.jpg", "height": 33, "width": 44},
+        ],
+        "annotations": [
+            {"id": 1, "image_id": 10, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 0},
+            {"id": 2, "image_id": 30, "bbox": [5.5, 6.25, 10, 20], "area": 99.5, "iscrowd": 0},
+            {"id": 3, "image_id": 10, "bbox": [0, 0, 9, 9], "area": 81, "iscrowd": 1},
+            {"id": 4, "image_id": 10, "bbox": [0, 0, 9, 9], "area": 81, "ignore": 1},
+            {"id": 5, "image_id": 10, "bbox": [0, 0, 9, 9], "area": 0},
+            {"id": 6, "image_id": 10, "bbox": [0, 0, 0.5, 9], "area": 4},
+            {"id": 7, "image_id": 10, "bbox": [4, 4, 1, 1], "category_id": 7},
+        ],
+    }
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Writes a value or a text as annotation file and loads it."""
+
+    def write_and_load(value):
+        text = value if isinstance(value, (str, bytes)) else json.dumps(value)
+        path = tmp_path / "instances.json"
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return load_coco(path, tmp_path)
+
+    return write_and_load
+
+
+def test_images_keep_the_order_of_the_file(load, tmp_path):
+    dataset = load(content())
+    assert len(dataset) == 3
+    assert dataset.image_ids.tolist() == [30, 10, 20]
+    assert dataset.heights.tolist() == [40, 50, 33]
+    assert dataset.widths.tolist() == [60, 20, 44]
+    assert dataset.path_of(1) == tmp_path / "sub/a.jpg"
+
+
+def test_boxes_become_inclusive_corners(load):
+    dataset = load(content())
+    np.testing.assert_array_equal(dataset.boxes_of(0), [[5.5, 6.25, 14.5, 25.25]])
+    assert dataset.boxes_of(0).dtype == np.float32
+    assert dataset.boxes_of(2).shape == (0, 4)
+
+
+def test_training_uses_no_crowd_ignored_or_empty_box(load):
+    dataset = load(content())
+    np.testing.assert_array_equal(dataset.boxes_of(1), [[1, 2, 3, 5], [4, 4, 4, 4]])
+    assert dataset.num_annotations.tolist() == [1, 6, 0]
+    assert dataset.num_boxes.tolist() == [1, 2, 0]
+
+
+def test_evaluation_sees_every_annotation(load):
+    truth = load(content()).ground_truth(1)
+    assert truth.ids.tolist() == [1, 3, 4, 5, 6, 7]
+    assert truth.iscrowd.tolist() == [False, True, False, False, False, False]
+    assert truth.ignore.tolist() == [False, False, True, False, False, False]
+    # The last one has no area: it gets that of its box.
+    assert truth.area.tolist() == [12, 81, 81, 0, 4, 1]
+    np.testing.assert_array_equal(truth.xywh[0], [1, 2, 3, 4])
+    np.testing.assert_array_equal(truth.boxes[4], [0, 0, -0.5, 8])
+
+
+def test_outlines_are_skipped_whatever_their_form(load):
+    plain, outlined = content(), content()
+    forms = [[[1.5, 2, -3e-7, 4]], [], [[0, 0], [1, 2]], {"counts": [1, 2], "size": [5, 6]}]
+    for form, annotation in zip(forms, outlined["annotations"], strict=False):
+        annotation["segmentation"] = form
+    outlined["images"][0]["caption"] = 'a "segmentation": [1, 2] in a text'
+    for style in ({}, {"separators": (",", ":")}, {"indent": 1}, {"sort_keys": True}):
+        np.testing.assert_array_equal(
+            load(json.dumps(outlined, **style)).xywh, load(plain).xywh, strict=True
+        )
+
+
+def test_coco_directory_joins_the_usual_names(tmp_path):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "val2017").mkdir()
+    path = tmp_path / "annotations/instances_val2017.json"
+    path.write_text(json.dumps(content()))
+    dataset = coco_directory(tmp_path, "val")
+    assert dataset.path_of(0) == tmp_path / "val2017/b.jpg"
+    assert dataset.source == str(path)
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "said"),
+    [
+        (("images",), ..., "no 'images'"),
+        (("annotations",), ..., "no 'annotations'"),
+        (("images",), {}, "'images' is {}, not a list"),
+        (("images",), [], "'images' is empty"),
+        (("images", 1), 5, r"images\[1\] is 5"),
+        (("images", 1, "file_name"), ..., r"images\[1\] \(id 10\) has no 'file_name'"),
+        (("images", 1, "file_name"), "/etc/passwd", "image 10 has file_name '/etc/passwd'"),
+        (("images", 1, "file_name"), "a/../../b.jpg", "image 10 has file_name"),
+        (("images", 1, "file_name"), "..\\b.jpg", "image 10 has file_name"),
+        (("images", 1, "file_name"), "C:b.jpg", "image 10 has file_name"),
+        (("images", 1, "file_name"), "a\0.jpg", "image 10 has file_name"),
+        (("images", 1, "file_name"), "\ud800.jpg", "image 10 has file_name"),
+        (("images", 1, "height"), "50", "has height '50'; expected a value of type int"),
+        (("images", 1, "height"), True, "has height True"),
+        (("images", 1, "width"), 0, "image 10 has width 0"),
+        (("images", 1, "width"), 10**7, "image 10 has width 10000000"),
+        (("images", 1, "width"), 10**30, "too large"),
+        (("images", 1, "id"), 30, "image id 30 occurs more than once"),
+        (("images", 1, "id"), "10", "has id '10'"),
+        (("annotations", 2, "id"), 1, "annotation id 1 occurs more than once"),
+        (("annotations", 2, "image_id"), 11, "annotation 3 belongs to image 11"),
+        (("annotations", 2, "image_id"), 99, "annotation 3 belongs to image 99"),
+        (("annotations", 2, "bbox"), ..., r"\(id 3, image_id 10\) has no 'bbox'"),
+        (("annotations", 2, "bbox"), [1, 2, 3], "four numbers"),
+        (("annotations", 2, "bbox"), [1, 2, 3, None], "four numbers"),
+        (("annotations", 2, "bbox"), "1234", "has bbox '1234'"),
+        (("annotations", 2, "bbox", 1), float("nan"), "annotation 3 of image 10 has bbox .*nan"),
+        (("annotations", 2, "bbox", 1), float("inf"), "annotation 3 of image 10 has bbox .*inf"),
+        (("annotations", 2, "bbox", 1), 10**400, "too large"),
+        (("annotations", 2, "bbox", 1), 1e300, "beyond"),
+        (("annotations", 2, "bbox", 2), -1, "annotation 3 of image 10 has bbox .* negative size"),
+        (("annotations", 2, "area"), float("nan"), "annotation 3 of image 10 has area nan"),
+        (("annotations", 2, "area"), "9", "has area '9'"),
+        (("annotations", 2, "iscrowd"), "no", "has iscrowd 'no'"),
+        (("annotations", 2, "ignore"), 0.5, "has ignore 0.5"),
+    ],
+)
+def test_bad_content_is_one_line_that_names_the_item(load, where, value, said):
+    broken = content()
+    *path, last = where
+    item = broken
+    for key in path:
+        item = item[key]
+    if value is ...:
+        del item[last]
+    else:
+        item[last] = value
+    with pytest.raises(InputError, match=said) as error:
+        load(broken)
+    assert "instances.json" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_only_the_first_of_many_faults_is_shown(load):
+    broken = content()
+    for annotation in broken["annotations"]:
+        annotation["bbox"][2] = -1
+    with pytest.raises(InputError, match=r"annotation 1 .* \(and 6 more like it\)"):
+        load(broken)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"{", b"\xff\xfe\x00", b"\x80\x81", b"[]", b"null", b'"images"', b"[" * 100_000],
+    ids=["empty", "cut", "utf16", "bytes", "list", "null", "text", "deep"],
+)
+def test_what_is_not_coco_is_refused(load, text):
+    with pytest.raises(InputError, match=r"instances.json: not a (JSON|COCO) file"):
+        load(text)
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"none\.json: no such annotation file"):
+        load_coco(tmp_path / "none.json", tmp_path)
+    with pytest.raises(InputError, match="cannot be read"):
+        load_coco(tmp_path, tmp_path)
+    path = tmp_path / "some.json"
+    path.write_text(json.dumps(content()))
+    with pytest.raises(InputError, match="elsewhere: no such folder"):
+        load_coco(path, tmp_path / "elsewhere")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_any_json_loads_or_is_refused(tmp_path_factory, data):
+    folder = tmp_path_factory.getbasetemp()
+    value = content()
+    for _ in range(data.draw(st.integers(1, 3))):
+        item = value
+        while True:
+            key = data.draw(
+                st.sampled_from(list(item) if isinstance(item, dict) else range(len(item)))
+            )
+            inner = item[key]
+            if isinstance(inner, (list, dict)) and inner and data.draw(st.booleans()):
+                item = inner
+                continue
+            break
+        item[key] = data.draw(JSON)
+    path = folder / "fuzz.json"
+    path.write_text(json.dumps(value))
+    try:
+        dataset = load_coco(path, folder)
+    except InputError as error:
+        said = str(error)
+    else:
+        said = ""
+        for index in range(len(dataset)):
+            assert np.isfinite(dataset.boxes_of(index)).all()
+    assert "\n" not in said
+
+
+@given(st.binary(max_size=50))
+def test_any_bytes_are_refused(tmp_path_factory, text):
+    folder = tmp_path_factory.getbasetemp()
+    (folder / "bytes.json").write_bytes(text)
+    with pytest.raises(InputError):
+        load_coco(folder / "bytes.json", folder)
