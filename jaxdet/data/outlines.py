@@ -30,8 +30,8 @@ def mask_of(kind: int, place: Place, size: tuple[int, int]) -> Mask:
         place: Where.
         size: (height, width) of the picture.
     """
-    y, x = np.mgrid[: size[0], : size[1]].astype(np.float64)
-    x, y = x - place.x, y - place.y
+    x = np.arange(size[1]) - place.x
+    y = np.arange(size[0])[:, None] - place.y
     cos, sin = np.cos(place.angle), np.sin(place.angle)
     u = (x * cos + y * sin) / place.half_width
     v = (y * cos - x * sin) / place.half_height
