@@ -106,8 +106,8 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class TestConfig:
-    """From scores to proposals."""
+class ProposalConfig:
+    """From scores to proposals, whenever no training step runs."""
 
     nms_pre: int = 2000  # best anchors kept per level
     nms_post: int = 2000  # boxes kept per level
@@ -127,7 +127,7 @@ class Config:
     targets: TargetConfig = field(default_factory=TargetConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    test: TestConfig = field(default_factory=TestConfig)
+    test: ProposalConfig = field(default_factory=ProposalConfig)
 
 
 def to_config_dict(config: Config) -> ml_collections.ConfigDict:

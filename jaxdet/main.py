@@ -10,6 +10,7 @@ from ml_collections import config_flags
 
 from jaxdet import config as config_lib
 from jaxdet import report
+from jaxdet.cache import cache_folder
 from jaxdet.errors import InputError
 from jaxdet.modes import run_eval, run_predict
 from jaxdet.train import Stopped, TrainingError, train
@@ -48,7 +49,7 @@ def _run() -> None:
     config = config_lib.parse(_CONFIG.value)
     workdir = Path(_WORKDIR.value or f"runs/{config.name}")
     checkpoint = _CHECKPOINT.value
-    jax.config.update("jax_compilation_cache_dir", str(config_lib.cache_folder() / "xla"))
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
     if _MODE.value == "train":
         report.claim_workdir(workdir, config)
         train(config, workdir, checkpoint)

@@ -6,7 +6,7 @@ from jaxtyping import Array, Int
 
 from jaxdet import anchors as anchors_lib
 from jaxdet import boxes as boxes_lib
-from jaxdet.config import ModelConfig, TestConfig
+from jaxdet.config import ModelConfig, ProposalConfig
 from jaxdet.models.build import Outputs
 from jaxdet.nms import nms
 from jaxdet.types import Proposals
@@ -18,7 +18,7 @@ def propose(
     pad_size: Int[Array, "b 2"],
     bucket: tuple[int, int],
     model: ModelConfig,
-    config: TestConfig,
+    config: ProposalConfig,
 ) -> Proposals:
     """The best boxes of each image, in pixels of the resized picture.
 
@@ -47,7 +47,7 @@ def propose(
 
 
 def _level(
-    logits: Array, deltas: Array, anchors: Array, mask: Array, size: Array, config: TestConfig
+    logits: Array, deltas: Array, anchors: Array, mask: Array, size: Array, config: ProposalConfig
 ) -> tuple[Array, Array]:
     """Boxes [n, 4] and scores [n] of one level after NMS; a score of -1 marks a dropped one."""
     scores = jnp.where(mask, jax.nn.sigmoid(logits), -1.0)
@@ -63,7 +63,7 @@ def _level(
     return boxes, jnp.where(kept, scores, -1.0)
 
 
-def _first(kept: Array, index: Array, candidates: Array, config: TestConfig) -> Array:
+def _first(kept: Array, index: Array, candidates: Array, config: ProposalConfig) -> Array:
     """The first `nms_post` of the kept boxes, in the reference's order.
 
     That is by score where top-k cut, and in the grid's order where there were too few

@@ -15,7 +15,7 @@ from jaxdet.devices import is_first_host
 from jaxdet.errors import InputError
 from jaxdet.evaluate import ImageProposals
 from jaxdet.metrics import format_table
-from jaxdet.visualize import proposal_picture, write_png
+from jaxdet.visualize import draw_proposals, proposal_grid, write_png
 
 # A run may be resumed with another value of these: they do not change what is learned.
 FREE_FIELDS = (
@@ -69,9 +69,9 @@ def write_evaluation(
     with_boxes = [i for i in range(len(dataset)) if len(dataset.boxes_of(i))]
     # Spread over the data set, the same pictures at every evaluation.
     chosen = with_boxes[:: max(len(with_boxes) // NUM_PICTURES, 1)][:NUM_PICTURES]
-    picture = proposal_picture(
-        [(dataset.read(i), dataset.boxes_of(i), *proposals[i]) for i in chosen]
-    )
+    drawings = [draw_proposals(dataset.read(i), dataset.boxes_of(i), *proposals[i]) for i in chosen]
+    title = f"the best 100 proposals of each picture; AR@100 {result['AR@100'] or 0:.3f}"
+    picture = proposal_grid(drawings, [dataset.file_names[i] for i in chosen], title)
     if is_first_host():
         Console().print(format_table(result))
         write_json(workdir / "eval.json", result)

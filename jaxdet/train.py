@@ -17,7 +17,7 @@ from jaxdet.checkpoint import Checkpoints, read_backbone, read_params
 from jaxdet.config import Config
 from jaxdet.data.load import load_dataset
 from jaxdet.data.pipeline import steps_per_epoch, train_batches
-from jaxdet.devices import data_mesh, gather, replicate, split
+from jaxdet.devices import data_mesh, gather, is_first_host, replicate, split
 from jaxdet.evaluate import evaluate
 from jaxdet.logbook import Logbook, ProgressLine
 from jaxdet.models.build import RPN, build_model, init_params, merge_params, split_params
@@ -75,7 +75,7 @@ def train(config: Config, workdir: Path, checkpoint: str = "") -> dict[str, Any]
         if step is not None:
             report.say(f"going on from step {step} of {workdir}")
             state = checkpoints.restore(step, state, config.model)
-        with Logbook(workdir, resume_step=int(state.step)) as logbook:
+        with Logbook(workdir, int(state.step), write=is_first_host()) as logbook:
             loop = Loop(
                 config=config,
                 plan=plan,

@@ -55,7 +55,7 @@ def loss_and_gradient(
     with jax.default_matmul_precision(config.train.matmul_precision):
         (loss, terms), gradient = jax.value_and_grad(loss_of, has_aux=True)(trainable)
     positives = targets.positive.sum(axis=1).astype(jnp.float32).mean()
-    return Metrics(loss, *terms, optax.global_norm(gradient), positives), gradient
+    return Metrics(loss, *terms, optax.tree.norm(gradient), positives), gradient
 
 
 def make_train_step(
@@ -72,7 +72,7 @@ def make_train_step(
             model, config, state.trainable, state.frozen, batch
         )
         metrics, gradient = jax.lax.pmean((metrics, gradient), AXIS)
-        metrics = metrics._replace(grad_norm=optax.global_norm(gradient))
+        metrics = metrics._replace(grad_norm=optax.tree.norm(gradient))
         updates, slots = optimizer.update(gradient, state.optimizer, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         return state._replace(step=state.step + 1, trainable=trainable, optimizer=slots), metrics
