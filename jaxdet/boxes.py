@@ -7,10 +7,16 @@ pixels wide and a single pixel has area 1.  Everything here works on `[..., 4]` 
 import math
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 # A box may become at most 1000/16 times wider or narrower than its anchor (the reference).
 MAX_LOG_RATIO = abs(math.log(16 / 1000))
+
+# A pixel this far away overlaps nothing: what loops put in place of boxes that take no part.
+FAR = 1e9
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def area(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
@@ -23,14 +29,14 @@ def area(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
         float `[...]`, `(x2 - x1 + 1) * (y2 - y1 + 1)`.
     """
     x1, y1, x2, y2 = _corners(boxes)
-    return (x2 - x1 + 1) * (y2 - y1 + 1)
+    return _product(x2 - x1 + 1, y2 - y1 + 1)
 
 
 def iou(a: Float[Array, "n 4"], b: Float[Array, "m 4"]) -> Float[Array, "n m"]:
     """Intersection over union of every box of `a` with every box of `b`.
 
-    The operations and their order are the reference's, so that equal overlaps there are
-    equal overlaps here.
+    The operations and their order are the reference's, and no two are contracted into one, so
+    that overlaps that tie there tie here, to the last bit.
 
     Args:
         a: float `[n, 4]`, pixels.
@@ -39,30 +45,37 @@ def iou(a: Float[Array, "n 4"], b: Float[Array, "m 4"]) -> Float[Array, "n m"]:
     Returns:
         float `[n, m]` in `[0, 1]`.
     """
-    return overlap(_corners(a[:, None]), area(a)[:, None], _corners(b[None]), area(b)[None])
+    return overlap(columns(a)[:, :, None], columns(b)[:, None])
 
 
-def overlap(
-    a: tuple[Array, Array, Array, Array],
-    area_a: Array,
-    b: tuple[Array, Array, Array, Array],
-    area_b: Array,
-) -> Array:
-    """Intersection over union of boxes given as separate corner arrays of broadcasting shapes.
+def columns(boxes: Float[Array, "n 4"]) -> Float[Array, "5 n"]:
+    """Boxes by column, `x1, y1, x2, y2, area`, as `overlap` takes them.
+
+    Vector units want each coordinate contiguous: loops over boxes transpose once, outside.
 
     Args:
-        a: `x1, y1, x2, y2`, float arrays, pixels.
-        area_a: their areas, square pixels.
-        b: as `a`, of shapes that broadcast with it (same rank).
-        area_b: their areas.
+        boxes: float `[n, 4]`, pixels.
 
     Returns:
-        float array of the broadcast shape.
+        float `[5, n]`.
+    """
+    return jnp.concatenate([boxes.T, area(boxes)[None]])
+
+
+def overlap(a: Float[Array, "5 *n"], b: Float[Array, "5 *m"]) -> Float[Array, "..."]:
+    """Intersection over union of boxes by column.
+
+    Args:
+        a: float `[5, ...]` as `columns` returns it, with axes of size 1 added.
+        b: the same, of a shape that broadcasts with `a` (same rank).
+
+    Returns:
+        float of the broadcast shape without the leading axis.
     """
     width = jnp.maximum(jnp.minimum(a[2], b[2]) - jnp.maximum(a[0], b[0]) + 1, 0)
     height = jnp.maximum(jnp.minimum(a[3], b[3]) - jnp.maximum(a[1], b[1]) + 1, 0)
-    shared = width * height
-    return shared / (area_a + area_b - shared)
+    shared = _product(width, height)
+    return shared / (a[4] + b[4] - shared)
 
 
 def encode(anchors: Float[Array, "*n 4"], boxes: Float[Array, "*n 4"]) -> Float[Array, "*n 4"]:
@@ -111,6 +124,16 @@ def decode(
         jnp.clip(y + height * 0.5 - 0.5, 0, last_y),
     ]
     return jnp.stack(corners, axis=-1)
+
+
+def _product(a: Array, b: Array) -> Array:
+    # `x * y + z` in one fusion may become one fused multiply-add, which rounds once instead of
+    # twice: on CPU, `area(a) + area(b)` did so in some loops and not in others (it depended on
+    # how a loop was split over threads) and moved 0.2 % of overlaps by one unit in the last
+    # place.  Then ties break otherwise than in the reference, and the same pair computed in two
+    # fusions may differ from itself.  `optimization_barrier` does not help: XLA's CPU pipeline
+    # drops it before it fuses.  A minimum that never binds does, and costs next to nothing.
+    return jnp.minimum(a * b, _LARGEST)
 
 
 def _corners(boxes: Array) -> tuple[Array, Array, Array, Array]:
