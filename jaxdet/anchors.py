@@ -97,7 +97,7 @@ def pyramid_anchors(
 
 def in_grid(
     pad_size: Int[Array, "2"], image_hw: tuple[int, int], strides: Sequence[int], per_cell: int
-) -> list[Bool[Array, "_"]]:
+) -> list[Bool[Array, " _"]]:
     """Which anchors of `pyramid_anchors` stand on the image's own cells.
 
     An image may be smaller than its bucket; its own cells are those that it would have had if
@@ -124,7 +124,7 @@ def in_grid(
 
 def inside(
     anchors: Float[Array, "n 4"], image_size: Int[Array, "2"] | Float[Array, "2"]
-) -> Bool[Array, "n"]:
+) -> Bool[Array, " n"]:
     """Which anchors lie wholly inside the image before padding.
 
     Args:

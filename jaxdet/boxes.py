@@ -62,7 +62,7 @@ def columns(boxes: Float[Array, "n 4"]) -> Float[Array, "5 n"]:
     return jnp.concatenate([boxes.T, area(boxes)[None]])
 
 
-def overlap(a: Float[Array, "5 *n"], b: Float[Array, "5 *m"]) -> Float[Array, "..."]:
+def overlap(a: Float[Array, "5 ..."], b: Float[Array, "5 ..."]) -> Float[Array, "..."]:
     """Intersection over union of boxes by column.
 
     Args:

@@ -9,6 +9,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Bool, Float, Int32
 
 from jaxdet.boxes import FAR, columns, overlap
@@ -27,14 +28,14 @@ _NEVER = 2.0
 
 def match(
     anchors: Float[Array, "n 4"],
-    allowed: Bool[Array, "n"],
+    allowed: Bool[Array, " n"],
     boxes: Float[Array, "m 4"],
-    box_mask: Bool[Array, "m"],
+    box_mask: Bool[Array, " m"],
     *,
     pos_iou: float,
     neg_iou: float,
     min_pos_iou: float,
-) -> Int32[Array, "n"]:
+) -> Int32[Array, " n"]:
     """The box that each anchor is to find, as the reference assigns it.
 
     An anchor is negative if its best overlap is below `neg_iou`, and is given to its best box
@@ -68,7 +69,8 @@ def match(
         jnp.where(allowed[:, None], anchors, FAR),
         boxes,
         box_mask,
-        cpu=partial(_scan, block=_CPU_BLOCK, min_pos_iou=min_pos_iou),
+        # One image after another: in a batched loop every step would copy the whole state.
+        cpu=sequential_vmap(partial(_scan, block=_CPU_BLOCK, min_pos_iou=min_pos_iou)),
         default=partial(_scan, block=_OTHER_BLOCK, min_pos_iou=min_pos_iou),
     )
     below = jnp.where((best < neg_iou) | ~box_mask.any(), 0, -1)
@@ -107,13 +109,15 @@ def _scan(
             best = jnp.maximum(best, ious[i])
         return start + block, best, owner
 
-    size = n + pad_n
-    state = (jnp.int32(0), jnp.zeros(size), jnp.zeros(size, jnp.int32))
+    # Zeros made from the data vary over devices as the data do, which `shard_map` asks of a
+    # loop's state.
+    zeros = jnp.zeros_like(anchors[0])
+    state = (jnp.int32(0), zeros, zeros.astype(jnp.int32))
     _, best, owner = jax.lax.while_loop(lambda state: state[0] < end, step, state)
     return best[:n], owner[:n]
 
 
-def _largest(values: Float[Array, "k n"]) -> Float[Array, "k"]:
+def _largest(values: Float[Array, "k n"]) -> Float[Array, " k"]:
     """Row maxima of non-negative floats; n is a multiple of `_FAN ** 2`.
 
     Written so that it is fast on a CPU, where `max(axis=1)` takes three times as long as the

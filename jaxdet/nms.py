@@ -18,7 +18,9 @@ _CPU = (128, 512)
 _OTHER = (2048, 2048)
 
 
-def nms(boxes: Float[Array, "n 4"], valid: Bool[Array, "n"], threshold: float) -> Bool[Array, "n"]:
+def nms(
+    boxes: Float[Array, "n 4"], valid: Bool[Array, " n"], threshold: float
+) -> Bool[Array, " n"]:
     """Which boxes greedy suppression keeps.
 
     The same set as going through the boxes in order and dropping each whose overlap with a box
@@ -58,7 +60,10 @@ def _nms(boxes: Array, valid: Array, *, threshold: float, sizes: tuple[int, int]
     nowhere = columns(jnp.full((1, 4), FAR))
     # An append writes a whole block, and chunks are read whole.
     room = -(-(blocks + 1) * block // chunk) * chunk
-    state = (jnp.tile(nowhere, (1, room)), jnp.int32(0), jnp.zeros_like(valid))
+    # The state is made from the data so that it varies over devices as they do, which
+    # `shard_map` asks of a loop.
+    kept = jnp.zeros_like(candidates, shape=(5, room)) + nowhere
+    state = (kept, jnp.zeros_like(valid, shape=(), dtype=jnp.int32), jnp.zeros_like(valid))
 
     def step(index: Int[Array, ""], state: tuple[Array, Array, Array]):
         kept, count, keep = state
@@ -107,4 +112,4 @@ def _resolve(current: Array, alive: Array, threshold: float) -> Array:
         new = alive & ~(suppresses & keep[:, None]).any(axis=0)
         return new, (new != keep).any()
 
-    return jax.lax.while_loop(lambda state: state[1], step, (alive, jnp.bool_(True)))[0]
+    return jax.lax.while_loop(lambda state: state[1], step, step((alive, alive.any())))[0]
