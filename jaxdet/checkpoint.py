@@ -10,9 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from converters import backbones, layout, torch_file
 from flax import traverse_util
 
 from jaxdet.config import ModelConfig
+from jaxdet.download import fetch
 from jaxdet.errors import InputError
 from jaxdet.models.build import Params, merge_params, split_params
 from jaxdet.train_step import TrainState
@@ -95,13 +97,9 @@ def read_params(path: str | Path, shapes: Params) -> Params:
     Raises:
         InputError: there is no such checkpoint, or its tensors are not the model's.
     """
-    if "://" in str(path):
-        from jaxdet.download import fetch
-
-        path = fetch(str(path))
-    path = Path(path)
+    path = _local(path)
     if path.suffix in PYTORCH_SUFFIXES:
-        return _read_pytorch(path, shapes)
+        return layout.to_params(torch_file.read(path), shapes, source=str(path))
     folder = _step_folder(path)
     _require_same_shapes(shapes, _saved_shapes(folder), folder)
     with _reader() as reader:
@@ -109,10 +107,22 @@ def read_params(path: str | Path, shapes: Params) -> Params:
         return reader.restore(folder, args=args)["params"]
 
 
-def _read_pytorch(path: Path, shapes: Params) -> Params:
-    from converters import layout, torch_file
+def read_backbone(name: str | Path, shapes: Params) -> Params:
+    """An ImageNet backbone.
 
-    return layout.to_params(torch_file.read(path), shapes)
+    Args:
+        name: a `.pth` or `.pkl` file, `torchvision://resnet50` or `open-mmlab://resnet50_caffe`.
+        shapes: the tree under `backbone`, leaves with `.shape`.
+
+    Raises:
+        InputError: it cannot be had, or is of another architecture.
+    """
+    return backbones.read_backbone(_local(name), shapes)
+
+
+def _local(name: str | Path) -> Path:
+    """The file or folder that a name stands for, fetched if need be."""
+    return fetch(str(name)) if "://" in str(name) else Path(name)
 
 
 def _step_folder(path: Path) -> Path:

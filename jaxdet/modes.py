@@ -6,7 +6,8 @@ from typing import Any
 from jaxdet import report
 from jaxdet.checkpoint import read_params
 from jaxdet.config import Config
-from jaxdet.data.load import from_files, load_dataset
+from jaxdet.data.dataset import from_files
+from jaxdet.data.load import load_dataset
 from jaxdet.devices import data_mesh
 from jaxdet.errors import InputError
 from jaxdet.evaluate import Speed, evaluate, propose_each

@@ -9,7 +9,8 @@ import numpy as np
 
 from jaxdet import config as config_lib
 from jaxdet.checkpoint import read_params
-from jaxdet.data import buckets, transforms
+from jaxdet.data.buckets import bucket_of, bucket_sizes
+from jaxdet.data.transforms import padded_size, read_image, rescale_size, resize
 from jaxdet.devices import data_mesh
 from jaxdet.errors import InputError
 from jaxdet.models.build import Params, build_model, param_shapes
@@ -42,11 +43,11 @@ class Predictor:
             InputError: the file cannot be read, or the array is not such a picture.
         """
         if isinstance(image, str | Path):
-            image = transforms.read_image(image)
+            image = read_image(image)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             what = f"{image.dtype} {image.shape}"
             raise InputError(f"image: must be uint8 (height, width, 3) RGB, not {what}")
-        batch = self._batch(image)
+        batch = _batch_of_one(image, self.config.data.image_scale)
         proposals, _ = self._proposer(batch)
         valid = proposals.valid[0]
         return Result(proposals.boxes[0][valid] / batch.scale[0], proposals.scores[0][valid])
@@ -70,3 +71,21 @@ def load(
     parsed = config_lib.parse(config)
     shapes = param_shapes(build_model(parsed.model))
     return Predictor(parsed, read_params(checkpoint, shapes))
+
+
+def _batch_of_one(image: np.ndarray, image_scale: tuple[int, ...]) -> Batch:
+    """A batch of a single picture without boxes."""
+    size, scale = rescale_size(image.shape[:2], image_scale)
+    bucket = bucket_of(size, bucket_sizes(image_scale))
+    canvas = np.zeros((1, *bucket, 3), np.uint8)
+    canvas[0, : size[0], : size[1]] = resize(image, size)
+    return Batch(
+        image=canvas,
+        image_size=np.array([size], np.int32),
+        pad_size=np.array([padded_size(size)], np.int32),
+        scale=np.array([scale], np.float32),
+        boxes=np.zeros((1, 1, 4), np.float32),
+        box_mask=np.zeros((1, 1), bool),
+        seed=np.zeros(1, np.uint32),
+        index=np.zeros(1, np.int32),
+    )

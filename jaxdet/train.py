@@ -16,13 +16,15 @@ from jaxdet import optim, report
 from jaxdet.checkpoint import Checkpoints, read_backbone, read_params
 from jaxdet.config import Config
 from jaxdet.data.load import load_dataset
-from jaxdet.data.pipeline import steps_per_epoch, train_batches
+from jaxdet.data.dataset import Dataset
+from jaxdet.data.pipeline import Loader, train_batches
+from jaxdet.data.schedule import Schedule
 from jaxdet.devices import data_mesh, gather, is_first_host, replicate, split
 from jaxdet.evaluate import evaluate
 from jaxdet.logbook import Logbook, ProgressLine
 from jaxdet.models.build import RPN, build_model, init_params, merge_params, split_params
 from jaxdet.proposer import Proposer
-from jaxdet.train_step import Metrics, TrainState, make_train_step
+from jaxdet.train_step import Metrics, TrainState, TrainStep, make_train_step
 
 LOSSES = ("loss", "loss_cls", "loss_bbox")
 
@@ -44,10 +46,16 @@ class Plan(NamedTuple):
     learning_rate: optax.Schedule
 
 
-def make_plan(config: Config, dataset: Any, num_devices: int) -> Plan:
+def make_plan(config: Config, dataset: Dataset, num_devices: int) -> Plan:
     """Turns epochs of a data set into steps."""
     batch = config.data.images_per_device * num_devices
-    per_epoch = steps_per_epoch(dataset, batch, keep_empty=config.data.keep_empty)
+    per_epoch = Schedule(
+        dataset,
+        image_scale=config.data.image_scale,
+        global_batch=batch,
+        seed=config.train.seed,
+        keep_empty=config.data.keep_empty,
+    ).steps_per_epoch
     total = config.train.num_steps or config.train.num_epochs * per_epoch
     return Plan(batch, per_epoch, total, optim.learning_rate(config.optimizer, per_epoch, batch))
 
@@ -135,9 +143,9 @@ class Loop:
     config: Config
     plan: Plan
     mesh: Mesh
-    training: Any
-    validation: Any
-    step: Any
+    training: Dataset
+    validation: Dataset
+    step: TrainStep
     checkpoints: Checkpoints
     logbook: Logbook
     workdir: Path
@@ -154,7 +162,14 @@ class Loop:
         start = int(state.step)
         if self._evaluation_due(start) and not self.logbook.evaluated(start):
             self._evaluate(state)
-        batches = self._batches(start)
+        if start < self.plan.total_steps:
+            with self._batches(start) as batches:
+                state = self._steps(state, start, batches)
+        if not self.result:
+            self._evaluate(state)
+        return self.result
+
+    def _steps(self, state: TrainState, start: int, batches: Loader) -> TrainState:
         report.say(f"compiling; {self.plan.total_steps - start} steps to go")
         pending: Step | None = None
         for number in range(start + 1, self.plan.total_steps + 1):
@@ -173,11 +188,9 @@ class Loop:
                 self._settle(pending)
                 pending = None
                 self._report(state, number)
-        if not self.result:
-            self._evaluate(state)
-        return self.result
+        return state
 
-    def _batches(self, start: int) -> Any:
+    def _batches(self, start: int) -> Loader:
         data = self.config.data
         return train_batches(
             self.training,
