@@ -9,7 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int64, UInt8
 
 from jaxdet.data.headers import FORMATS, may_be_rotated, stored_size
 from jaxdet.errors import InputError
@@ -108,6 +108,14 @@ def rescale_size(
     f = min(max(image_scale) / max(size), min(image_scale) / min(size))
     height, width = (max(1, int(side * f + 0.5)) for side in size)
     return (height, width), f
+
+
+def rescale_sizes(
+    sizes: Int64[np.ndarray, "n 2"], image_scale: tuple[int, ...]
+) -> Int64[np.ndarray, "n 2"]:
+    """The new sizes of `rescale_size`, of many pictures at once."""
+    f = np.minimum(max(image_scale) / sizes.max(axis=1), min(image_scale) / sizes.min(axis=1))
+    return np.maximum(1, (sizes * f[:, None] + 0.5).astype(np.int64))
 
 
 def padded_size(size: tuple[int, int]) -> tuple[int, int]:
