@@ -3,208 +3,57 @@
 A pickle is a program that names functions and calls them.  Here every name is looked up in
 one table of stand-ins, which only take notes of tensors and containers; other names are
 refused.  `resolve` turns the notes into arrays and plain containers.
-A *storage* is a flat run of numbers in the file; a tensor is a strided view of one.
 """
 
 import io
-import math
 import pickle
 import pickletools
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-import numpy as np
+from converters.stand_ins import (
+    STORAGE_DTYPES,
+    Call,
+    NumpyArray,
+    NumpyType,
+    Ordered,
+    Parameter,
+    Sealed,
+    StorageType,
+    Tensor,
+    ordered,
+)
 
-# Little-endian, as PyTorch writes them.
-STORAGE_DTYPES = {
-    "DoubleStorage": "<f8",
-    "FloatStorage": "<f4",
-    "HalfStorage": "<f2",
-    "LongStorage": "<i8",
-    "IntStorage": "<i4",
-    "ShortStorage": "<i2",
-    "CharStorage": "|i1",
-    "ByteStorage": "|u1",
-    "BoolStorage": "|b1",
-    "ComplexFloatStorage": "<c8",
-    "ComplexDoubleStorage": "<c16",
-    "BFloat16Storage": "bfloat16",  # NumPy has no such type: widened to float32
-}
 _TORCH_DTYPES = (
     "float64 double float32 float float16 half bfloat16 complex64 complex128 "
     "int64 long int32 int int16 short int8 uint8 bool"
 )
 _MAX_DEPTH = 100  # containers within containers
-_MAX_EXPANDED = 2**20  # elements of a tensor that repeats its storage (stride 0)
 
 
 class Refused(ValueError):
     """A pickle asks for something that is not in the table."""
 
 
-class _Sealed:
-    """What a pickle may hold but not alter."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: Any) -> None:
-        raise ValueError(f"sets the state of a {type(self).__name__.strip('_')}")
-
-
-class _Call(_Sealed):
-    """A function that a pickle may call."""
-
-    __slots__ = ("_function",)
-
-    def __init__(self, function: Callable[..., Any]):
-        self._function = function
-
-    def __call__(self, *args: Any) -> Any:
-        return self._function(*args)
-
-
-class StorageType(_Sealed):
-    """The class of a storage or, in the oldest files, of a tensor."""
-
-    __slots__ = ("dtype", "widen")
-
-    def __init__(self, dtype: str):
-        self.widen = dtype == "bfloat16"
-        self.dtype = np.dtype("<u2" if self.widen else dtype)
-
-
-class Storage(_Sealed):
-    """A flat run of numbers; `data` is filled by whoever reads the file."""
-
-    __slots__ = ("data", "kind")
-
-    def __init__(self, kind: StorageType, data: np.ndarray):
-        self.kind = kind
-        self.data = data
-
-
-class Tensor(_Sealed):
-    """A strided view of a storage, not checked yet."""
-
-    __slots__ = ("offset", "shape", "storage", "stride")
-
-    def __init__(self, storage: Any, offset: Any, shape: Any, stride: Any, *_: Any):
-        self.storage = storage
-        self.offset = offset
-        self.shape = shape
-        self.stride = stride
-
-    def array(self) -> np.ndarray:
-        """The tensor, sharing memory with its storage (bfloat16: a float32 copy)."""
-        if not isinstance(self.storage, Storage):
-            raise ValueError("a tensor without storage")
-        flat = self.storage.data
-        numbers = [self.offset, *self.shape, *self.stride]
-        if any(type(n) is not int or n < 0 for n in numbers):
-            raise ValueError("a tensor whose size, stride or offset is no natural number")
-        count = math.prod(self.shape)
-        if count == 0:
-            return np.zeros(self.shape, np.float32 if self.storage.kind.widen else flat.dtype)
-        steps = [(n - 1) * s for n, s in zip(self.shape, self.stride, strict=True)]
-        if self.offset + sum(steps) >= flat.size or count > max(flat.size, _MAX_EXPANDED):
-            raise ValueError("a tensor larger than its storage")
-        strides = [s * flat.itemsize for s in self.stride]
-        view = np.lib.stride_tricks.as_strided(flat[self.offset :], self.shape, strides)
-        return (view.astype("<u4") << 16).view("<f4") if self.storage.kind.widen else view
-
-
-class _Parameter(_Sealed):
-    """A tensor wrapped the way PyTorch did before 0.4; a class, since a pickle may subclass it."""
-
-    __slots__ = ("data",)
-
-    def __new__(cls, data: Any = None, *_: Any) -> "_Parameter":
-        # Not __init__: some files make the object first and set its state later.
-        self = super().__new__(cls)
-        self.data = data
-        return self
-
-    def __setstate__(self, state: Any) -> None:
-        if len(state) == 5:  # data and four flags; later files hold flags alone
-            self.data = state[0]
-
-
-class _Ordered(OrderedDict):
-    """An OrderedDict whose attributes (a module's `_metadata`) are dropped."""
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-class _NumpyType(_Sealed):
-    """numpy.dtype of plain numbers."""
-
-    __slots__ = ("code", "order")
-
-    def __init__(self, code: str, *_: Any):
-        self.code, self.order = code, "<"
-
-    def __setstate__(self, state: Any) -> None:
-        self.order = state[1]
-
-    def dtype(self) -> np.dtype:
-        """The real type."""
-        dtype = np.dtype(f"{self.order}{self.code}")
-        if dtype.kind not in "biufc":
-            raise ValueError(f"holds a NumPy array of {dtype.kind!r}, not of numbers")
-        return dtype
-
-
-class _NumpyArray(_Sealed):
-    """numpy.ndarray or a NumPy scalar."""
-
-    __slots__ = ("data", "fortran", "kind", "shape")
-
-    def __init__(self, kind: Any = None, data: Any = b""):
-        self.shape: tuple[int, ...] | None = None  # a scalar
-        self.kind, self.fortran, self.data = kind, False, data
-
-    def __setstate__(self, state: Any) -> None:
-        _, self.shape, self.kind, self.fortran, self.data = state
-
-    def array(self) -> Any:
-        """The real array, in this machine's byte order."""
-        # Python 2 wrote bytes as text.
-        data = self.data.encode("latin1") if isinstance(self.data, str) else self.data
-        flat = np.frombuffer(data, self.kind.dtype())
-        flat = flat.astype(flat.dtype.newbyteorder("="))
-        if self.shape is None:
-            return flat[0]
-        return np.reshape(flat, self.shape, order="F" if self.fortran else "C")
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """How protocol 2 spells bytes."""
-    if encoding != "latin1":
-        raise ValueError(f"encodes text as {encoding!a}")
-    return text.encode("latin1")
-
-
 def _allowed() -> dict[str, Any]:
     """Every name a pickle may use, and what stands in for it."""
     table: dict[str, Any] = {
-        "collections.OrderedDict": _Call(lambda items=(): _Ordered(items)),
-        "collections.defaultdict": _Call(lambda *_: {}),
-        "_codecs.encode": _Call(_encode),
-        "torch._utils._rebuild_tensor": _Call(Tensor),
-        "torch._utils._rebuild_tensor_v2": _Call(Tensor),
-        "torch._utils._rebuild_parameter": _Call(lambda data, *_: data),
-        "torch.nn.parameter.Parameter": _Parameter,
-        "torch.Size": _Call(tuple),
-        "numpy.ndarray": _Sealed(),
-        "numpy.dtype": _Call(_NumpyType),
+        "collections.OrderedDict": Call(ordered),
+        "collections.defaultdict": Call(lambda *_: {}),
+        "torch._utils._rebuild_tensor": Call(Tensor),
+        "torch._utils._rebuild_tensor_v2": Call(Tensor),
+        "torch._utils._rebuild_parameter": Call(lambda data, *_: data),
+        "torch.nn.parameter.Parameter": Parameter,
+        "torch.Size": Call(lambda sizes: sizes),
+        "numpy.ndarray": Sealed(),
+        "numpy.dtype": Call(NumpyType),
     }
-    for kind in (dict, list, set, frozenset):
-        table |= {f"{m}.{kind.__name__}": _Call(kind) for m in ("builtins", "__builtin__")}
+    for kind in ("dict", "list", "int", "float"):  # what a defaultdict makes; never called
+        table |= {f"{module}.{kind}": Sealed() for module in ("builtins", "__builtin__")}
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        table[f"{module}.scalar"] = _Call(_NumpyArray)
-        table[f"{module}._reconstruct"] = _Call(lambda *_: _NumpyArray())
+        table[f"{module}.scalar"] = Call(NumpyArray)
+        table[f"{module}._reconstruct"] = Call(lambda *_: NumpyArray())
     for name, dtype in STORAGE_DTYPES.items():
         for module in ("torch", "torch.cuda"):
             table[f"{module}.{name}"] = StorageType(dtype)
@@ -221,12 +70,24 @@ class _Reader(pickle.Unpickler):
         # Python 2's text is bytes; latin1 decodes any, and gives them back exactly.
         super().__init__(io.BytesIO(data), encoding="latin1")
         self._persistent_load = persistent_load
+        self._to_encode = len(data)
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
+        if full == "_codecs.encode":
+            return Call(self._encode)
         if full not in _ALLOWED:
             raise Refused(f"asks for {full[:100]!a}; only tensors and plain containers are read")
         return _ALLOWED[full]
+
+    def _encode(self, text: str, encoding: str) -> bytes:
+        """How protocol 2 spells bytes: as text, and each text once."""
+        self._to_encode -= len(text)
+        if encoding != "latin1":
+            raise Refused(f"encodes text as {encoding!a}; only latin1 is read")
+        if self._to_encode < 0:
+            raise Refused("encodes the same text again and again")
+        return text.encode("latin1")
 
     def persistent_load(self, pid: Any) -> Any:
         if self._persistent_load is None:
@@ -274,6 +135,14 @@ def resolve(root: Any) -> Any:
     """
     done: dict[int, Any] = {}
     open_ids: set[int] = set()
+    encoded: dict[int, bytes] = {}
+
+    def as_bytes(data: Any) -> Any:
+        if type(data) is not str:
+            return data
+        if id(data) not in encoded:  # Python 2 wrote bytes as text
+            encoded[id(data)] = data.encode("latin1")
+        return encoded[id(data)]
 
     def convert(item: Any, depth: int) -> Any:
         if item is None or type(item) in (str, bytes, int, float, complex, bool):
@@ -286,15 +155,17 @@ def resolve(root: Any) -> Any:
         return done[id(item)]
 
     def build(item: Any, depth: int) -> Any:
-        if isinstance(item, Tensor | _NumpyArray):
+        if isinstance(item, Tensor):
             return item.array()
-        if isinstance(item, _Parameter):
+        if isinstance(item, NumpyArray):
+            return item.array(as_bytes(item.data))
+        if isinstance(item, Parameter):
             return convert(item.data, depth)
         if type(item) in (list, tuple, set, frozenset):
             return type(item)(convert(x, depth) for x in item)
-        if type(item) in (dict, _Ordered):
+        if type(item) in (dict, Ordered):
             pairs = ((convert(k, depth), convert(v, depth)) for k, v in item.items())
-            return OrderedDict(pairs) if type(item) is _Ordered else dict(pairs)
-        raise ValueError(f"holds a {type(item).__name__.strip('_')}, which is not data")
+            return OrderedDict(pairs) if type(item) is Ordered else dict(pairs)
+        raise ValueError(f"holds a {type(item).__name__}, which is not data")
 
     return convert(root, 0)

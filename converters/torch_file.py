@@ -18,7 +18,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from converters import write_pickle
-from converters.safe_pickle import Refused, Storage, StorageType, Tensor, load, resolve
+from converters.safe_pickle import Refused, load, resolve
+from converters.stand_ins import Storage, StorageType, Tensor
 from jaxdet.errors import InputError
 
 _MAGIC = 0x1950A86A20F9469CFC6C

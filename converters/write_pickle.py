@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from converters.safe_pickle import STORAGE_DTYPES
+from converters.stand_ins import STORAGE_DTYPES
 
 
 def _int(number: int) -> bytes:

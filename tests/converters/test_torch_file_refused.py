@@ -61,6 +61,7 @@ def test_a_malicious_pickle_is_refused_by_name_and_not_executed(tmp_path, wrap):
         (text("torch") + text("nn\n\u2028x") + b"\x93", "torch.nn"),
         (name("numpy", "load"), "numpy.load"),
         (name("functools", "partial"), "functools.partial"),
+        (name("builtins", "set") + b"](K\x01e\x85R", "builtins.set"),
         (name("builtins", "bytearray") + number(2**40) + b"\x85R", "builtins.bytearray"),
     ],
 )
@@ -116,6 +117,22 @@ def test_a_container_met_twice_is_one_object():
     body = b"]" + b"".join(b"q%c0](h%ch%ce" % (i, i, i) for i in range(30))
     root = resolve(load(io.BytesIO(program(body))))
     assert root[0] is root[1]
+
+
+def test_a_text_encoded_again_and_again_is_refused(tmp_path):
+    first = name("_codecs", "encode") + b"q\x00(" + text("x" * 9000) + b"q\x01" + text("latin1")
+    again = b"h\x00(h\x01" + text("latin1") + b"tR"
+    body = b"](" + first + b"tR" + again * 500 + b"e"
+    for wrap in WRAPPERS.values():
+        assert "again and again" in message_of(written(tmp_path, wrap(program(body))))
+
+
+def test_pairs_of_an_ordered_dict_are_moved_not_copied():
+    """Python 2 gave them as a list; a list named twice is empty the second time."""
+    pair = b"](" + text("a") + number(1) + b"e"
+    made = name("collections", "OrderedDict") + b"q\x00](" + pair + b"eq\x01\x85R"
+    root = resolve(load(io.BytesIO(program(b"](", made, b"h\x00h\x01\x85Re"))))
+    assert root == [{"a": 1}, {}]
 
 
 FOUR = np.arange(4, dtype=np.float32).tobytes()
