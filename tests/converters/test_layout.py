@@ -1,7 +1,10 @@
 """Names and shapes of all eight architectures, there and back."""
 
 import functools
+import subprocess
+import sys
 from collections import OrderedDict
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -201,3 +204,15 @@ def test_pth_to_params_to_pth_is_bit_identical_for_pytorch(tmp_path, zipped):
     for name, array in tensors.items():
         assert back[name].numpy().tobytes() == array.tobytes()
         assert back[name].shape == array.shape
+
+
+def test_the_library_modules_need_numpy_alone():
+    code = (
+        "import sys; from converters import backbones, layout, torch_file; "
+        "sys.exit(str([m for m in ('jax', 'torch', 'ml_dtypes', 'orbax') if m in sys.modules]))"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=False
+    )
+    assert done.stderr.strip() == "[]"
