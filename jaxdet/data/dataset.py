@@ -4,6 +4,7 @@ Glossary: `I` images, `K` annotations of all images, `n` annotations of one imag
 Lengths are in pixels of the original picture, before any resizing.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
 
-from jaxdet.data.transforms import read_image
+from jaxdet.data.transforms import picture_size, read_image
+from jaxdet.errors import InputError
 
 
 class GroundTruth(NamedTuple):
@@ -93,6 +95,34 @@ class Dataset:
 
     def _rows(self, index: int) -> slice:
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+
+
+def from_files(paths: Sequence[str | Path]) -> Dataset:
+    """A data set of pictures alone; their sizes are read from the files' headers.
+
+    Raises:
+        InputError: A file is absent or not a picture, or there are none.
+    """
+    if not paths:
+        raise InputError("no pictures given")
+    sizes = np.array([picture_size(path) for path in paths], np.int32)
+    nothing = np.zeros(0, np.int64)
+    return Dataset(
+        source=str(paths[0]),
+        image_dir=Path(),
+        file_names=tuple(map(str, paths)),
+        image_ids=np.arange(len(paths)),
+        heights=sizes[:, 0],
+        widths=sizes[:, 1],
+        offsets=np.zeros(len(paths) + 1, np.int64),
+        annotation_ids=nothing,
+        category_ids=nothing,
+        xywh=np.zeros((0, 4)),
+        area=np.zeros(0),
+        iscrowd=np.zeros(0, bool),
+        ignore=np.zeros(0, bool),
+        usable=np.zeros(0, bool),
+    )
 
 
 def corners(xywh: Float64[np.ndarray, "n 4"]) -> Float32[np.ndarray, "n 4"]:

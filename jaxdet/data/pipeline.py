@@ -1,4 +1,4 @@
-"""Batches, made by grain's threads or processes, the same ones in the same order either way.
+"""Batches for training and for evaluation.
 
 Training looks steps up in a `Schedule`; evaluation goes through the pictures once, bucket by
 bucket.  Either is a source with random access, so starting at step k costs nothing.
@@ -6,27 +6,15 @@ bucket.  Either is a source with random access, so starting at step k costs noth
 Glossary: `B` pictures of this host's part of a batch; `H, W` the bucket; `M` padded boxes.
 """
 
-import gc
-import logging
-import os
-import threading
-import time
-from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
-
-import cv2
-import grain
 import numpy as np
-from absl import flags
 
 from jaxdet.data.buckets import Size, bucket_sizes, buckets_of
 from jaxdet.data.dataset import Dataset
+from jaxdet.data.loader import Element, Loader
 from jaxdet.data.schedule import Schedule, Step, flips
 from jaxdet.data.transforms import padded_size, rescale_size, rescale_sizes, resize, resize_boxes
 from jaxdet.errors import InputError
 from jaxdet.types import Batch
-
-_LOG = logging.getLogger(__name__)
 
 # After so many unreadable pictures in a row the folder is wrong rather than a file.
 MAX_SKIPS = 100
@@ -35,65 +23,6 @@ MAX_SKIPS = 100
 BOX_MULTIPLE = 8
 
 FILLER_SIZE = 32
-
-
-class _Element(NamedTuple):
-    """What a source yields."""
-
-    batch: Batch
-    skipped: tuple[str, ...]  # why pictures were left out, one line each
-
-
-class _Source(Protocol):
-    def __len__(self) -> int: ...
-    def __getitem__(self, position: int) -> _Element: ...
-
-
-class Loader(Iterator[Batch]):
-    """Iterates over batches that are made in the background.
-
-    Attributes:
-        step: The step of the batch that comes next.
-        skipped: Unreadable pictures that training has gone without so far.
-    """
-
-    def __init__(self, source: _Source, num_workers: int, start_step: int = 0):
-        """Starts the workers.
-
-        Args:
-            source: Batches by position.
-            num_workers: Processes; 0 makes batches in two threads of this process.
-            start_step: Step of the source's first batch.
-        """
-        self.step = start_step
-        self.skipped = 0
-        self._elements = iter(_in_background(source, num_workers))
-
-    def __next__(self) -> Batch:
-        try:
-            element: _Element = next(self._elements)
-        except InputError as error:
-            # As raised, less the worker's traceback and grain's notes.
-            raise InputError(str(error)) from None
-        for message in element.skipped:
-            _LOG.warning("step %d: picture skipped: %s", self.step, message)
-        self.skipped += len(element.skipped)
-        self.step += 1
-        # Out of the workers' shared memory, whose blocks outlive a program that is interrupted.
-        return Batch(*(np.array(leaf) for leaf in element.batch))
-
-    def close(self) -> None:
-        """Stops the workers and frees the memory shared with them."""
-        self._elements.close()
-        self._elements = iter(())
-        # grain's last elements hang in reference cycles; at exit they would be reported as leaked.
-        gc.collect()
-
-    def __enter__(self) -> "Loader":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.close()
 
 
 def train_batches(
@@ -139,7 +68,7 @@ def train_batches(
         keep_empty=keep_empty,
     )
     rows = _host_rows(global_batch, process_index, process_count)
-    source = _TrainSource(dataset, schedule, image_scale, rows, flip, start_step, num_steps)
+    source = _TrainSource(dataset, schedule, image_scale, rows, flip, num_steps)
     return Loader(source, num_workers, start_step)
 
 
@@ -178,7 +107,7 @@ def max_boxes(dataset: Dataset) -> int:
 
 
 class _TrainSource:
-    """Batches of a schedule from a step on."""
+    """This host's part of the steps of a schedule."""
 
     def __init__(
         self,
@@ -187,7 +116,6 @@ class _TrainSource:
         image_scale: tuple[int, ...],
         rows: slice,
         flip: float,
-        start_step: int,
         num_steps: int,
     ):
         self.dataset = dataset
@@ -195,15 +123,13 @@ class _TrainSource:
         self.image_scale = image_scale
         self.rows = rows
         self.flip = flip
-        self.start_step = start_step
         self.num_steps = num_steps
         self.max_boxes = max_boxes(dataset)
 
     def __len__(self) -> int:
-        return max(0, self.num_steps - self.start_step)
+        return self.num_steps
 
-    def __getitem__(self, position: int) -> _Element:
-        step = self.start_step + position
+    def __getitem__(self, step: int) -> Element:
         planned = self.schedule[step]
         epoch = step // self.schedule.steps_per_epoch
         batch = _empty_batch(planned.bucket, self.rows.stop - self.rows.start, self.max_boxes)
@@ -214,7 +140,7 @@ class _TrainSource:
             batch.seed[row] = seeds[0]
             flip = bool(flips(seeds, self.flip)[0])
             _fill_row(batch, row, self.dataset, used, image, self.image_scale, flip)
-        return _Element(batch, tuple(skipped))
+        return Element(batch, tuple(skipped))
 
     def _read(self, index: int, planned: Step, skipped: list[str]) -> tuple[int, np.ndarray]:
         """Reads a picture, or else the first readable one that can stand in for it."""
@@ -245,14 +171,14 @@ class _EvalSource:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, position: int) -> _Element:
-        bucket, indices = self.batches[position]
+    def __getitem__(self, step: int) -> Element:
+        bucket, indices = self.batches[step]
         batch = _empty_batch(bucket, self.rows.stop - self.rows.start, self.max_boxes)
         for row, index in enumerate(indices[self.rows].tolist()):
             if index >= 0:
                 image = self.dataset.read(index)
                 _fill_row(batch, row, self.dataset, index, image, self.image_scale, flip=False)
-        return _Element(batch, ())
+        return Element(batch, ())
 
 
 def _eval_plan(
@@ -312,35 +238,3 @@ def _fill_row(
     batch.boxes[row, : len(boxes)] = boxes
     batch.box_mask[row, : len(boxes)] = True
     batch.index[row] = index
-
-
-def _in_background(source: _Source, num_workers: int) -> grain.IterDataset:
-    """The source's elements in order, a few made ahead of time."""
-    # An element is a whole batch of pictures: tens of megabytes, so buffers are short.
-    threads = 1 if num_workers else 2
-    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
-    elements = grain.MapDataset.source(source).to_iter_dataset(read)
-    if not num_workers:
-        return elements
-    if not flags.FLAGS.is_parsed():  # grain reads flags, which only absl's own programs parse
-        flags.FLAGS.mark_as_parsed()
-    # Only pictures are worth a block of shared memory each.
-    by_size = grain.experimental.DatasetOptions(min_shm_size=1 << 16)
-    elements = grain.experimental.WithOptionsIterDataset(elements, by_size)
-    options = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=1)
-    return elements.mp_prefetch(options, worker_init_fn=_start_worker)
-
-
-def _start_worker(worker: int, count: int) -> None:
-    """Runs first in every loader process."""
-    del worker, count
-    cv2.setNumThreads(1)  # the processes are the parallelism
-    parent = os.getppid()
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    """Ends this process when its parent is gone: a killed run must not leave its workers."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)

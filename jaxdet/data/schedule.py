@@ -66,18 +66,14 @@ class Schedule:
         self.buckets = bucket_sizes(image_scale)
         original = np.stack([dataset.heights, dataset.widths], axis=1).astype(np.int64)
         self.sizes = rescale_sizes(original, image_scale)
-        self.trainable = trainable_images(dataset, keep_empty)
         self.has_use = (dataset.num_boxes > 0) | keep_empty
         self.is_wide = dataset.widths > dataset.heights
-        groups = [np.flatnonzero(self.trainable & (self.is_wide == wide)) for wide in (False, True)]
-        # A group in which no picture could stand in for another has nothing to train on.
-        self.groups = [group for group in groups if self.has_use[group].any()]
-        if not self.groups:
-            raise InputError(
-                f"{dataset.source}: no picture to train on; each one lacks a usable box "
-                f"or has a side under {MIN_SIDE} pixels"
-            )
-        self.steps_per_epoch = sum(-(-len(group) // global_batch) for group in self.groups)
+        self.groups = aspect_groups(dataset, keep_empty)
+        self.trainable = np.zeros(len(dataset), bool)
+        self.trainable[np.concatenate(self.groups)] = True
+        self.steps_per_epoch = steps_per_epoch(
+            dataset, global_batch=global_batch, keep_empty=keep_empty
+        )
 
     def __getitem__(self, step: int) -> Step:
         """The global batch of a step, counted from the beginning of the first epoch."""
@@ -120,14 +116,38 @@ class Schedule:
         return np.where(self.has_use[order], order, other)
 
 
-def trainable_images(dataset: Dataset, keep_empty: bool) -> Bool[np.ndarray, " images"]:
-    """The pictures that training visits: with an annotation, and no side under 32 pixels.
+def steps_per_epoch(dataset: Dataset, *, global_batch: int, keep_empty: bool = False) -> int:
+    """Global batches in an epoch; each aspect group is filled up to whole ones.
 
-    A crowd or an ignored box is an annotation too; see `Schedule` for what becomes of a picture
-    that has nothing else.
+    Raises:
+        InputError: No picture can be trained on.
+    """
+    groups = aspect_groups(dataset, keep_empty)
+    return sum(-(-len(group) // global_batch) for group in groups)
+
+
+def aspect_groups(dataset: Dataset, keep_empty: bool = False) -> list[Int64[np.ndarray, " group"]]:
+    """Positions of the pictures that training visits: those not wider than high, and the others.
+
+    They have an annotation (or `keep_empty`), and no side under 32 pixels.  A crowd or an ignored
+    box is an annotation too; see `Schedule` for what becomes of a picture with nothing else.
+
+    Raises:
+        InputError: There are none.
     """
     large = np.minimum(dataset.heights, dataset.widths) >= MIN_SIDE
-    return large & ((dataset.num_annotations > 0) | keep_empty)
+    trainable = large & ((dataset.num_annotations > 0) | keep_empty)
+    has_use = (dataset.num_boxes > 0) | keep_empty
+    is_wide = dataset.widths > dataset.heights
+    groups = [np.flatnonzero(trainable & (is_wide == wide)) for wide in (False, True)]
+    # A group in which no picture could stand in for another has nothing to train on.
+    groups = [group for group in groups if has_use[group].any()]
+    if not groups:
+        raise InputError(
+            f"{dataset.source}: no picture to train on; each one lacks a usable box "
+            f"or has a side under {MIN_SIDE} pixels"
+        )
+    return groups
 
 
 def image_seeds(

@@ -1,0 +1,151 @@
+"""Batches made in the background by grain: threads, or processes that may be killed.
+
+A source is asked for steps by number, so that what comes out does not depend on how many workers
+there are, where a run was resumed, or whether a worker died on the way.
+"""
+
+import gc
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+import cv2
+import grain
+import numpy as np
+from absl import flags
+
+from jaxdet.errors import InputError
+from jaxdet.types import Batch
+
+_LOG = logging.getLogger(__name__)
+
+# Loader processes that are killed are started again, but not for ever.
+MAX_RESTARTS = 5
+
+
+class Element(NamedTuple):
+    """What a source yields."""
+
+    batch: Batch
+    skipped: tuple[str, ...]  # why pictures were left out, one line each
+
+
+class Source(Protocol):
+    """Random access to all steps, numbered from 0; must be picklable."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, step: int) -> Element: ...
+
+
+class Loader(Iterator[Batch]):
+    """Iterates over batches that are made in the background.
+
+    Attributes:
+        step: The step of the batch that comes next.
+        skipped: Unreadable pictures that training has gone without so far.
+    """
+
+    def __init__(self, source: Source, num_workers: int, start_step: int = 0):
+        """Prepares to start the workers, which happens with the first batch.
+
+        Args:
+            source: Batches by step.
+            num_workers: Processes; 0 makes batches in two threads of this process.
+            start_step: The first step to load.
+        """
+        self.step = start_step
+        self.skipped = 0
+        self._source = source
+        self._num_workers = num_workers
+        self._restarts = 0
+        self._elements = self._start()
+
+    def __next__(self) -> Batch:
+        element = self._next_element()
+        for message in element.skipped:
+            _LOG.warning("step %d: picture skipped: %s", self.step, message)
+        self.skipped += len(element.skipped)
+        self.step += 1
+        # Out of the workers' shared memory, whose blocks outlive a program that is interrupted.
+        return Batch(*(np.array(leaf) for leaf in element.batch))
+
+    def close(self) -> None:
+        """Stops the workers and frees the memory shared with them."""
+        self._elements.close()
+        self._elements = iter(())
+        # grain's last elements hang in reference cycles; at exit they would be reported as leaked.
+        gc.collect()
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def _start(self) -> Any:
+        return iter(_in_background(_From(self._source, self.step), self._num_workers))
+
+    def _next_element(self) -> Element:
+        try:
+            return next(self._elements)
+        except InputError as error:
+            # As raised, less the worker's traceback and grain's notes.
+            raise InputError(str(error)) from None
+        except RuntimeError as error:
+            # What grain raises for a process that was killed, for want of memory perhaps.
+            if "terminated unexpectedly" not in str(error) or self._restarts == MAX_RESTARTS:
+                raise
+        self._restarts += 1
+        _LOG.warning("step %d: a loader process was killed; starting all anew", self.step)
+        self._elements.close()
+        self._elements = self._start()
+        return self._next_element()
+
+
+class _From:
+    """A source's steps from the first one that is wanted."""
+
+    def __init__(self, source: Source, first: int):
+        self.source = source
+        self.first = first
+
+    def __len__(self) -> int:
+        return max(0, len(self.source) - self.first)
+
+    def __getitem__(self, position: int) -> Element:
+        return self.source[self.first + position]
+
+
+def _in_background(source: Source, num_workers: int) -> grain.IterDataset:
+    """The source's elements in order, a few made ahead of time."""
+    # An element is a whole batch of pictures: tens of megabytes, so buffers are short.
+    threads = 1 if num_workers else 2
+    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+    elements = grain.MapDataset.source(source).to_iter_dataset(read)
+    if not num_workers:
+        return elements
+    if not flags.FLAGS.is_parsed():  # grain reads flags, which only absl's own programs parse
+        flags.FLAGS.mark_as_parsed()
+    # Only pictures are worth a block of shared memory each.
+    by_size = grain.experimental.DatasetOptions(min_shm_size=1 << 16)
+    elements = grain.experimental.WithOptionsIterDataset(elements, by_size)
+    options = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=1)
+    return elements.mp_prefetch(options, worker_init_fn=_start_worker)
+
+
+def _start_worker(worker: int, count: int) -> None:
+    """Runs first in every loader process."""
+    del worker, count
+    cv2.setNumThreads(1)  # the processes are the parallelism
+    parent = os.getppid()
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process when its parent is gone: a killed run must not leave its workers."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
