@@ -128,11 +128,11 @@ def decode(
 
 def _product(a: Array, b: Array) -> Array:
     # `x * y + z` in one fusion may become one fused multiply-add, which rounds once instead of
-    # twice: on CPU, `area(a) + area(b)` did so in some loops and not in others (it depended on
-    # how a loop was split over threads) and moved 0.2 % of overlaps by one unit in the last
-    # place.  Then ties break otherwise than in the reference, and the same pair computed in two
-    # fusions may differ from itself.  `optimization_barrier` does not help: XLA's CPU pipeline
-    # drops it before it fuses.  A minimum that never binds does, and costs next to nothing.
+    # twice.  XLA's CPU backend does so with `area(a) + area(b)` in some loops and not in others
+    # (it depends on shapes and on how a loop is split over threads), which moved one overlap
+    # in 500 by a unit in the last place.  Then ties break otherwise than in the reference, and
+    # a pair computed in two fusions may differ from itself.  `optimization_barrier` does not
+    # help: that backend drops it before it fuses.  A minimum that never binds does.
     return jnp.minimum(a * b, _LARGEST)
 
 
