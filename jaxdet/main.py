@@ -1,15 +1,13 @@
 """The command: `python -m jaxdet.main --config=... --mode=train|eval|predict`."""
 
-import os
-import sys
 from pathlib import Path
 
 import jax
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import config_flags
 
+from jaxdet import command, report
 from jaxdet import config as config_lib
-from jaxdet import report
 from jaxdet.cache import cache_folder
 from jaxdet.errors import InputError
 from jaxdet.modes import run_eval, run_predict
@@ -34,15 +32,15 @@ _SAVE = flags.DEFINE_bool("save_proposals", False, "eval: also write proposals.n
 def main(argv: list[str]) -> None:
     """Runs one mode; bad input ends with one line and exit code 2."""
     if len(argv) > 1:
-        _fail(f"{argv[1]}: not understood; flags begin with --", 2)
+        command.fail(f"{argv[1]}: not understood; flags begin with --", 2)
     try:
         _run()
     except InputError as error:
-        _fail(str(error), 2)
+        command.fail(str(error), 2)
     except Stopped as stop:
-        _fail(str(stop), 143)
+        command.fail(str(stop), 143)
     except TrainingError as error:
-        _fail(str(error), 1)
+        command.fail(str(error), 1)
 
 
 def _run() -> None:
@@ -60,21 +58,5 @@ def _run() -> None:
         run_predict(config, checkpoint or workdir, _IMAGES.value, Path(_OUT.value), _DRAW.value)
 
 
-def _parse(argv: list[str]) -> list[str]:
-    """Parses flags; whatever is wrong with one becomes a line."""
-    try:
-        return flags.FLAGS(argv)
-    except Exception as error:
-        what = str(error).strip().splitlines() or [type(error).__name__]
-        _fail(f"{what[0]} (see --help)", 2)
-
-
-def _fail(message: str, code: int) -> None:
-    print(f"jaxdet: {message}", file=sys.stderr, flush=True)
-    sys.exit(code)
-
-
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    logging.set_verbosity(logging.ERROR)
-    app.run(main, flags_parser=_parse)
+    command.start(main)

@@ -15,7 +15,7 @@ ROOMS = [
     ["devices", "optim", "train_step"],
     ["published", "download", "converters", "checkpoint"],
     ["proposer", "metrics", "evaluate", "visualize", "logbook", "predictor"],
-    ["report", "modes", "train", "zoo", "main"],
+    ["report", "modes", "train", "command", "zoo", "main"],
 ]
 LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}
 
