@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import cv2
 import grain
@@ -33,6 +33,7 @@ class Element(NamedTuple):
     skipped: tuple[str, ...]  # why pictures were left out, one line each
 
 
+@runtime_checkable
 class Source(Protocol):
     """Random access to all steps, numbered from 0; must be picklable."""
 
