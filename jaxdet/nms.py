@@ -19,7 +19,7 @@ _OTHER = (2048, 2048)
 
 
 def nms(
-    boxes: Float[Array, "n 4"], valid: Bool[Array, " n"], threshold: float
+    boxes: Float[Array, "n 4"], valid: Bool[Array, " n"], threshold: float | Float[Array, ""]
 ) -> Bool[Array, " n"]:
     """Which boxes greedy suppression keeps.
 
@@ -35,7 +35,7 @@ def nms(
     Args:
         boxes: float `[n, 4]`, pixels, in descending order of score, without NaN.
         valid: bool `[n]`; the others neither suppress nor are kept.
-        threshold: at least 0.
+        threshold: at least 0, compared in float32.
 
     Returns:
         bool `[n]`, true where kept.
@@ -50,7 +50,7 @@ def nms(
     )
 
 
-def _nms(boxes: Array, valid: Array, *, threshold: float, sizes: tuple[int, int]) -> Array:
+def _nms(boxes: Array, valid: Array, *, threshold: float | Array, sizes: tuple[int, int]) -> Array:
     n = boxes.shape[0]
     block = min(sizes[0], -(-n // 32) * 32)
     chunk = sizes[1]
@@ -83,7 +83,7 @@ def _nms(boxes: Array, valid: Array, *, threshold: float, sizes: tuple[int, int]
 
 
 def _survivors(
-    current: Array, alive: Array, kept: Array, count: Array, threshold: float, chunk: int
+    current: Array, alive: Array, kept: Array, count: Array, threshold: float | Array, chunk: int
 ) -> Array:
     """Those of `alive` that none of the first `count` columns of `kept` suppresses."""
 
@@ -97,7 +97,7 @@ def _survivors(
     return jax.lax.while_loop(lambda state: state[0] < count, step, (jnp.int32(0), alive))[1]
 
 
-def _resolve(current: Array, alive: Array, threshold: float) -> Array:
+def _resolve(current: Array, alive: Array, threshold: float | Array) -> Array:
     """Greedy suppression within one block, by iteration to the fixed point.
 
     `keep[i] = alive[i] and no kept j < i suppresses i` determines keep[0], then keep[1], and so

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import plain_numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,27 +24,6 @@ def anchors():
     """The 200 anchors, first of the stride-16 level, that the golden numbers were made with."""
     levels = pyramid_anchors((320, 448), (4, 8, 16, 32, 64), (8,), (0.5, 1.0, 2.0))
     return levels[2][:200]
-
-
-def numpy_area(boxes):
-    one = np.float32(1)
-    return (boxes[:, 2] - boxes[:, 0] + one) * (boxes[:, 3] - boxes[:, 1] + one)
-
-
-def numpy_iou(a, b):
-    """Operation by operation as the reference does it, in float32."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    sides = np.maximum(high - low + np.float32(1), np.float32(0))
-    shared = sides[..., 0] * sides[..., 1]
-    return shared / (numpy_area(a)[:, None] + numpy_area(b)[None] - shared)
-
-
-def random_boxes(seed, count, extent=1000.0):
-    rng = np.random.default_rng(seed)
-    start = rng.uniform(0, extent, (count, 2))
-    sides = np.exp(rng.uniform(1, 6, (count, 2)))
-    return np.concatenate([start, start + sides], axis=1).astype(np.float32)
 
 
 def test_a_pixel_has_area_one():
@@ -69,22 +49,22 @@ def test_overlap_is_the_references_to_the_bit(ops, anchors, transform):
 @BOTH
 @pytest.mark.parametrize("count", [1, 100])
 def test_overlap_is_numpys_to_the_bit(transform, count):
-    a, b = random_boxes(0, count), random_boxes(1, 3000)
+    a, b = plain_numpy.random_boxes(0, count), plain_numpy.random_boxes(1, 3000)
     found = transform(iou)(jnp.asarray(a), jnp.asarray(b))
-    np.testing.assert_array_equal(found, numpy_iou(a, b))
+    np.testing.assert_array_equal(found, plain_numpy.iou(a, b))
 
 
 @pytest.mark.parametrize("count", [1, 7, 100])
 def test_areas_round_the_same_when_fused_into_a_sum(count):
     """Without its guard against multiply-add, `area` fails this in every tenth element."""
-    a, b = random_boxes(0, count), random_boxes(1, 3000)
+    a, b = plain_numpy.random_boxes(0, count), plain_numpy.random_boxes(1, 3000)
     found = jax.jit(lambda a, b: area(a)[:, None] + area(b)[None])(jnp.asarray(a), jnp.asarray(b))
-    np.testing.assert_array_equal(found, numpy_area(a)[:, None] + numpy_area(b)[None])
+    np.testing.assert_array_equal(found, plain_numpy.area(a)[:, None] + plain_numpy.area(b)[None])
 
 
 @BOTH
 def test_overlap_by_column_broadcasts(transform):
-    a, b = jnp.asarray(random_boxes(2, 5)), jnp.asarray(random_boxes(3, 6))
+    a, b = jnp.asarray(plain_numpy.random_boxes(2, 5)), jnp.asarray(plain_numpy.random_boxes(3, 6))
     found = transform(lambda a, b: overlap(columns(a)[:, None], columns(b)[:, :, None]))(a, b)
     np.testing.assert_array_equal(found, iou(a, b).T)
 
