@@ -44,6 +44,8 @@ def import_checkpoint(
     Raises:
         InputError: the file cannot be read or does not fit; nothing is written then.
     """
+    if any(Path(workdir).glob("checkpoints/*")):
+        raise InputError(f"{workdir}: already holds checkpoints; choose another folder")
     path = fetch(str(source)) if "://" in str(source) else Path(source)
     checkpoint = torch_file.read(path)
     shapes = param_shapes(build_model(config.model))
@@ -51,8 +53,6 @@ def import_checkpoint(
     meta: dict[str, Any] = {"config": config.name, "source": path.name, "step": 0}
     state = _train_state(checkpoint, params, config, str(path)) if with_optimizer else None
     with Checkpoints(workdir) as checkpoints:
-        if checkpoints.latest_step() is not None:
-            raise InputError(f"{workdir}: already holds checkpoints; choose another folder")
         if state is None:
             checkpoints.save_params(params, meta)
         else:

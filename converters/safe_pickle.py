@@ -7,10 +7,9 @@ refused.  `resolve` turns the notes into arrays and plain containers.
 
 import io
 import pickle
-import pickletools
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 from converters.stand_ins import (
     STORAGE_DTYPES,
@@ -65,12 +64,26 @@ def _allowed() -> dict[str, Any]:
 _ALLOWED = _allowed()
 
 
-class _Reader(pickle.Unpickler):
-    def __init__(self, data: bytes, persistent_load: Callable[[Any], Any] | None):
+class _Reader(pickle._Unpickler):
+    """The standard library's reader in Python.
+
+    Its twin in C keeps an array that a few bytes of a file can make as large as the memory.
+    """
+
+    dispatch: ClassVar = {
+        code: method
+        for code, method in pickle._Unpickler.dispatch.items()
+        # Objects registered beforehand, and room for bytes that are not there.
+        if bytes([code]) not in (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.BYTEARRAY8)
+    }
+
+    def __init__(self, stream: BinaryIO, persistent_load: Callable[[Any], Any] | None):
         # Python 2's text is bytes; latin1 decodes any, and gives them back exactly.
-        super().__init__(io.BytesIO(data), encoding="latin1")
+        super().__init__(stream, encoding="latin1")
         self._persistent_load = persistent_load
-        self._to_encode = len(data)
+        start = stream.tell()
+        self._to_encode = stream.seek(0, io.SEEK_END) - start
+        stream.seek(start)
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
@@ -95,18 +108,6 @@ class _Reader(pickle.Unpickler):
         return self._persistent_load(pid)
 
 
-def _cut(stream: BinaryIO) -> bytes:
-    """The bytes of the pickle that begins here; leaves the stream behind them."""
-    start = stream.tell()
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-        # The memo is an array: a large index alone would take that much memory.
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > count + 1:
-            raise ValueError("uses a memo index out of order")
-    end = stream.tell()
-    stream.seek(start)
-    return stream.read(end - start)
-
-
 def load(stream: BinaryIO, persistent_load: Callable[[Any], Any] | None = None) -> Any:
     """Reads the next pickle of a seekable stream; the result is for `resolve`.
 
@@ -118,7 +119,7 @@ def load(stream: BinaryIO, persistent_load: Callable[[Any], Any] | None = None) 
         Refused: the pickle asks for what is not in the table.
         Exception: of many kinds, when the bytes are damaged.
     """
-    return _Reader(_cut(stream), persistent_load).load()
+    return _Reader(stream, persistent_load).load()
 
 
 def resolve(root: Any) -> Any:

@@ -135,18 +135,25 @@ def test_damaged_numbers_in_a_zip_are_noticed(tmp_path, sample):
     assert "CRC" in message_of(written(tmp_path, bytes(whole)))
 
 
-def test_numpy_pickles_of_both_pythons(tmp_path):
+@pytest.mark.parametrize("protocol", [0, 1, 2])
+def test_numpy_pickles_of_python_2(protocol):
+    """Written by Python 2.7 and NumPy 1.16."""
+    loaded = torch_file.read_pickle(DATA / f"python2_{protocol}.pkl")
+    blobs = loaded["blobs"]
+    rows = np.arange(6, dtype=np.float32).reshape(2, 3) / 8 - 0.5
+    assert_same(blobs["rows"], rows)
+    np.testing.assert_array_equal(blobs["fortran"], np.arange(6.0).reshape(2, 3))
+    assert blobs["fortran"].flags.f_contiguous
+    assert blobs["number"] == 2.5
+    assert blobs["empty"].shape == (0, 3)
+    assert loaded["text"] == "caf\xe9"
+    assert loaded["unicode"] == "caf\xe9"
+    assert loaded["pairs"] == OrderedDict([("x", 1), ("y", None)])
+    assert list(loaded["pairs"]) == ["x", "y"]
+
+
+def test_numpy_pickles_of_python_3(tmp_path):
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
-    # As Python 2 wrote it: 8-bit text in place of bytes, and short names.
-    dtype = name("numpy", "dtype") + many(b"U\x02f4", b"K\x00", b"K\x01") + b"R"
-    dtype += many(b"K\x03", b"U\x01<", b"N", b"N", b"N", *[number(-1)] * 2, b"K\x00") + b"b"
-    made = many(name("numpy", "ndarray"), many(b"K\x00"), b"U\x01b")
-    shape = many(b"K\x02", b"K\x03")
-    data = b"U" + bytes([24]) + array.tobytes()
-    state = many(b"K\x01", shape, dtype, b"\x89", data) + b"b"
-    old = name("numpy.core.multiarray", "_reconstruct") + made + b"R" + state
-    path = written(tmp_path, program(b"}" + b"U\x01a" + old + b"s"), "old.pkl")
-    assert_same(torch_file.read_pickle(path)["a"], array)
     for protocol in (0, 1, 2, 3, 4):
         values = {"a": np.asfortranarray(array), "b": np.int64(3), "c": b"\xff"}
         path = written(tmp_path, pickle.dumps(values, protocol), "new.pkl")

@@ -90,7 +90,8 @@ def numpy_scalar(code: str, data: bytes) -> bytes:
         name("_codecs", "encode") + many(text("x"), text("rot13")) + b"R",
         name("collections", "OrderedDict") + number(3) + b"\x85R",
         text("3") + b"Q",  # a persistent id that is no storage
-        b"\x8a\x04\xff\xff\xff\x7fr\xff\xff\xff\xff",  # memo index 2**32 - 1
+        b"\x96" + (2**40).to_bytes(8, "little"),  # room for a bytearray, but no bytes
+        b"\x82\x01",  # an extension
         b"(" * 10 + b"1",
     ],
 )
@@ -110,6 +111,12 @@ def test_what_is_not_data_is_refused(tmp_path, body):
 def test_endless_containers_are_refused(tmp_path, body):
     for wrap in WRAPPERS.values():
         assert "deep" in message_of(written(tmp_path, wrap(program(body))))
+
+
+def test_a_large_memo_index_takes_no_memory(tmp_path):
+    body = b"K\x07r\xff\xff\xff\xff"
+    for wrap in WRAPPERS.values():
+        assert torch_file.read(written(tmp_path, wrap(program(body)))) == 7
 
 
 def test_a_container_met_twice_is_one_object():
