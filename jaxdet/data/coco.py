@@ -51,6 +51,9 @@ def coco_directory(root: str | Path, split: str) -> Dataset:
 def load_coco(annotation_file: str | Path, image_dir: str | Path) -> Dataset:
     """Loads and checks a COCO annotation file; pictures are not opened.
 
+    Images are put in the order of their ids, so that a set has one order wherever it comes from;
+    the annotations of an image keep the order of the file.
+
     Args:
         annotation_file: JSON with `images` and `annotations`.  `area`, `iscrowd`, `ignore` and
             `category_id` may be left out: width x height, 0, 0 and 0.
@@ -69,12 +72,9 @@ def load_coco(annotation_file: str | Path, image_dir: str | Path) -> Dataset:
     if not images:
         raise InputError(f"{annotation_file}: 'images' is empty")
     reader = _Columns(str(annotation_file))
-    return Dataset(
-        source=str(annotation_file),
-        image_dir=image_dir,
-        **_image_columns(reader, images),
-        **_annotation_columns(reader, images, annotations),
-    )
+    columns = _image_columns(reader, images)
+    columns |= _annotation_columns(reader, columns["image_ids"], annotations)
+    return Dataset(source=str(annotation_file), image_dir=image_dir, **columns)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -128,19 +128,19 @@ def _image_columns(reader: "_Columns", images: list[dict[str, Any]]) -> dict[str
             "the image folder"
         ),
     )
-    return {"file_names": tuple(names), "image_ids": ids, **sides}
+    order = np.argsort(ids)
+    sides = {side: values[order] for side, values in sides.items()}
+    return {"file_names": tuple(names[i] for i in order), "image_ids": ids[order], **sides}
 
 
 def _annotation_columns(
-    reader: "_Columns", images: list[dict[str, Any]], annotations: list[dict[str, Any]]
+    reader: "_Columns", image_ids: np.ndarray, annotations: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    image_ids = np.fromiter((image["id"] for image in images), np.int64, len(images))
+    """Annotations grouped by image; `image_ids` ascend."""
     ids = reader.integers(annotations, "annotations", "id")
     reader.reject(_repeated(ids), lambda i: f"annotation id {ids[i]} occurs more than once")
     owners = reader.integers(annotations, "annotations", "image_id")
-    by_id = np.argsort(image_ids, kind="stable")
-    place = np.searchsorted(image_ids, owners, sorter=by_id).clip(max=len(image_ids) - 1)
-    image_index = by_id[place]
+    image_index = np.searchsorted(image_ids, owners).clip(max=len(image_ids) - 1)
     reader.reject(
         image_ids[image_index] != owners,
         lambda i: f"annotation {ids[i]} belongs to image {owners[i]}, which is not in 'images'",

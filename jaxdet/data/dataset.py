@@ -33,7 +33,7 @@ class GroundTruth(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images in the order of their file, annotations grouped by image."""
+    """Images in ascending order of their ids, annotations grouped by image."""
 
     source: str  # the file or folder that messages name
     image_dir: Path

@@ -40,12 +40,23 @@ def read_image(
         InputError: The file is absent, of another format, damaged, larger than `MAX_PIXELS`, or
             not of the expected size.
     """
-    data = _read_checked(path)
-    image = _decode(path, data)
+    return decode_image(_read(path), str(path), expected_size)
+
+
+def decode_image(
+    data: bytes, name: str, expected_size: tuple[int, int] | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """`read_image` for the content of a file; messages say `name`.
+
+    Raises:
+        InputError: As `read_image`.
+    """
+    _size_within_limit(data, name)
+    image = _decode(data, name)
     size = image.shape[:2]
     if expected_size is not None and size != tuple(expected_size):
         raise InputError(
-            f"{path}: picture of {size[1]} x {size[0]} pixels, "
+            f"{name}: picture of {size[1]} x {size[0]} pixels, "
             f"annotated as {expected_size[1]} x {expected_size[0]}"
         )
     return image
@@ -57,39 +68,49 @@ def picture_size(path: str | Path) -> tuple[int, int]:
     Raises:
         InputError: As `read_image`; a damaged body may be found later.
     """
-    data = _read_checked(path)
+    return checked_size(_read(path), str(path))
+
+
+def checked_size(data: bytes, name: str) -> tuple[int, int]:
+    """`picture_size` for the content of a file; messages say `name`.
+
+    Raises:
+        InputError: No picture of a known format, or one of more than `MAX_PIXELS`.
+    """
+    size = _size_within_limit(data, name)
     if may_be_rotated(data):
-        height, width, _ = _decode(path, data).shape
+        height, width, _ = _decode(data, name).shape
         return height, width
-    size = stored_size(data)
-    assert size is not None
     return size
 
 
-def _read_checked(path: str | Path) -> bytes:
+def _size_within_limit(data: bytes, name: str) -> tuple[int, int]:
+    size = stored_size(data)
+    if size is None or min(size) < 1:
+        raise InputError(f"{name}: not a {FORMATS} picture, or cut off within its header")
+    if size[0] * size[1] > MAX_PIXELS:
+        raise InputError(
+            f"{name}: {size[1]} x {size[0]} pixels; pictures over {MAX_PIXELS} are refused"
+        )
+    return size
+
+
+def _read(path: str | Path) -> bytes:
     try:
-        data = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: no such picture") from None
     except OSError as error:
         raise InputError(f"{path}: picture cannot be read ({error.strerror})") from None
-    size = stored_size(data)
-    if size is None or min(size) < 1:
-        raise InputError(f"{path}: not a {FORMATS} picture, or cut off within its header")
-    if size[0] * size[1] > MAX_PIXELS:
-        raise InputError(
-            f"{path}: {size[1]} x {size[0]} pixels; pictures over {MAX_PIXELS} are refused"
-        )
-    return data
 
 
-def _decode(path: str | Path, data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+def _decode(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:
         image = None
     if image is None:
-        raise InputError(f"{path}: picture cannot be decoded; it is damaged or cut off")
+        raise InputError(f"{name}: picture cannot be decoded; it is damaged or cut off")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 

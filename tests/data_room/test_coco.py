@@ -41,31 +41,31 @@ def load(tmp_path):
     return write_and_load
 
 
-def test_images_keep_the_order_of_the_file(load, tmp_path):
+def test_images_are_in_the_order_of_their_ids(load, tmp_path):
     dataset = load(content())
     assert len(dataset) == 3
-    assert dataset.image_ids.tolist() == [30, 10, 20]
-    assert dataset.heights.tolist() == [40, 50, 33]
-    assert dataset.widths.tolist() == [60, 20, 44]
-    assert dataset.path_of(1) == tmp_path / "sub/a.jpg"
+    assert dataset.image_ids.tolist() == [10, 20, 30]
+    assert dataset.heights.tolist() == [50, 33, 40]
+    assert dataset.widths.tolist() == [20, 44, 60]
+    assert dataset.path_of(0) == tmp_path / "sub/a.jpg"
 
 
 def test_boxes_become_inclusive_corners(load):
     dataset = load(content())
-    np.testing.assert_array_equal(dataset.boxes_of(0), [[5.5, 6.25, 14.5, 25.25]])
-    assert dataset.boxes_of(0).dtype == np.float32
-    assert dataset.boxes_of(2).shape == (0, 4)
+    np.testing.assert_array_equal(dataset.boxes_of(2), [[5.5, 6.25, 14.5, 25.25]])
+    assert dataset.boxes_of(2).dtype == np.float32
+    assert dataset.boxes_of(1).shape == (0, 4)
 
 
 def test_training_uses_no_crowd_ignored_or_empty_box(load):
     dataset = load(content())
-    np.testing.assert_array_equal(dataset.boxes_of(1), [[1, 2, 3, 5], [4, 4, 4, 4]])
-    assert dataset.num_annotations.tolist() == [1, 6, 0]
-    assert dataset.num_boxes.tolist() == [1, 2, 0]
+    np.testing.assert_array_equal(dataset.boxes_of(0), [[1, 2, 3, 5], [4, 4, 4, 4]])
+    assert dataset.num_annotations.tolist() == [6, 0, 1]
+    assert dataset.num_boxes.tolist() == [2, 0, 1]
 
 
 def test_evaluation_sees_every_annotation(load):
-    truth = load(content()).ground_truth(1)
+    truth = load(content()).ground_truth(0)
     assert truth.ids.tolist() == [1, 3, 4, 5, 6, 7]
     assert truth.iscrowd.tolist() == [False, True, False, False, False, False]
     assert truth.ignore.tolist() == [False, False, True, False, False, False]
@@ -93,7 +93,7 @@ def test_coco_directory_joins_the_usual_names(tmp_path):
     path = tmp_path / "annotations/instances_val2017.json"
     path.write_text(json.dumps(content()))
     dataset = coco_directory(tmp_path, "val")
-    assert dataset.path_of(0) == tmp_path / "val2017/b.jpg"
+    assert dataset.path_of(2) == tmp_path / "val2017/b.jpg"
     assert dataset.source == str(path)
 
 
