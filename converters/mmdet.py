@@ -42,7 +42,8 @@ def import_checkpoint(
         with_optimizer: also take the momentum and the iteration, so that training goes on.
 
     Raises:
-        InputError: the file cannot be read or does not fit; nothing is written then.
+        InputError: the file cannot be read or does not fit, and nothing is written; or the
+            folder cannot be written.
     """
     if any(Path(workdir).glob("checkpoints/*")):
         raise InputError(f"{workdir}: already holds checkpoints; choose another folder")
@@ -52,6 +53,10 @@ def import_checkpoint(
     params = layout.to_params(checkpoint, shapes, source=str(path))
     meta: dict[str, Any] = {"config": config.name, "source": path.name, "step": 0}
     state = _train_state(checkpoint, params, config, str(path)) if with_optimizer else None
+    try:
+        Path(workdir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{workdir}: cannot be written: {error.strerror}") from error
     with Checkpoints(workdir) as checkpoints:
         if state is None:
             checkpoints.save_params(params, meta)

@@ -27,6 +27,10 @@ _PROTOCOL = 1001
 _ALIGNMENT = 64  # bytes
 
 
+class _UnsupportedError(ValueError):
+    """The file is sound, but of a kind that is not read."""
+
+
 def read(path: str | os.PathLike[str]) -> Any:
     """Reads a `.pth` file.
 
@@ -67,6 +71,10 @@ def _read(path: str | os.PathLike[str], reader: Callable[[BinaryIO, int], Any]) 
             return reader(stream, size)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except _UnsupportedError as error:
+        raise InputError(
+            f"{path}: cannot be read: {error}; save it again with torch.save"
+        ) from error
     except Refused as error:
         raise InputError(f"{path}: refused, nothing was executed: its pickle {error}") from error
     # Damaged bytes make the standard readers raise nearly anything.
@@ -139,7 +147,7 @@ def _read_legacy(stream: BinaryIO, size: int) -> Any:
     if load(stream) != _MAGIC or load(stream) != _PROTOCOL:
         raise ValueError("it is a pickle, but not one of PyTorch's")
     if resolve(load(stream)).get("little_endian") is not True:
-        raise ValueError("it was written on a big-endian machine")
+        raise _UnsupportedError("it was written on a big-endian machine")
     storages = _Storages(size)
 
     def persistent_load(pid: Any) -> Storage:
@@ -166,10 +174,10 @@ def _read_zip(stream: BinaryIO, size: int) -> Any:
             raise ValueError("it is a zip archive, but not one of PyTorch's")
         folder = pickles[0].removesuffix("data.pkl")
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-            raise ValueError("its entries are compressed; PyTorch stores them as they are")
+            raise _UnsupportedError("its entries are compressed; PyTorch stores them as they are")
         order = folder + "byteorder"
         if order in archive.namelist() and archive.read(order) != b"little":
-            raise ValueError("it was written on a big-endian machine")
+            raise _UnsupportedError("it was written on a big-endian machine")
         storages = _Storages(size)
 
         def persistent_load(pid: Any) -> Storage:
@@ -197,7 +205,7 @@ def _read_tar(stream: BinaryIO, size: int) -> Any:
             return found
 
         if resolve(load(member("sys_info"))).get("little_endian") is not True:
-            raise ValueError("it was written on a big-endian machine")
+            raise _UnsupportedError("it was written on a big-endian machine")
         storages = _Storages(size)
         entries = member("storages")
         for _ in range(load(entries)):

@@ -211,6 +211,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(files, capsys):
     torch_file.write(files / "when.pth", checkpoint(iter="soon"))
     assert "meta.iter" in fails(files / "when.pth", new, config, "--with-optimizer")
     assert not new.exists()
+    assert "cannot be written" in fails(good, good / "new", config)
     run(good, new, config)
     assert "already holds checkpoints" in fails(good, new, config)
     assert "cannot be written" in fails(new, files / "absent" / "b.pth", config)
