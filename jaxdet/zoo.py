@@ -1,50 +1,113 @@
-"""The zoo's table: `python -m jaxdet.zoo` prints it as Markdown."""
+"""The zoo's table: what was published, and what this machine gives.
 
-from collections.abc import Sequence
+python -m jaxdet.zoo
+python -m jaxdet.zoo --measure configs/rpn_r50_fpn_1x.py configs/rpn_r50_c4_1x.py \
+    --root=/data/coco --checkpoint=zoo://rpn_r50_fpn_1x,zoo://rpn_r50_c4_1x
+"""
 
-from jaxdet.published import ROWS, ZOO_SITES, Row
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-HEADER = (
-    "Backbone",
-    "Style",
-    "Lr schd",
-    "Mem (GB)",
-    "Train time (s/iter)",
-    "Inf time (fps)",
-    "AR1000",
-    "Download",
-)
+from absl import flags
 
+from jaxdet import command
+from jaxdet import config as config_lib
+from jaxdet.errors import InputError
+from jaxdet.table import Measured, markdown_table, page, records
 
-def markdown_table(rows: Sequence[Row] = ROWS) -> str:
-    """The published table, every cell centred in its column; '-' where nothing is published."""
-    return _align([HEADER, *map(_cells, rows)])
+if TYPE_CHECKING:
+    from jaxdet.measure import Job
 
-
-def _cells(row: Row) -> tuple[str, ...]:
-    link = f"[model]({ZOO_SITES[0]}/{row.path})" if row.path else None
-    figures = (row.memory, row.train_time, row.fps, row.ar1000, link)
-    published = ("-" if figure is None else str(figure) for figure in figures)
-    return (row.backbone, row.style, row.schedule, *published)
+FLAGS = flags.FLAGS
 
 
-def _align(lines: Sequence[Sequence[str]]) -> str:
-    """Markdown with a rule below the first line."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+def main(argv: list[str]) -> None:
+    """Prints the table, or measures; bad input ends with one line and exit code 2."""
+    try:
+        if FLAGS.measure:
+            _measure(argv[1:])
+        elif len(argv) > 1:
+            raise InputError(f"{argv[1]}: not understood; configs to measure follow --measure")
+        else:
+            print(markdown_table())
+    except InputError as error:
+        command.fail(str(error), 2)
 
-    def centred(text: str, width: int) -> str:
-        left = (width - len(text)) // 2
-        return " " * left + text + " " * (width - len(text) - left)
 
-    head, *body = ([*map(centred, line, widths)] for line in lines)
-    rule = [f":{'-' * (width - 2)}:" for width in widths]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *body))
+def _measure(configs: list[str]) -> None:
+    # Imported late: loader processes import this module and must not pay for jax.
+    from jaxdet.measure import measure_each
+
+    jobs, out = _jobs(configs), Path(FLAGS.out)
+    _write(out, {})
+    measured: list[Measured] = []
+    print(f"measuring {', '.join(job.config.name for job in jobs)}", flush=True)
+    for line in measure_each(jobs):
+        measured.append(line)
+        # After each, so that what took hours is not lost to what comes next.
+        _write(out, {"zoo.md": page(measured), "zoo.json": json.dumps(records(measured), indent=2)})
+        print(f"{line['config']}: done; {out}/zoo.md and {out}/zoo.json written", flush=True)
+    print(markdown_table(measured=measured))
 
 
-def main() -> None:
-    """Prints the table."""
-    print(markdown_table())
+def _jobs(configs: list[str]) -> list["Job"]:
+    from jaxdet.measure import Job
+
+    if not configs:
+        raise InputError("--measure: names no config; give files of configs/, as in --help")
+    checkpoints = FLAGS.checkpoint or [""] * len(configs)
+    if len(checkpoints) != len(configs):
+        raise InputError(
+            f"--checkpoint: names {len(checkpoints)} for {len(configs)} configs; give one for "
+            "each, in the same order, or an empty one"
+        )
+    jobs = []
+    for path, checkpoint in zip(configs, checkpoints, strict=True):
+        config = config_lib.load_file(path)
+        if FLAGS.root:
+            config.data.root = FLAGS.root
+        jobs.append(Job(config_lib.parse(config), checkpoint, FLAGS.steps, FLAGS.num_images))
+    names = [job.config.name for job in jobs]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"--measure: {name} comes more than once")
+    return jobs
+
+
+def _write(folder: Path, files: Mapping[str, str]) -> None:
+    """Writes each file whole or not at all."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            temporary = folder / f".{name}.tmp"
+            temporary.write_text(text.rstrip("\n") + "\n")
+            temporary.replace(folder / name)
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror or error}; choose another --out") from error
+
+
+def define_flags() -> None:
+    """Not at import, because other commands have flags of the same names."""
+    flags.DEFINE_bool(
+        "measure", False, "Measure the configs that follow: --measure configs/a.py configs/b.py."
+    )
+    flags.DEFINE_list(
+        "checkpoint",
+        [],
+        "Work directories, .pth files or zoo://NAME, separated by commas: one for each config, "
+        "perhaps empty. Without, fresh parameters are measured, and no AR1000.",
+    )
+    flags.DEFINE_string("root", "", "Instead of the configs' own config.data.root.")
+    flags.DEFINE_integer("steps", 20, "Training steps to time; 0 leaves training out.", 0)
+    flags.DEFINE_integer(
+        "num_images", 0, "Validation pictures to go through; 0 for all, as AR1000 needs.", 0
+    )
+    flags.DEFINE_string("out", "zoo", "The folder for zoo.md and zoo.json.")
+    FLAGS.set_gnu_getopt(True)  # configs may stand before flags
 
 
 if __name__ == "__main__":
-    main()
+    define_flags()
+    command.start(main)

@@ -12,10 +12,10 @@ ROOMS = [
     ["data"],
     ["models"],
     ["targets", "losses", "proposals"],
-    ["devices", "optim", "train_step"],
+    ["devices", "environment", "optim", "train_step"],
     ["published", "download", "converters", "checkpoint"],
     ["proposer", "metrics", "evaluate", "visualize", "logbook", "predictor"],
-    ["report", "modes", "train", "command", "zoo", "main"],
+    ["report", "modes", "train", "measure", "table", "command", "zoo", "main"],
 ]
 LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}
 
