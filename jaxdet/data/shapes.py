@@ -9,7 +9,6 @@ import functools
 import hashlib
 import json
 import math
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
+from jaxdet.data.cache import cache_folder
 from jaxdet.data.outlines import OUTLINES, Place, mask_of
 from jaxdet.errors import InputError
 
@@ -59,7 +59,7 @@ def make_shapes(cache_dir: str | Path | None = None) -> Path:
     Raises:
         InputError: The folder cannot be written.
     """
-    cache = Path(cache_dir or os.environ.get("JAXDET_CACHE") or "~/.cache/jaxdet").expanduser()
+    cache = Path(cache_dir) if cache_dir else cache_folder()
     root = cache / f"shapes-{_version()}"
     if root.is_dir():
         return root
