@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from converters import backbones, layout, torch_file
 from flax import traverse_util
 
+from converters import backbones, layout, torch_file
 from jaxdet.config import ModelConfig
 from jaxdet.download import fetch
 from jaxdet.errors import InputError

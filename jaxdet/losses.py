@@ -20,7 +20,7 @@ def smooth_l1(error: Float[Array, "*n"], beta: float) -> Array:
 
 def rpn_losses(
     outputs: Outputs, targets: Targets, beta: float
-) -> tuple[Float[Array, "l"], Float[Array, "l"]]:
+) -> tuple[Float[Array, " l"], Float[Array, " l"]]:
     """Classification and box loss of each level; their sum is what training minimises.
 
     Both are sums over this device's images divided by the same number of sampled anchors,

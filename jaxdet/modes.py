@@ -69,7 +69,9 @@ def _pictures(images: list[str]) -> list[Path]:
         if name.is_dir():
             inside = sorted(p for p in name.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
             if not inside:
-                raise InputError(f"{name}: holds no pictures ({', '.join(sorted(PICTURE_SUFFIXES))})")
+                raise InputError(
+                    f"{name}: holds no pictures ({', '.join(sorted(PICTURE_SUFFIXES))})"
+                )
             paths += inside
         elif name.is_file():
             paths.append(name)

@@ -53,9 +53,7 @@ class Predictor:
         return Result(proposals.boxes[0][valid] / batch.scale[0], proposals.scores[0][valid])
 
 
-def load(
-    config: str | Path | ml_collections.ConfigDict, checkpoint: str | Path
-) -> Predictor:
+def load(config: str | Path | ml_collections.ConfigDict, checkpoint: str | Path) -> Predictor:
     """A model with its weights.
 
     Args:

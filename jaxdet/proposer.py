@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from jaxdet.config import Config
 from jaxdet.devices import REPLICATED, SPLIT, gather, replicate, split
-from jaxdet.models.build import Outputs, Params, build_model
+from jaxdet.models.build import Outputs, Params, apply_model, build_model
 from jaxdet.proposals import propose
 from jaxdet.types import Batch, Proposals
 
@@ -68,10 +68,10 @@ class Proposer:
 
         def forward(params: Params, *inputs: jax.Array) -> Outputs:
             with jax.default_matmul_precision(config.train.matmul_precision):
-                return model.apply({"params": params}, *inputs)
+                return apply_model(model, params, *inputs)
 
-        def post(outputs: Outputs, *sizes: jax.Array) -> Proposals:
-            return propose(outputs, *sizes, bucket, config.model, config.test)
+        def post(outputs: Outputs, size: jax.Array, pad_size: jax.Array) -> Proposals:
+            return propose(outputs, size, pad_size, bucket, config.model, config.test)
 
         def compile_split(function: Callable, specs: tuple, *arguments: Any) -> jax.stages.Compiled:
             # Images are independent of one another; nothing is exchanged between devices.
@@ -82,7 +82,9 @@ class Proposer:
             return jax.jit(mapped, in_shardings=shardings).lower(*arguments).compile()
 
         inputs = batch.image, batch.image_size, batch.pad_size
-        run_forward = compile_split(forward, (REPLICATED, SPLIT, SPLIT, SPLIT), self.params, *inputs)
+        run_forward = compile_split(
+            forward, (REPLICATED, SPLIT, SPLIT, SPLIT), self.params, *inputs
+        )
         outputs = jax.eval_shape(forward, self.params, *inputs)
         run_post = compile_split(post, (SPLIT, SPLIT, SPLIT), outputs, *inputs[1:])
         return _Programs(run_forward, run_post)

@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ def write_json(path: Path, value: Any) -> None:
     """Writes a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def claim_workdir(workdir: Path, config: Config) -> None:
@@ -92,7 +91,7 @@ def write_proposals(workdir: Path, dataset: Any, proposals: list[ImageProposals]
             boxes=np.concatenate([p.boxes for p in proposals]),
             scores=np.concatenate([p.scores for p in proposals]),
         )
-    os.replace(temporary, workdir / "proposals.npz")
+    temporary.replace(workdir / "proposals.npz")
 
 
 def _require_same_run(found: Any, wanted: Any, path: Path) -> None:

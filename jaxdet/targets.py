@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, UInt32
 
 from jaxdet import anchors as anchors_lib
 from jaxdet import boxes as boxes_lib
@@ -29,9 +29,7 @@ def make_targets(batch: Batch, model: ModelConfig, config: TargetConfig) -> Targ
     """
     bucket = batch.image.shape[1:3]
     anchors = jnp.concatenate(
-        anchors_lib.pyramid_anchors(
-            bucket, model.strides, model.anchor_scales, model.anchor_ratios
-        )
+        anchors_lib.pyramid_anchors(bucket, model.strides, model.anchor_scales, model.anchor_ratios)
     )
     codes = _place_codes(bucket, model)
 
@@ -58,12 +56,12 @@ def make_targets(batch: Batch, model: ModelConfig, config: TargetConfig) -> Targ
 
 
 def sample(
-    priority: Float[Array, "n"],
-    positive: Bool[Array, "n"],
-    negative: Bool[Array, "n"],
+    priority: Float[Array, " n"],
+    positive: Bool[Array, " n"],
+    negative: Bool[Array, " n"],
     num: int,
     positive_fraction: float,
-) -> tuple[Bool[Array, "n"], Bool[Array, "n"]]:
+) -> tuple[Bool[Array, " n"], Bool[Array, " n"]]:
     """At most `num * positive_fraction` positives, then negatives to make `num` in all.
 
     Args:
@@ -87,7 +85,7 @@ def _take(priority: Array, candidates: Array, most: int, count: Array) -> Array:
     return jnp.zeros(n, bool).at[index].set(taken)
 
 
-def _place_codes(bucket: tuple[int, int], model: ModelConfig) -> UInt32[Array, "n"]:
+def _place_codes(bucket: tuple[int, int], model: ModelConfig) -> UInt32[Array, " n"]:
     """A number for every anchor that depends on its level, row, column and shape alone."""
     shapes = len(model.anchor_scales) * len(model.anchor_ratios)
     codes = []
@@ -101,7 +99,7 @@ def _place_codes(bucket: tuple[int, int], model: ModelConfig) -> UInt32[Array, "
     return jnp.concatenate(codes)
 
 
-def _priorities(seed: UInt32[Array, ""], codes: UInt32[Array, "n"]) -> Float[Array, "n"]:
+def _priorities(seed: UInt32[Array, ""], codes: UInt32[Array, " n"]) -> Float[Array, " n"]:
     """Uniform in [0, 1), a function of `seed` and each code (threefry, 24 bits)."""
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), codes)
     return (jax.random.key_data(keys)[:, 0] >> 8).astype(jnp.float32) * 2.0**-24

@@ -15,8 +15,8 @@ from jax.sharding import Mesh
 from jaxdet import optim, report
 from jaxdet.checkpoint import Checkpoints, read_backbone, read_params
 from jaxdet.config import Config
-from jaxdet.data.load import load_dataset
 from jaxdet.data.dataset import Dataset
+from jaxdet.data.load import load_dataset
 from jaxdet.data.pipeline import Loader, train_batches
 from jaxdet.data.schedule import Schedule
 from jaxdet.devices import data_mesh, gather, is_first_host, replicate, split
@@ -116,7 +116,7 @@ class Step(NamedTuple):
 
     number: int  # updates made with it
     metrics: Metrics
-    index: np.ndarray  # places of its pictures in the data set
+    pictures: np.ndarray  # their places in the data set
 
 
 @dataclass
@@ -187,7 +187,7 @@ class Loop:
             if self._anything_due(number):
                 self._settle(pending)
                 pending = None
-                self._report(state, number)
+                self._report(state, number, batches.skipped)
         return state
 
     def _batches(self, start: int) -> Loader:
@@ -221,10 +221,10 @@ class Loop:
 
     def _settle(self, step: Step) -> None:
         """Reads a step's result; stops the run if it is not finite."""
-        values = {k: float(v) for k, v in step.metrics._asdict().items()}
+        values = step.metrics.numbers()
         if not np.isfinite(list(values.values())).all():
             terms = ", ".join(f"{k} {v:g}" for k, v in values.items())
-            (index,) = gather((split(step.index, self.mesh),))
+            (index,) = gather((split(step.pictures, self.mesh),))
             ids = ", ".join(str(self.training.image_ids[i]) for i in index)
             last = self.checkpoints.latest_step()
             raise TrainingError(
@@ -233,12 +233,12 @@ class Loop:
             )
         self.window.metrics.append(values)
 
-    def _report(self, state: TrainState, number: int) -> None:
+    def _report(self, state: TrainState, number: int, skipped: int) -> None:
         """Whatever is due after a step: a line, a checkpoint, an evaluation, the end."""
         train = self.config.train
         last = number == self.plan.total_steps
         if number % train.log_every == 0 or last:
-            self._log(number)
+            self._log(number, skipped)
         due = self._evaluation_due(number)
         if number % train.checkpoint_every == 0 or due or self.terminated:
             self.checkpoints.save(state, {"step": number, "config": self.config.name})
@@ -249,13 +249,15 @@ class Loop:
             self._evaluate(state)
             self.window = Window()
 
-    def _log(self, number: int) -> None:
+    def _log(self, number: int, skipped: int) -> None:
         summary = self.window.summary()
         self.window = Window()
         rate = float(self.plan.learning_rate(number - 1))
         images = self.plan.global_batch / summary["seconds_per_step"]
         epoch = (number - 1) // self.plan.steps_per_epoch + 1
         row = {"epoch": epoch, **summary, "learning_rate": rate, "images_per_second": images}
+        if skipped:  # unreadable pictures since this process began
+            row["skipped_images"] = skipped
         self.logbook.scalars(number, row)
         epochs = -(-self.plan.total_steps // self.plan.steps_per_epoch)
         line = ProgressLine(self.plan.total_steps, epochs).format(

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxdet.config import Config
 from jaxdet.devices import AXIS, REPLICATED, SPLIT
 from jaxdet.losses import rpn_losses
-from jaxdet.models.build import RPN, Params, merge_params
+from jaxdet.models.build import RPN, Params, apply_model, merge_params
 from jaxdet.targets import make_targets
 from jaxdet.types import Batch
 
@@ -25,14 +25,26 @@ class TrainState(NamedTuple):
     optimizer: Any
 
 
-class Metrics(NamedTuple):
-    """Float32 scalars, averaged over devices."""
+class Losses(NamedTuple):
+    """Float32 scalars of one device's images, or their means over devices."""
 
     loss: jax.Array
     loss_cls: jax.Array
     loss_bbox: jax.Array
-    grad_norm: jax.Array  # of the averaged gradient, before clipping
     num_positive: jax.Array  # sampled anchors per image
+
+
+class Metrics(NamedTuple):
+    """What a step reports."""
+
+    losses: Losses
+    grad_norm: jax.Array  # of the averaged gradient, before clipping
+    param_norm: jax.Array  # of what trains, after the update
+
+    def numbers(self) -> dict[str, float]:
+        """All of them by name, on the host; waits for the step to end."""
+        norms = {"grad_norm": self.grad_norm, "param_norm": self.param_norm}
+        return {k: float(v) for k, v in {**self.losses._asdict(), **norms}.items()}
 
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -40,22 +52,21 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 def loss_and_gradient(
     model: RPN, config: Config, trainable: Params, frozen: Params, batch: Batch
-) -> tuple[Metrics, Params]:
-    """Losses and gradient of one device's images; `grad_norm` is this device's own."""
+) -> tuple[Losses, Params]:
+    """Losses of one device's images and their gradient, shaped as `trainable` is."""
     targets = make_targets(batch, config.model, config.targets)
 
     def loss_of(trainable: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         params = merge_params(trainable, frozen)
-        inputs = (batch.image, batch.image_size, batch.pad_size)
-        outputs = model.apply({"params": params}, *inputs)
+        outputs = apply_model(model, params, batch.image, batch.image_size, batch.pad_size)
         levels_cls, levels_bbox = rpn_losses(outputs, targets, config.targets.smooth_l1_beta)
-        terms = levels_cls.sum(), levels_bbox.sum()
-        return terms[0] + terms[1], terms
+        cls, bbox = levels_cls.sum(), levels_bbox.sum()
+        return cls + bbox, (cls, bbox)
 
     with jax.default_matmul_precision(config.train.matmul_precision):
-        (loss, terms), gradient = jax.value_and_grad(loss_of, has_aux=True)(trainable)
+        (loss, (cls, bbox)), gradient = jax.value_and_grad(loss_of, has_aux=True)(trainable)
     positives = targets.positive.sum(axis=1).astype(jnp.float32).mean()
-    return Metrics(loss, *terms, optax.tree.norm(gradient), positives), gradient
+    return Losses(loss, cls, bbox, positives), gradient
 
 
 def make_train_step(
@@ -68,13 +79,11 @@ def make_train_step(
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        metrics, gradient = loss_and_gradient(
-            model, config, state.trainable, state.frozen, batch
-        )
-        metrics, gradient = jax.lax.pmean((metrics, gradient), AXIS)
-        metrics = metrics._replace(grad_norm=optax.tree.norm(gradient))
+        losses, gradient = loss_and_gradient(model, config, state.trainable, state.frozen, batch)
+        losses, gradient = jax.lax.pmean((losses, gradient), AXIS)
         updates, slots = optimizer.update(gradient, state.optimizer, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
+        metrics = Metrics(losses, optax.tree.norm(gradient), optax.tree.norm(trainable))
         return state._replace(step=state.step + 1, trainable=trainable, optimizer=slots), metrics
 
     # Replication is by construction (everything but the batch is averaged), which the checker

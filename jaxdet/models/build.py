@@ -1,5 +1,6 @@
 """The whole network, and which of its tensors train."""
 
+import typing
 from typing import Any, NamedTuple
 
 import jax
@@ -78,7 +79,9 @@ class RPN(nn.Module):
         Looked up in a table that NumPy made: XLA's division is not always correctly rounded.
         """
         values = np.arange(256, dtype=np.float32)[:, None]
-        table = (values - np.float32(self.pixel_mean)) / np.float32(self.pixel_std)
+        table = (values - np.array(self.pixel_mean, np.float32)) / np.array(
+            self.pixel_std, np.float32
+        )
         x = image[..., ::-1] if self.bgr else image
         x = jnp.stack([jnp.asarray(table[:, c])[x[..., c]] for c in range(3)], axis=-1)
         return apply_mask(x, cell_mask(image_size, 1, *x.shape[1:3]))
@@ -108,6 +111,13 @@ def build_model(config: ModelConfig, precision: str = "float32", remat: bool = F
         bgr=config.channel_order == "bgr",
         dtype=dtype,
     )
+
+
+def apply_model(
+    model: RPN, params: Params, image: Array, image_size: Array, pad_size: Array
+) -> Outputs:
+    """The network as a pure function of its parameters; see `RPN`."""
+    return typing.cast(Outputs, model.apply({"params": params}, image, image_size, pad_size))
 
 
 def init_params(model: RPN, key: Array) -> Params:

@@ -1,0 +1,216 @@
+"""The command as a user runs it: whole runs on a tiny set, and bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# A network that compiles in seconds on pictures of 64 pixels.
+TINY = [
+    "--config=configs/rpn_r18_fpn_shapes.py",
+    "--config.model.stem_channels=4",
+    "--config.model.fpn_channels=4",
+    "--config.model.head_channels=4",
+    "--config.data.image_scale=(64, 64)",
+    "--config.data.images_per_device=2",
+    "--config.test.batch_size=2",
+    "--config.train.log_every=2",
+]
+
+
+def run(*arguments, timeout=300, **environment) -> subprocess.CompletedProcess:
+    """Runs `python -m jaxdet.main` in the repository."""
+    return subprocess.run(
+        [sys.executable, "-m", "jaxdet.main", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": "", **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def refused(result: subprocess.CompletedProcess, *parts: str) -> None:
+    """One line on stderr that has all the parts, and exit code 2."""
+    assert result.returncode == 2, result.stderr
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("jaxdet: ")
+    for part in parts:
+        assert str(part) in lines[0]
+
+
+@pytest.fixture(scope="session")
+def coco(tmp_path_factory) -> Path:
+    """A COCO directory of six pictures, each with a box or two."""
+    root = tmp_path_factory.mktemp("coco")
+    rng = np.random.default_rng(0)
+    (root / "annotations").mkdir()
+    for split in ("train", "val"):
+        (root / f"{split}2017").mkdir()
+        images, annotations = [], []
+        for i in range(6):
+            image = rng.integers(0, 255, (48, 64, 3), np.uint8)
+            cv2.imwrite(str(root / f"{split}2017" / f"{i}.png"), image)
+            images.append({"id": i + 1, "file_name": f"{i}.png", "height": 48, "width": 64})
+            for j in range(1 + i % 2):
+                box = [4 + 10 * j, 5, 20, 16]
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": i + 1,
+                        "category_id": 1,
+                        "bbox": box,
+                        "area": 320,
+                        "iscrowd": 0,
+                    }
+                )
+        content = {
+            "images": images,
+            "annotations": annotations,
+            "categories": [{"id": 1, "name": "thing"}],
+        }
+        (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
+    return root
+
+
+@pytest.fixture
+def on_coco(coco):
+    return [*TINY, "--config.data.name=coco", f"--config.data.root={coco}"]
+
+
+@pytest.fixture(scope="session")
+def trained(coco, tmp_path_factory) -> Path:
+    """A work directory of a run of four steps."""
+    workdir = tmp_path_factory.mktemp("run")
+    arguments = [*TINY, "--config.data.name=coco", f"--config.data.root={coco}"]
+    result = run(*arguments, f"--workdir={workdir}", "--config.train.num_steps=4")
+    assert result.returncode == 0, result.stderr
+    assert "AR, COCO API" in result.stdout
+    assert "ETA" in result.stdout
+    return workdir
+
+
+def test_training_leaves_what_the_contract_names(trained):
+    for name in ("config.json", "eval.json", "proposals.png", "metrics.jsonl"):
+        assert (trained / name).is_file()
+    assert list(trained.glob("events.out.tfevents.*"))
+    assert (trained / "checkpoints" / "4" / "params").is_dir()
+    result = json.loads((trained / "eval.json").read_text())
+    assert {"AR@100", "AR@300", "AR@1000", "fast", "images_per_second"} <= set(result)
+    assert set(result["seconds_per_image"]) == {"data", "forward", "post"}
+    assert result["num_images"] == 6
+    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["kind"] == "train"] == [2, 4]
+
+
+def test_second_run_goes_on(trained, on_coco, tmp_path):
+    import shutil
+
+    workdir = tmp_path / "run"
+    shutil.copytree(trained, workdir)
+    result = run(*on_coco, f"--workdir={workdir}", "--config.train.num_steps=6")
+    assert result.returncode == 0, result.stderr
+    assert "going on from step 4" in result.stdout
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["kind"] == "train"] == [2, 4, 6]
+
+
+def test_eval_and_predict(trained, on_coco, coco, tmp_path):
+    before = json.loads((trained / "eval.json").read_text())
+    workdir = tmp_path / "eval"
+    result = run(
+        *on_coco, "--mode=eval", f"--checkpoint={trained}", f"--workdir={workdir}",
+        "--save_proposals",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    after = json.loads((workdir / "eval.json").read_text())
+    assert after["AR@1000"] == before["AR@1000"]
+    with np.load(workdir / "proposals.npz") as arrays:
+        assert arrays["count"].sum() == len(arrays["boxes"]) == len(arrays["scores"])
+
+    out = tmp_path / "out"
+    images = f"{coco}/val2017/0.png,{coco}/train2017/5.png"
+    result = run(
+        *on_coco, "--mode=predict", f"--checkpoint={trained}", f"--images={images}",
+        f"--out={out}", "--draw",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert sorted(p.name for p in out.iterdir()) == ["0.json", "0.png", "5.json", "5.png"]
+    record = json.loads((out / "0.json").read_text())
+    assert (record["width"], record["height"]) == (64, 48)
+    assert len(record["boxes"]) == len(record["scores"]) > 0
+    assert record["scores"] == sorted(record["scores"], reverse=True)
+
+    import jaxdet
+    from jaxdet import config as config_lib
+
+    config = config_lib.load_file(ROOT / "configs" / "rpn_r18_fpn_shapes.py")
+    config.model.stem_channels = config.model.fpn_channels = config.model.head_channels = 4
+    config.data.image_scale = (64, 64)
+    found = jaxdet.load(config, trained)(coco / "val2017" / "0.png")
+    np.testing.assert_allclose(found.boxes, record["boxes"], atol=2e-3)
+    np.testing.assert_allclose(found.scores, record["scores"], atol=2e-6)
+
+
+def test_sigterm_saves_first(on_coco, tmp_path):
+    workdir = tmp_path / "run"
+    arguments = [*on_coco, f"--workdir={workdir}", "--config.train.num_steps=100000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jaxdet.main", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 240
+    log = workdir / "metrics.jsonl"
+    while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert "saved step" in errors
+    saved = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+    assert f"saved step {saved}" in errors
+
+
+def test_bad_flags_and_configs(coco, tmp_path):
+    refused(run("--config=configs/rpn_r51.py"), "configs/rpn_r51.py")
+    refused(run(*TINY, "--config.model.deepness=3"), "deepness")
+    refused(run(*TINY, "--config.model.depth=51"), "config.model.depth", 51)
+    refused(run(*TINY, "--config.train.seed=one"), "seed")
+    refused(run(*TINY, "--mode=dance"), "mode")
+    refused(run(*TINY, "train"), "train")
+    refused(run(*TINY, "--mode=predict", "--images=nowhere.jpg"), "nowhere.jpg")
+    refused(run(*TINY, "--config.data.name=coco"), "config.data.root")
+    refused(
+        run(*TINY, "--config.data.name=coco", f"--config.data.root={tmp_path}"),
+        tmp_path / "annotations" / "instances_train2017.json",
+    )
+
+
+def test_bad_checkpoints_and_workdirs(trained, on_coco, tmp_path):
+    refused(run(*on_coco, "--mode=eval", f"--checkpoint={tmp_path}/x.pth"), "x.pth")
+    refused(run(*on_coco, "--mode=eval", f"--checkpoint={tmp_path}"), tmp_path)
+    refused(
+        run(*on_coco, "--config.model.fpn_channels=8", "--mode=eval", f"--checkpoint={trained}"),
+        "neck/fpn_convs_0",
+        "(4,)",
+        "(8,)",
+    )
+    refused(
+        run(*on_coco, f"--workdir={trained}", "--config.optimizer.learning_rate=0.5"),
+        "optimizer.learning_rate",
+    )
