@@ -1,0 +1,99 @@
+"""Matching of anchors to boxes: jaxdet beside plain PyTorch.
+
+    python -m benchmarks.matching
+
+All anchors of an 800 x 1344 picture (five levels), boxes of log-uniform sizes.  Both must
+assign every anchor alike.
+"""
+
+import argparse
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from benchmarks.timing import paired_medians, save
+from jaxdet.anchors import pyramid_anchors
+from jaxdet.matching import match
+
+COUNTS = (1, 10, 30, 100, 300, 1000)
+RULE = {"pos_iou": 0.7, "neg_iou": 0.3, "min_pos_iou": 0.3}
+
+# PyTorch holds several [boxes, anchors] and [boxes, anchors, 2] arrays at once; beyond this
+# many pairs, some 6 GB.
+MOST_PAIRS = 160_000_000
+
+
+def torch_match(anchors: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+    """The same assignment over one table of all overlaps."""
+    low = torch.maximum(boxes[:, None, :2], anchors[None, :, :2])
+    high = torch.minimum(boxes[:, None, 2:], anchors[None, :, 2:])
+    sides = (high - low + 1).clamp(min=0)
+    shared = sides[..., 0] * sides[..., 1]
+    box_area, anchor_area = (
+        (x[:, 2] - x[:, 0] + 1) * (x[:, 3] - x[:, 1] + 1) for x in (boxes, anchors)
+    )
+    ious = shared / (box_area[:, None] + anchor_area[None] - shared)
+    best, owner = ious.max(dim=0)
+    assigned = torch.full_like(owner, -1)
+    assigned[best < RULE["neg_iou"]] = 0
+    positive = best >= RULE["pos_iou"]
+    assigned[positive] = owner[positive] + 1
+    for i, top in enumerate(ious.max(dim=1).values):
+        if top >= RULE["min_pos_iou"]:
+            assigned[ious[i] == top] = i + 1
+    if anchors.is_cuda:
+        torch.cuda.synchronize()
+    return assigned
+
+
+def objects(count: int, seed: int = 0) -> np.ndarray:
+    """float32 `[count, 4]` inside the picture."""
+    rng = np.random.default_rng(seed)
+    picture = np.array([1344, 800])
+    sides = np.exp(rng.uniform(np.log(12), np.log(0.7 * picture), (count, 2)))
+    corner = rng.uniform(0, picture - sides)
+    return np.concatenate([corner, corner + sides - 1], axis=1).astype(np.float32)
+
+
+def measure(anchors: jax.Array, count: int, repeats: int) -> dict:
+    """One row, after checking that both assign alike."""
+    boxes = objects(count)
+    program = jax.jit(partial(match, **RULE))
+    arguments = (anchors, jnp.ones(len(anchors), bool), jnp.asarray(boxes), jnp.ones(count, bool))
+    thunks = {"jaxdet": lambda: jax.block_until_ready(program(*arguments))}
+    if count * len(anchors) <= MOST_PAIRS:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        tensors = [torch.tensor(np.asarray(x), device=device) for x in (anchors, boxes)]
+        np.testing.assert_array_equal(program(*arguments), torch_match(*tensors).cpu())
+        thunks["torch"] = lambda: torch_match(*tensors)
+    seconds = paired_medians(thunks, repeats)
+    row = {"anchors": len(anchors), "boxes": count, **seconds}
+    beside = f"{'too large':>12} {seconds['jaxdet'] * 1e3:9.2f} ms"
+    if "torch" in seconds:
+        row["ratio"] = seconds["torch"] / seconds["jaxdet"]
+        beside = (
+            f"{seconds['torch'] * 1e3:9.1f} ms {seconds['jaxdet'] * 1e3:9.2f} ms"
+            f" {row['ratio']:7.1f}"
+        )
+    print(f"{len(anchors):8} {count:6} {beside}")
+    return row
+
+
+def main() -> None:
+    """Measures, prints and saves the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--counts", type=int, nargs="+", default=COUNTS)
+    args = parser.parse_args()
+    levels = pyramid_anchors((800, 1344), (4, 8, 16, 32, 64), (8,), (0.5, 1.0, 2.0))
+    anchors = jnp.concatenate(levels)
+    print(f" anchors  boxes {'torch':>12} {'jaxdet':>12}   ratio")
+    rows = [measure(anchors, count, args.repeats) for count in args.counts]
+    print(f"written: {save('matching', rows)}")
+
+
+if __name__ == "__main__":
+    main()
