@@ -76,11 +76,12 @@ class TargetConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """SGD as PyTorch does it."""
+    """How a gradient becomes a step."""
 
+    name: str = "sgd"  # as PyTorch does it, the reference's; or adamw, for training from scratch
     learning_rate: float = 0.02  # for a global batch of 16
     scale_lr: bool = True  # learning rate follows the global batch, linearly
-    momentum: float = 0.9
+    momentum: float = 0.9  # of sgd
     weight_decay: float = 1e-4
     clip_norm: float = 35.0
     warmup_steps: int = 500
@@ -231,6 +232,7 @@ def _check_values(config: Config) -> None:
     require(targets.num_samples >= 0, "targets.num_samples", "0 (all) or more")
     require(0 <= targets.positive_fraction <= 1, "targets.positive_fraction", "0 to 1")
     require(targets.smooth_l1_beta > 0, "targets.smooth_l1_beta", "positive")
+    require(optimizer.name in ("sgd", "adamw"), "optimizer.name", "sgd or adamw")
     require(optimizer.learning_rate > 0, "optimizer.learning_rate", "positive")
     require(optimizer.clip_norm > 0, "optimizer.clip_norm", "positive")
     require(optimizer.warmup_steps >= 0, "optimizer.warmup_steps", "0 or more")

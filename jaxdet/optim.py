@@ -1,4 +1,4 @@
-"""SGD with the reference's warm-up and steps."""
+"""The reference's SGD with its warm-up and steps, and AdamW on the same schedule."""
 
 import jax.numpy as jnp
 import optax
@@ -26,9 +26,16 @@ def learning_rate(
 
 
 def make_optimizer(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
-    """Clip the gradient's norm, add weight decay, then PyTorch's momentum: v = m v + g."""
+    """Clips the gradient's norm, then updates.
+
+    sgd: weight decay is added to the gradient, then PyTorch's momentum, v = m v + g.
+    adamw: Loshchilov and Hutter 2019, weight decay apart from the gradient.
+    """
+    clip = optax.clip_by_global_norm(config.clip_norm)
+    if config.name == "adamw":
+        return optax.chain(clip, optax.adamw(rate, b2=0.99, weight_decay=config.weight_decay))
     return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
+        clip,
         optax.add_decayed_weights(config.weight_decay),
         optax.sgd(rate, momentum=config.momentum),
     )

@@ -2,24 +2,26 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
+from tiny_coco import TINY_MODEL, write_coco
+
+import jaxdet
+from jaxdet import config as config_lib
 
 ROOT = Path(__file__).parents[1]
 
 # A network that compiles in seconds on pictures of 64 pixels.
 TINY = [
     "--config=configs/rpn_r18_fpn_shapes.py",
-    "--config.model.stem_channels=4",
-    "--config.model.fpn_channels=4",
-    "--config.model.head_channels=4",
+    *(f"--config.model.{name}={value}" for name, value in TINY_MODEL.items()),
     "--config.data.image_scale=(64, 64)",
     "--config.data.images_per_device=2",
     "--config.test.batch_size=2",
@@ -52,36 +54,7 @@ def refused(result: subprocess.CompletedProcess, *parts: str) -> None:
 
 @pytest.fixture(scope="session")
 def coco(tmp_path_factory) -> Path:
-    """A COCO directory of six pictures, each with a box or two."""
-    root = tmp_path_factory.mktemp("coco")
-    rng = np.random.default_rng(0)
-    (root / "annotations").mkdir()
-    for split in ("train", "val"):
-        (root / f"{split}2017").mkdir()
-        images, annotations = [], []
-        for i in range(6):
-            image = rng.integers(0, 255, (48, 64, 3), np.uint8)
-            cv2.imwrite(str(root / f"{split}2017" / f"{i}.png"), image)
-            images.append({"id": i + 1, "file_name": f"{i}.png", "height": 48, "width": 64})
-            for j in range(1 + i % 2):
-                box = [4 + 10 * j, 5, 20, 16]
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": i + 1,
-                        "category_id": 1,
-                        "bbox": box,
-                        "area": 320,
-                        "iscrowd": 0,
-                    }
-                )
-        content = {
-            "images": images,
-            "annotations": annotations,
-            "categories": [{"id": 1, "name": "thing"}],
-        }
-        (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
-    return root
+    return write_coco(tmp_path_factory.mktemp("coco"))
 
 
 @pytest.fixture
@@ -115,8 +88,6 @@ def test_training_leaves_what_the_contract_names(trained):
 
 
 def test_second_run_goes_on(trained, on_coco, tmp_path):
-    import shutil
-
     workdir = tmp_path / "run"
     shutil.copytree(trained, workdir)
     result = run(*on_coco, f"--workdir={workdir}", "--config.train.num_steps=6")
@@ -152,11 +123,8 @@ def test_eval_and_predict(trained, on_coco, coco, tmp_path):
     assert len(record["boxes"]) == len(record["scores"]) > 0
     assert record["scores"] == sorted(record["scores"], reverse=True)
 
-    import jaxdet
-    from jaxdet import config as config_lib
-
     config = config_lib.load_file(ROOT / "configs" / "rpn_r18_fpn_shapes.py")
-    config.model.stem_channels = config.model.fpn_channels = config.model.head_channels = 4
+    config.model.update(TINY_MODEL)
     config.data.image_scale = (64, 64)
     found = jaxdet.load(config, trained)(coco / "val2017" / "0.png")
     np.testing.assert_allclose(found.boxes, record["boxes"], atol=2e-3)

@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import reference_weights
+
 from converters import layout
 from jaxdet import config as config_lib
 from jaxdet.config import Config

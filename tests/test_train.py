@@ -1,0 +1,93 @@
+"""The training loop: plans, stopping on bad numbers, and the demo's figures."""
+
+import dataclasses
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from tiny_coco import TINY_MODEL, write_coco
+
+from jaxdet import config as config_lib
+from jaxdet.checkpoint import read_params
+from jaxdet.config import Config
+from jaxdet.data.load import load_dataset
+from jaxdet.devices import data_mesh
+from jaxdet.evaluate import evaluate
+from jaxdet.models.build import build_model, init_params, param_shapes
+from jaxdet.proposer import Proposer
+from jaxdet.train import TrainingError, make_plan, train
+
+ROOT = Path(__file__).parents[1]
+DEMO = config_lib.parse(config_lib.load_file(ROOT / "configs" / "rpn_r18_fpn_shapes.py"))
+
+
+def tiny_config(root: Path, **optimizer) -> Config:
+    """Six pictures, one per device in a batch, a network that compiles in seconds."""
+    return dataclasses.replace(
+        DEMO,
+        model=dataclasses.replace(DEMO.model, **TINY_MODEL),
+        data=dataclasses.replace(
+            DEMO.data, name="coco", root=str(root), image_scale=(64, 64), images_per_device=1
+        ),
+        optimizer=dataclasses.replace(DEMO.optimizer, **optimizer),
+        train=dataclasses.replace(DEMO.train, num_steps=6, checkpoint_every=1),
+    )
+
+
+def test_plan_counts_repeated_pictures(tmp_path):
+    config = tiny_config(write_coco(tmp_path))
+    plan = make_plan(config, load_dataset(config.data, "train"), num_devices=4)
+    assert plan.global_batch == 4
+    assert plan.steps_per_epoch == 2  # six pictures of one aspect group, filled up to eight
+    assert plan.total_steps == 6
+
+
+def test_numbers_that_are_not_finite_stop_the_run(tmp_path):
+    config = tiny_config(write_coco(tmp_path / "coco"), learning_rate=1e30, name="sgd")
+    with pytest.raises(TrainingError) as caught:
+        train(config, tmp_path / "run")
+    message = str(caught.value)
+    assert "not finite: loss" in message
+    assert "loss_bbox" in message
+    ids = message.split("image ids ")[1].split(";")[0].split(", ")
+    assert set(map(int, ids)) == {1, 2, 3, 4, 5, 6}  # eight devices see all of them
+    step = int(message.split("step ")[1].split(":")[0])
+    saved = [int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert max(saved, default=0) < step
+    if saved:
+        shapes = param_shapes(build_model(config.model))
+        params = read_params(tmp_path / "run", shapes)
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
+
+
+@pytest.mark.slow
+def test_demo_reaches_its_figures(tmp_path):
+    """The README's first command from an empty cache; time and memory are printed, not judged."""
+    workdir = tmp_path / "run"
+    start = time.monotonic()
+    subprocess.run(
+        [sys.executable, "-m", "jaxdet.main", f"--workdir={workdir}"],
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": "", "JAXDET_CACHE": str(tmp_path / "cache")},
+        check=True,
+    )
+    seconds = time.monotonic() - start
+    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    result = json.loads((workdir / "eval.json").read_text())
+
+    os.environ["JAXDET_CACHE"] = str(tmp_path / "cache")
+    params = init_params(build_model(DEMO.model), jax.random.key(0))
+    proposer = Proposer(DEMO, params, data_mesh(jax.devices()[:1]))
+    untrained, _ = evaluate(proposer, load_dataset(DEMO.data, "val"), DEMO)
+    print(f"\n{seconds:.0f} s, at most {memory:.2f} GiB")
+    for name in ("AR@100", "AR@300", "AR@1000"):
+        print(f"{name}: trained {result[name]:.3f}, untrained {untrained[name]:.3f}")
+    assert result["AR@1000"] >= 0.75 > untrained["AR@1000"] + 0.25
+    assert result["AR@100"] >= 0.65 > untrained["AR@100"] + 0.25

@@ -1,0 +1,44 @@
+"""A COCO directory of a few small pictures, and a network to match."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+TINY_MODEL = {"stem_channels": 4, "fpn_channels": 4, "head_channels": 4}
+NUM_PICTURES = 6
+
+
+def write_coco(root: Path) -> Path:
+    """Six pictures of 48 x 64 per split, ids 1 to 6, each with a box or two."""
+    rng = np.random.default_rng(0)
+    (root / "annotations").mkdir(parents=True)
+    for split in ("train", "val"):
+        folder = root / f"{split}2017"
+        folder.mkdir()
+        annotations = []
+        for i in range(NUM_PICTURES):
+            cv2.imwrite(str(folder / f"{i}.png"), rng.integers(0, 255, (48, 64, 3), np.uint8))
+            for j in range(1 + i % 2):
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": i + 1,
+                        "category_id": 1,
+                        "bbox": [4 + 10 * j, 5, 20, 16],
+                        "area": 320,
+                        "iscrowd": 0,
+                    }
+                )
+        images = [
+            {"id": i + 1, "file_name": f"{i}.png", "height": 48, "width": 64}
+            for i in range(NUM_PICTURES)
+        ]
+        content = {
+            "images": images,
+            "annotations": annotations,
+            "categories": [{"id": 1, "name": "thing"}],
+        }
+        (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
+    return root
