@@ -19,7 +19,7 @@ from jaxdet.anchors import pyramid_anchors
 from jaxdet.matching import match
 
 COUNTS = (1, 10, 30, 100, 300, 1000)
-RULE = {"pos_iou": 0.7, "neg_iou": 0.3, "min_pos_iou": 0.3}
+POSITIVE, NEGATIVE, FORCED = 0.7, 0.3, 0.3
 
 # PyTorch holds several [boxes, anchors] and [boxes, anchors, 2] arrays at once; beyond this
 # many pairs, some 6 GB.
@@ -38,11 +38,11 @@ def torch_match(anchors: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
     ious = shared / (box_area[:, None] + anchor_area[None] - shared)
     best, owner = ious.max(dim=0)
     assigned = torch.full_like(owner, -1)
-    assigned[best < RULE["neg_iou"]] = 0
-    positive = best >= RULE["pos_iou"]
+    assigned[best < NEGATIVE] = 0
+    positive = best >= POSITIVE
     assigned[positive] = owner[positive] + 1
     for i, top in enumerate(ious.max(dim=1).values):
-        if top >= RULE["min_pos_iou"]:
+        if top >= FORCED:
             assigned[ious[i] == top] = i + 1
     if anchors.is_cuda:
         torch.cuda.synchronize()
@@ -61,7 +61,7 @@ def objects(count: int, seed: int = 0) -> np.ndarray:
 def measure(anchors: jax.Array, count: int, repeats: int) -> dict:
     """One row, after checking that both assign alike."""
     boxes = objects(count)
-    program = jax.jit(partial(match, **RULE))
+    program = jax.jit(partial(match, pos_iou=POSITIVE, neg_iou=NEGATIVE, min_pos_iou=FORCED))
     arguments = (anchors, jnp.ones(len(anchors), bool), jnp.asarray(boxes), jnp.ones(count, bool))
     thunks = {"jaxdet": lambda: jax.block_until_ready(program(*arguments))}
     if count * len(anchors) <= MOST_PAIRS:

@@ -58,8 +58,7 @@ def _nms(boxes: Array, valid: Array, *, threshold: float | Array, sizes: tuple[i
     candidates = columns(jnp.pad(boxes, ((0, blocks * block - n), (0, 0))))
     valid = jnp.pad(valid, (0, blocks * block - n))
     nowhere = columns(jnp.full((1, 4), FAR))
-    # An append writes a whole block, and chunks are read whole.
-    room = -(-(blocks + 1) * block // chunk) * chunk
+    room = -(-blocks * block // chunk) * chunk  # chunks are read whole
     # The state is made from the data so that it varies over devices as they do, which
     # `shard_map` asks of a loop.
     kept = jnp.zeros_like(candidates, shape=(5, room)) + nowhere
