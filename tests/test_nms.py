@@ -100,7 +100,7 @@ def test_a_chain_takes_as_many_rounds_as_it_is_long(program):
     np.testing.assert_array_equal(keep, np.arange(300) % 2 == 0)
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 31, 32, 33, 128, 129])
+@pytest.mark.parametrize("count", [0, 1, 32, 33, 129])
 def test_any_number_of_boxes(count):
     boxes = crowded_boxes(count, count) if count else np.zeros((0, 4), np.float32)
     valid = np.ones(count, bool)
