@@ -52,7 +52,7 @@ def measure_each(jobs: Iterable[Job]) -> Iterator[dict[str, Any]]:
         InputError: as `measure`, or a process was killed.
     """
     for job in jobs:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(1, get_context("spawn"), _start_process) as pool:
             try:
                 yield pool.submit(measure, job).result()
             except InputError as error:
@@ -78,16 +78,14 @@ def measure(job: Job) -> dict[str, Any]:
     Raises:
         InputError: data or checkpoint cannot be used.
     """
-    logging.set_verbosity(logging.ERROR)
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
     config, mesh = job.config, data_mesh()
     params = _params(config, job.checkpoint)
+    everything = load_dataset(config.data, "val")
+    dataset = first_images(everything, job.num_images) if job.num_images else everything
     seconds = memory = memory_of = None
     if job.steps:
         seconds = _train(config, params, mesh, job.steps)
         memory, memory_of = _peak_memory()  # before evaluation adds to it
-    everything = load_dataset(config.data, "val")
-    dataset = first_images(everything, job.num_images) if job.num_images else everything
     result, _ = evaluate(Proposer(config, params, mesh), dataset, config)
     has_recall = bool(job.checkpoint) and len(dataset) == len(everything)
     return {
@@ -145,6 +143,12 @@ def first_images(dataset: Dataset, count: int) -> Dataset:
         widths=dataset.widths[:count],
         offsets=dataset.offsets[: count + 1],
     )
+
+
+def _start_process() -> None:
+    """The settings that commands make."""
+    logging.set_verbosity(logging.ERROR)
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
 
 
 def _params(config: Config, checkpoint: str) -> Params:

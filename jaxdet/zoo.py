@@ -7,18 +7,16 @@ python -m jaxdet.zoo --measure configs/rpn_r50_fpn_1x.py configs/rpn_r50_c4_1x.p
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from absl import flags
 
 from jaxdet import command
 from jaxdet import config as config_lib
+from jaxdet.config import Config
 from jaxdet.errors import InputError
 from jaxdet.table import Measured, markdown_table, page, records
-
-if TYPE_CHECKING:
-    from jaxdet.measure import Job
 
 FLAGS = flags.FLAGS
 
@@ -36,14 +34,24 @@ def main(argv: list[str]) -> None:
         command.fail(str(error), 2)
 
 
-def _measure(configs: list[str]) -> None:
-    # Imported late: loader processes import this module and must not pay for jax.
-    from jaxdet.measure import measure_each
-
-    jobs, out = _jobs(configs), Path(FLAGS.out)
+def _measure(paths: list[str]) -> None:
+    configs, out = _configs(paths), Path(FLAGS.out)
+    checkpoints = FLAGS.checkpoint or [""] * len(configs)
+    if len(checkpoints) != len(configs):
+        raise InputError(
+            f"--checkpoint: {len(checkpoints)} for {len(configs)} configs; give one for each, in "
+            "the same order, or an empty one"
+        )
     _write(out, {})
+    # Imported late: loader processes import this module and must not pay for jax.
+    from jaxdet.measure import Job, measure_each
+
+    jobs = [
+        Job(config, checkpoint, FLAGS.steps, FLAGS.num_images)
+        for config, checkpoint in zip(configs, checkpoints, strict=True)
+    ]
+    print(f"measuring {', '.join(config.name for config in configs)}", flush=True)
     measured: list[Measured] = []
-    print(f"measuring {', '.join(job.config.name for job in jobs)}", flush=True)
     for line in measure_each(jobs):
         measured.append(line)
         # After each, so that what took hours is not lost to what comes next.
@@ -52,28 +60,19 @@ def _measure(configs: list[str]) -> None:
     print(markdown_table(measured=measured))
 
 
-def _jobs(configs: list[str]) -> list["Job"]:
-    from jaxdet.measure import Job
-
-    if not configs:
-        raise InputError("--measure: names no config; give files of configs/, as in --help")
-    checkpoints = FLAGS.checkpoint or [""] * len(configs)
-    if len(checkpoints) != len(configs):
-        raise InputError(
-            f"--checkpoint: names {len(checkpoints)} for {len(configs)} configs; give one for "
-            "each, in the same order, or an empty one"
-        )
-    jobs = []
-    for path, checkpoint in zip(configs, checkpoints, strict=True):
-        config = config_lib.load_file(path)
-        if FLAGS.root:
-            config.data.root = FLAGS.root
-        jobs.append(Job(config_lib.parse(config), checkpoint, FLAGS.steps, FLAGS.num_images))
-    names = [job.config.name for job in jobs]
+def _configs(paths: list[str]) -> list[Config]:
+    if not paths:
+        raise InputError("--measure: names no config; give files of configs/ after it")
+    configs = []
+    for path in paths:
+        config = config_lib.parse(config_lib.load_file(path))
+        root = FLAGS.root or config.data.root
+        configs.append(replace(config, data=replace(config.data, root=root)))
+    names = [config.name for config in configs]
     for name in names:
         if names.count(name) > 1:
-            raise InputError(f"--measure: {name} comes more than once")
-    return jobs
+            raise InputError(f"--measure: {name} comes more than once; measure it in two runs")
+    return configs
 
 
 def _write(folder: Path, files: Mapping[str, str]) -> None:

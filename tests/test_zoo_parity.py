@@ -1,0 +1,46 @@
+"""Published checkpoints on COCO give the published AR1000: `pytest -m zoo`.
+
+COCO_ROOT=/data/coco CHECKPOINT_ROOT=/data/zoo JAX_PLATFORMS=cuda python -m pytest -m zoo
+
+`COCO_ROOT` holds annotations/instances_val2017.json and val2017/, `CHECKPOINT_ROOT` the zoo's
+files under their published names.  What is absent is skipped, with a line that says where it is
+to be had.
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+from zoo_cases import CONFIGS
+
+from jaxdet import config as config_lib
+from jaxdet.measure import Job, measure
+from jaxdet.published import ROWS, ZOO_SITES, Row
+
+
+def folder_of(variable: str, content: str) -> Path:
+    """The folder that an environment variable names; without one the test is skipped."""
+    folder = os.environ.get(variable)
+    if not folder:
+        pytest.skip(f"needs {variable}: the folder with {content}")
+    return Path(folder)
+
+
+def job_of(row: Row) -> Job:
+    """What `python -m jaxdet.zoo --measure` does for a row, without training."""
+    coco = folder_of("COCO_ROOT", "annotations/instances_val2017.json and val2017/")
+    zoo = folder_of("CHECKPOINT_ROOT", "the published .pth files")
+    if not (zoo / str(row.file)).is_file():
+        pytest.skip(f"needs {zoo / str(row.file)}: download {ZOO_SITES[0]}/{row.path}")
+    config = config_lib.parse(config_lib.load_file(CONFIGS / f"{row.config}.py"))
+    data = dataclasses.replace(config.data, root=str(coco))
+    return Job(dataclasses.replace(config, data=data), str(zoo / str(row.file)), steps=0)
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("row", [row for row in ROWS if row.file], ids=lambda row: row.config)
+def test_published_recall(row):
+    result = measure(job_of(row))
+    figures = f"COCO API {result['AR1000']:.2f}, fast {result['AR1000_fast']:.2f}"
+    assert not row.differs(result["AR1000"]), f"published {row.ar1000}, measured {figures}"
