@@ -152,10 +152,10 @@ def _start_process() -> None:
 
 
 def _params(config: Config, checkpoint: str) -> Params:
-    """On the host, for training and evaluation alike."""
+    """On the host: training gives the devices' memory of its parameters away."""
     model = build_model(config.model)
     if checkpoint:
-        return read_params(checkpoint, param_shapes(model))
+        return jax.device_get(read_params(checkpoint, param_shapes(model)))
     return jax.device_get(init_params(model, jax.random.key(config.train.seed)))
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from zoo_cases import make_batch
 
-from converters import layout, torch_file
 from jaxdet import measure as measure_lib
+from jaxdet.checkpoint import Checkpoints
 from jaxdet.config import Config
 from jaxdet.data.coco import coco_directory
 from jaxdet.environment import environment, peak_process_memory_gb
@@ -102,10 +102,10 @@ def test_the_first_images_keep_their_annotations(coco):
 def test_a_checkpoint_over_all_pictures_gives_every_figure(config, tmp_path):
     shapes = param_shapes(build_model(config.model))
     params = jax.tree.map(lambda x: np.full(x.shape, 0.01, np.float32), shapes)
-    path = tmp_path / "x.pth"
-    torch_file.write(path, {"meta": {}, "state_dict": layout.to_state_dict(params)})
-    result = measure(Job(config, str(path), steps=1))
-    assert (result["config"], result["checkpoint"]) == ("tiny", str(path))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save_params(params, {})
+    result = measure(Job(config, str(tmp_path), steps=1))
+    assert (result["config"], result["checkpoint"]) == ("tiny", str(tmp_path))
     assert result["images_per_step"] == len(jax.devices())
     assert result["num_images"] == 4
     for name in ("seconds_per_step", "images_per_second", "memory_gb"):
