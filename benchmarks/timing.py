@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+
+from jaxdet.environment import environment as machine
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -42,15 +43,7 @@ def paired_medians(
 
 def environment() -> dict[str, Any]:
     """Hardware and versions that timings depend on."""
-    device = jax.devices()[0]
-    record = {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 1),
-        "device": device.device_kind if device.platform != "cpu" else "cpu",
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-    }
+    record = {**machine(), "load": round(os.getloadavg()[0], 1)}
     try:
         import torch
     except ImportError:
@@ -70,12 +63,3 @@ def save(name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
     unfinished.write_text(text + "\n")
     unfinished.replace(path)
     return path
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
