@@ -185,6 +185,7 @@ def random_params(config: Config):
     return traverse_util.unflatten_dict({k: leaf(k[-1], v.shape) for k, v in flat.items()})
 
 
+@pytest.mark.slow
 def test_the_embedded_config_runs():
     config = load(SHAPES)
     assert_runs(config, random_params(config))
