@@ -30,10 +30,12 @@ def get_config():
     config.optimizer.clip_norm = 10.0
     config.optimizer.warmup_steps = 80
     config.optimizer.warmup_ratio = 0.1
-    config.optimizer.decay_epochs = (10.0, 13.0)
-    config.train.num_epochs = 15
+    config.optimizer.decay_epochs = (9.0, 13.0, 16.0)
+    config.optimizer.decay_factor = 0.3
+    config.train.matmul_precision = "tensorfloat32"
+    config.train.num_epochs = 18
     config.train.log_every = 20
-    config.train.eval_every = 15
+    config.train.eval_every = 18
     config.train.checkpoint_every = 200
     config.test.nms_threshold = 0.8
     config.test.batch_size = 10

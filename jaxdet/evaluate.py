@@ -57,7 +57,7 @@ def propose_each(
         config: for image scale, batch size and loader.
         speed: is added to.
     """
-    batches = eval_batches(
+    loader = eval_batches(
         dataset,
         image_scale=config.data.image_scale,
         batch_size=config.test.batch_size * proposer.num_devices,
@@ -65,19 +65,20 @@ def propose_each(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    while True:
-        start = time.perf_counter()
-        batch = next(batches, None)
-        speed.data += time.perf_counter() - start
-        if batch is None:
-            return
-        proposals, seconds = proposer(batch)
-        speed.compile += seconds.compile
-        speed.forward += seconds.forward
-        speed.post += seconds.post
-        for place, found in _unbatch(batch, proposals):
-            speed.images += 1
-            yield place, found
+    with loader as batches:
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            speed.data += time.perf_counter() - start
+            if batch is None:
+                return
+            proposals, seconds = proposer(batch)
+            speed.compile += seconds.compile
+            speed.forward += seconds.forward
+            speed.post += seconds.post
+            for place, found in _unbatch(batch, proposals):
+                speed.images += 1
+                yield place, found
 
 
 def evaluate(

@@ -1,22 +1,23 @@
 """The command: `python -m jaxdet.main --config=... --mode=train|eval|predict`."""
 
+import sys
 from pathlib import Path
 
-import jax
 from absl import flags
 from ml_collections import config_flags
 
-from jaxdet import command, report
+from jaxdet import command
 from jaxdet import config as config_lib
 from jaxdet.cache import cache_folder
 from jaxdet.errors import InputError
-from jaxdet.modes import run_eval, run_predict
-from jaxdet.train import Stopped, TrainingError, train
 
 DEFAULT_CONFIG = Path(__file__).parents[1] / "configs" / "rpn_r18_fpn_shapes.py"
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", str(DEFAULT_CONFIG), "A file of configs/; any field can follow as --config.x.y=z."
+    "config",
+    None,
+    "A file of configs/, by default the embedded rpn_r18_fpn_shapes.py; any field can follow as "
+    "--config.x.y=z.",
 )
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "predict"], "What to do.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Where the run's files go; runs/<config's name>.")
@@ -34,29 +35,40 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         command.fail(f"{argv[1]}: not understood; flags begin with --", 2)
     try:
-        _run()
+        _run(_config())
     except InputError as error:
         command.fail(str(error), 2)
-    except Stopped as stop:
-        command.fail(str(stop), 143)
-    except TrainingError as error:
-        command.fail(str(error), 1)
 
 
-def _run() -> None:
-    config = config_lib.parse(_CONFIG.value)
+def _config() -> config_lib.Config:
+    try:
+        return config_lib.parse(_CONFIG.value)
+    except OSError:  # what ml_collections raises, at the first look, for a file that is not there
+        path = flags.FLAGS["config"].config_filename
+        raise InputError(f"{path}: no such config; the zoo's are in configs/") from None
+
+
+def _run(config: config_lib.Config) -> None:
+    # Imported late: loader processes import this module again and must not pay for jax.
+    import jax
+
+    from jaxdet import modes
+
     workdir = Path(_WORKDIR.value or f"runs/{config.name}")
     checkpoint = _CHECKPOINT.value
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
     if _MODE.value == "train":
-        report.claim_workdir(workdir, config)
-        train(config, workdir, checkpoint)
-        report.say(f"wrote {workdir}/eval.json and {workdir}/proposals.png")
+        modes.run_train(config, workdir, checkpoint)
     elif _MODE.value == "eval":
-        run_eval(config, workdir, checkpoint or workdir, _SAVE.value)
+        modes.run_eval(config, workdir, checkpoint or workdir, _SAVE.value)
     else:
-        run_predict(config, checkpoint or workdir, _IMAGES.value, Path(_OUT.value), _DRAW.value)
+        modes.run_predict(
+            config, checkpoint or workdir, _IMAGES.value, Path(_OUT.value), _DRAW.value
+        )
 
 
 if __name__ == "__main__":
+    if not any(argument.split("=")[0].strip("-") == "config" for argument in sys.argv):
+        # As a default of the flag, a wrong override would raise before flags are parsed.
+        sys.argv.insert(1, f"--config={DEFAULT_CONFIG}")
     command.start(main)

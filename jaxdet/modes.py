@@ -1,9 +1,9 @@
-"""Evaluation and prediction as commands."""
+"""Training, evaluation and prediction as commands."""
 
 from pathlib import Path
 from typing import Any
 
-from jaxdet import report
+from jaxdet import command, report
 from jaxdet.checkpoint import read_params
 from jaxdet.config import Config
 from jaxdet.data.dataset import from_files
@@ -13,9 +13,22 @@ from jaxdet.errors import InputError
 from jaxdet.evaluate import Speed, evaluate, propose_each
 from jaxdet.models.build import build_model, param_shapes
 from jaxdet.proposer import Proposer
+from jaxdet.train import Stopped, TrainingError, train
 from jaxdet.visualize import draw_boxes, write_png
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+
+
+def run_train(config: Config, workdir: Path, checkpoint: str) -> None:
+    """Trains in `workdir`, which must be new or of the same config."""
+    report.claim_workdir(workdir, config)
+    try:
+        train(config, workdir, checkpoint)
+    except Stopped as stop:
+        command.fail(str(stop), 143)
+    except TrainingError as error:
+        command.fail(str(error), 1)
+    report.say(f"wrote {workdir}/eval.json and {workdir}/proposals.png")
 
 
 def run_eval(

@@ -89,7 +89,11 @@ def test_first_steps_match_reference(case, golden):
     for _ in range(4):
         state, metrics = step(state, batch)
         rows.append([float(x) for x in (*metrics.losses[:3], metrics.grad_norm)])
-    expected_rows = expected["trajectory_loss_cls_bbox_gradnorm"]
+    expected_rows = expected["trajectory_loss_cls_bbox_gradnorm"].copy()
+    # PyTorch's float32 norm of C4's 9.4 million head weights is 5e-4 too small (28.8097 for
+    # 28.8242), and so is the golden's total; its norms per tensor, summed by NumPy, are not.
+    norms = [norm for name, norm in expected.items() if name.startswith("grad_norm/")]
+    expected_rows[0, 3] = np.linalg.norm(norms)
     # Rounding grows from step to step; the first is tight, the fourth loose.
     for row, want, rtol in zip(rows, expected_rows, (1e-4, 2e-3, 1e-2, 2e-2), strict=True):
         np.testing.assert_allclose(row, want, rtol=rtol)

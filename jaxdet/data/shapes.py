@@ -28,14 +28,14 @@ NUM_PICTURES = {"train": 400, "val": 100}
 LONG_SIDE = 160
 SHORT_SIDES = (104, 112, 120, 128, 144)
 
-MAX_SHAPES = 7
+MAX_SHAPES = 6
 # Square root of width x height, in pixels: most shapes are small, as in COCO.
-SIZE_RANGE = (14.0, 110.0)
+SIZE_RANGE = (16.0, 110.0)
 # Width over height, at most this or at least its inverse, before rotation.
 MAX_ASPECT = 2.6
-MIN_VISIBLE = 0.55  # a shape that would hide more of another one is placed elsewhere
+MIN_VISIBLE = 0.85  # a shape that would hide more of another one is placed elsewhere
 MIN_BOX_SIDE = 8
-MIN_CONTRAST = 70.0  # RGB distance between a shape and what it covers
+MIN_CONTRAST = 110.0  # RGB distance between a shape and what it covers
 ATTEMPTS = 12
 
 EMPTY_SHARE = 0.03  # of the pictures
@@ -233,7 +233,7 @@ def _background(rng: np.random.Generator, size: tuple[int, int]) -> Float32[np.n
     base = rng.uniform(50, 205, 3)
     image = np.broadcast_to(base, (*size, 3)).astype(np.float32)
     for _ in range(3):
-        tint = rng.uniform(-22, 22, 3).astype(np.float32)
+        tint = rng.uniform(-10, 10, 3).astype(np.float32)
         image = image + tint * _waves(rng, size, (5.0, 120.0))[..., None]
     speckle = np.float32(rng.uniform(0, 8))
     return image + speckle * rng.standard_normal((*size, 1), np.float32)

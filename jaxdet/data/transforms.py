@@ -21,7 +21,8 @@ MAX_PIXELS = 200_000_000
 STRIDE = 32
 
 # What OpenCV prints about a broken file is said by the InputError, on one line.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+_set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # 4.x, 5.x
+_set_log_level(0)
 
 
 def read_image(

