@@ -1,6 +1,7 @@
 """What the commands share: flags, and one line where input is bad."""
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -25,6 +26,10 @@ def _parse(argv: list[str]) -> list[str]:
     """Parses flags; whatever is wrong with one becomes a line."""
     try:
         return flags.FLAGS(argv)
+    except (AttributeError, KeyError) as error:  # ml_collections, for a field that is not there
+        name = (re.findall(r"\w+", str(error)) or ["?"])[0]
+        flag = next((a for a in argv if name in a.split("=")[0].split(".")), name)
+        fail(f"{flag}: no such field; jaxdet/config.py lists them", 2)
     except Exception as error:
         what = str(error).strip().splitlines() or [type(error).__name__]
         fail(f"{what[0]} (see --help)", 2)

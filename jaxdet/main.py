@@ -44,7 +44,7 @@ def _config() -> config_lib.Config:
     try:
         return config_lib.parse(_CONFIG.value)
     except OSError:  # what ml_collections raises, at the first look, for a file that is not there
-        path = flags.FLAGS["config"].config_filename
+        path = config_flags.get_config_filename(flags.FLAGS["config"])
         raise InputError(f"{path}: no such config; the zoo's are in configs/") from None
 
 
