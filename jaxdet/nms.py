@@ -27,10 +27,10 @@ def nms(
     already kept is above `threshold` (strictly; inclusive corners, as the reference).
 
     Work is O(n * kept) overlaps, plus O(n * block) for each round that a block needs to
-    settle: as many as its longest chain of boxes that suppress one another, mostly 3 to 8, at
-    worst `block`.  Memory is O(n + block * (block + chunk)), with blocks of 128 and chunks of
-    512 on a CPU, 2048 and 2048 elsewhere.  `jax.vmap` over images or levels costs no more than
-    a loop over them.
+    settle: as many as its longest chain of boxes that suppress one another (1 to 6 on clustered
+    proposals), at worst `block`.  Memory is O(n + block * chunk): on a CPU blocks of 128 and
+    chunks of 512, elsewhere 2048 and 2048; up to a chunk's number of boxes are one block.
+    `jax.vmap` over images or levels costs no more than a loop over them.
 
     Args:
         boxes: float `[n, 4]`, pixels, in descending order of score, without NaN.
@@ -52,8 +52,9 @@ def nms(
 
 def _nms(boxes: Array, valid: Array, *, threshold: float | Array, sizes: tuple[int, int]) -> Array:
     n = boxes.shape[0]
-    block = min(sizes[0], -(-n // 32) * 32)
-    chunk = sizes[1]
+    block, chunk = sizes
+    if n <= chunk:  # as large a table as a chunk's at most, and no list to keep
+        block = -(-n // 32) * 32
     blocks = -(-n // block)
     candidates = columns(jnp.pad(boxes, ((0, blocks * block - n), (0, 0))))
     valid = jnp.pad(valid, (0, blocks * block - n))
