@@ -55,6 +55,9 @@ def conv2d(
         [B, (H + 2 padding - kh) // stride + 1, (W + 2 padding - kw) // stride + 1, O], of `x`'s
         dtype.
     """
+    # Nothing is added, but inside `shard_map` the kernel now varies with the device as `x` does,
+    # and its gradient is summed over devices by JAX and not by the programs below.
+    kernel = kernel + lax.stop_gradient(jnp.sum(x[:0], axis=(0, 1, 2, 3)))
     return _conv(stride, padding, groups, x, kernel)
 
 
@@ -220,8 +223,7 @@ def _dense_kernel_gradient(stride: int, padding: int, x: Array, kernel: Array, d
         return jnp.dot(columns, dy.reshape(-1, dy.shape[-1])).reshape(kernel.shape)
     if _is_winograd(stride, padding, x, kernel):
         return winograd.conv3x3_kernel_gradient(x, dy, padding)
-    # XLA walks `x` channel by channel, which is well as long as `x` stays in the cache.
-    if x.size >= 2**20 and x.shape[-1] >= _BLOCK:
+    if _is_large(x):
         return _shifted_products(stride, padding, kernel.shape, x, dy)
     return _lax_gradient(1, stride, padding, 1, x, kernel, dy)
 
@@ -248,6 +250,11 @@ def _shifted_products(
 
 def _is_product(kernel: Array, padding: int) -> bool:
     return kernel.shape[:2] == (1, 1) and padding == 0
+
+
+def _is_large(x: Array) -> bool:
+    """Whether XLA's kernel gradient, which walks `x` channel by channel, would miss the cache."""
+    return x.size >= 2**20 and x.shape[-1] >= _BLOCK
 
 
 def _is_winograd(stride: int, padding: int, x: Array, kernel: Array) -> bool:
