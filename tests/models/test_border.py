@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from zoo_cases import config_of, params_of
 
@@ -271,6 +271,7 @@ targets_of = jax.jit(lambda batch: make_targets(batch, SMALL, CONFIG.targets))
 
 @settings(max_examples=25, deadline=None)
 @given(SIZES, st.integers(0, 2**31))
+@example((96, 96), 0)
 def test_targets_are_those_of_the_picture_alone(size, seed):
     bucket, count = (96, 160), 3
     picture = random_picture(size, seed)
@@ -283,7 +284,8 @@ def test_targets_are_those_of_the_picture_alone(size, seed):
         mine = getattr(found, kind)[row]
         np.testing.assert_array_equal(mine[own], getattr(expected, kind)[0])
         assert not mine[~own].any()
-    assert expected.positive.any()
+    # A picture may lack a positive, if no anchor inside it overlaps a box enough; not this one.
+    assert expected.positive.any() or (size, seed) != ((96, 96), 0)
     assert expected.negative.any()
     np.testing.assert_allclose(found.deltas[row][own], expected.deltas[0], atol=1e-6)
 
