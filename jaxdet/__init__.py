@@ -3,7 +3,7 @@
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "load"]
+__all__ = ["InputError", "load", "load_exported"]
 
 
 def __getattr__(name: str) -> Any:
@@ -12,6 +12,10 @@ def __getattr__(name: str) -> Any:
         from jaxdet.predictor import load
 
         return load
+    if name == "load_exported":
+        from jaxdet.exported import load_exported
+
+        return load_exported
     if name == "InputError":
         from jaxdet.errors import InputError
 

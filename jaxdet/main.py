@@ -1,4 +1,4 @@
-"""The command: `python -m jaxdet.main --config=... --mode=train|eval|predict`."""
+"""The command: `python -m jaxdet.main --config=... --mode=train|eval|predict|export`."""
 
 import sys
 from pathlib import Path
@@ -19,13 +19,15 @@ _CONFIG = config_flags.DEFINE_config_file(
     "A file of configs/, by default the embedded rpn_r18_fpn_shapes.py; any field can follow as "
     "--config.x.y=z.",
 )
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "predict"], "What to do.")
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "predict", "export"], "What to do.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Where the run's files go; runs/<config's name>.")
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "", "A work directory, a .pth file or zoo://NAME; the work directory's own."
 )
 _IMAGES = flags.DEFINE_list("images", [], "predict: pictures or folders, separated by commas.")
-_OUT = flags.DEFINE_string("out", "proposals", "predict: the folder for results.")
+_OUT = flags.DEFINE_string(
+    "out", "", "predict: the folder for results, proposals; export: the file, <config's name>.zip."
+)
 _DRAW = flags.DEFINE_bool("draw", False, "predict: also write pictures with their best boxes.")
 _SAVE = flags.DEFINE_bool("save_proposals", False, "eval: also write proposals.npz.")
 
@@ -52,7 +54,7 @@ def _run(config: config_lib.Config) -> None:
     # Imported late: loader processes import this module again and must not pay for jax.
     import jax
 
-    from jaxdet import modes
+    from jaxdet import export, modes
 
     workdir = Path(_WORKDIR.value or f"runs/{config.name}")
     checkpoint = _CHECKPOINT.value
@@ -61,10 +63,11 @@ def _run(config: config_lib.Config) -> None:
         modes.run_train(config, workdir, checkpoint)
     elif _MODE.value == "eval":
         modes.run_eval(config, workdir, checkpoint or workdir, _SAVE.value)
+    elif _MODE.value == "export":
+        export.run_export(config, checkpoint or workdir, Path(_OUT.value or f"{config.name}.zip"))
     else:
-        modes.run_predict(
-            config, checkpoint or workdir, _IMAGES.value, Path(_OUT.value), _DRAW.value
-        )
+        out = Path(_OUT.value or "proposals")
+        modes.run_predict(config, checkpoint or workdir, _IMAGES.value, out, _DRAW.value)
 
 
 if __name__ == "__main__":

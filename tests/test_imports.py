@@ -14,8 +14,8 @@ ROOMS = [
     ["targets", "losses", "proposals"],
     ["devices", "environment", "optim", "train_step"],
     ["published", "download", "converters", "checkpoint"],
-    ["proposer", "metrics", "evaluate", "visualize", "logbook", "predictor"],
-    ["report", "modes", "train", "measure", "table", "command", "zoo", "main"],
+    ["proposer", "metrics", "evaluate", "visualize", "logbook", "predictor", "single", "exported"],
+    ["report", "modes", "train", "measure", "table", "command", "export", "zoo", "main"],
 ]
 LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}
 

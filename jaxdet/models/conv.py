@@ -216,11 +216,15 @@ def _dense_input_gradient(stride: int, padding: int, x: Array, kernel: Array, dy
 
 
 def _dense_kernel_gradient(stride: int, padding: int, x: Array, kernel: Array, dy: Array) -> Array:
+    channels, features = kernel.shape[2:]
     if _is_product(kernel, padding):
-        cells = x[:, ::stride, ::stride].reshape(-1, x.shape[-1])
-        # A product whose left factor lies transposed in memory is slower than this copy.
-        columns = lax.optimization_barrier(cells.T)
-        return jnp.dot(columns, dy.reshape(-1, dy.shape[-1])).reshape(kernel.shape)
+        cells, outputs = x[:, ::stride, ::stride].reshape(-1, channels), dy.reshape(-1, features)
+        if channels <= features:
+            return jnp.einsum("tc,to->co", cells, outputs).reshape(kernel.shape)
+        # The factor that lies transposed in memory had better be the narrow one; without the
+        # barrier XLA swaps them back.
+        transposed = lax.optimization_barrier(jnp.einsum("to,tc->oc", outputs, cells))
+        return transposed.T.reshape(kernel.shape)
     if _is_winograd(stride, padding, x, kernel):
         return winograd.conv3x3_kernel_gradient(x, dy, padding)
     if _is_large(x):
@@ -261,10 +265,11 @@ def _is_winograd(stride: int, padding: int, x: Array, kernel: Array) -> bool:
     """Whether `winograd` is both possible and faster.
 
     Its transforms cost as much per cell as 45 channels' worth of the products it saves, and the
-    kernel's transform must be shared by many cells.
+    kernel's transform must be shared by many cells.  Those of one image count: an image's
+    rounding shall not depend on its batch, whose size is moreover unknown in an exported model.
     """
     if kernel.shape[:2] != (3, 3) or stride != 1 or padding > 2:
         return False
     channels, features = kernel.shape[2:]
     wide = channels * features >= 48 * (channels + features)
-    return wide and math.prod(x.shape[:3]) >= 1024
+    return wide and x.shape[1] * x.shape[2] >= 1024
