@@ -293,6 +293,7 @@ def test_same_model_same_file(square, tmp_path):
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
 
+@pytest.mark.slow
 def test_bfloat16_model(square, tmp_path):
     train = dataclasses.replace(square.train, precision="bfloat16")
     config = dataclasses.replace(square, train=train)
