@@ -29,8 +29,11 @@ MAX_RESTARTS = 5
 class Element(NamedTuple):
     """What a source yields."""
 
-    batch: Batch
+    batch: Batch | None
     skipped: tuple[str, ...]  # why pictures were left out, one line each
+    # What the user has to mend.  A value, because grain dresses exceptions up on their way from
+    # another process.
+    error: str = ""
 
 
 @runtime_checkable
@@ -62,10 +65,12 @@ class Loader(Iterator[Batch]):
         self._source = source
         self._num_workers = num_workers
         self._restarts = 0
-        self._elements = self._start()
+        self._elements: Any = self._start()
 
     def __next__(self) -> Batch:
         element = self._next_element()
+        if element.batch is None:
+            raise InputError(element.error)
         for message in element.skipped:
             _LOG.warning("step %d: picture skipped: %s", self.step, message)
         self.skipped += len(element.skipped)
@@ -75,8 +80,10 @@ class Loader(Iterator[Batch]):
 
     def close(self) -> None:
         """Stops the workers and frees the memory shared with them."""
+        if self._elements is None:
+            return
         self._elements.close()
-        self._elements = iter(())
+        self._elements = None
         # grain's last elements hang in reference cycles; at exit they would be reported as leaked.
         gc.collect()
 
@@ -92,9 +99,6 @@ class Loader(Iterator[Batch]):
     def _next_element(self) -> Element:
         try:
             return next(self._elements)
-        except InputError as error:
-            # As raised, less the worker's traceback and grain's notes.
-            raise InputError(str(error)) from None
         except RuntimeError as error:
             # What grain raises for a process that was killed, for want of memory perhaps.
             if "terminated unexpectedly" not in str(error) or self._restarts == MAX_RESTARTS:
@@ -117,7 +121,10 @@ class _From:
         return max(0, len(self.source) - self.first)
 
     def __getitem__(self, position: int) -> Element:
-        return self.source[self.first + position]
+        try:
+            return self.source[self.first + position]
+        except InputError as error:
+            return Element(None, (), str(error))
 
 
 def _in_background(source: Source, num_workers: int) -> grain.IterDataset:

@@ -265,6 +265,13 @@ class _Broken:
         raise RuntimeError("a bug")
 
 
+def test_closing_twice_is_closing(dataset):
+    loader = eval_batches(dataset, image_scale=SCALE, batch_size=2, num_workers=0)
+    next(loader)
+    loader.close()
+    loader.close()
+
+
 def test_other_errors_are_not_hidden():
     with Loader(_Broken(), 0) as loader, pytest.raises(RuntimeError, match="a bug"):
         next(loader)
