@@ -4,8 +4,11 @@ Knows the formats that jaxdet reads; everything else is refused before a decoder
 """
 
 import struct
+import zlib
 
 FORMATS = "JPEG, PNG, WebP, BMP, GIF or TIFF"
+
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def stored_size(data: bytes) -> tuple[int, int] | None:
@@ -31,10 +34,44 @@ def may_be_rotated(data: bytes) -> bool:
     return data.startswith((b"II*\0", b"MM\0*")) or b"Exif" in data or b"EXIF" in data
 
 
+def is_whole(data: bytes) -> bool:
+    """False if a JPEG ends before its end marker, or a PNG is cut off or has a wrong checksum.
+
+    Decoders before OpenCV 5 make up what is missing of a JPEG; those of PNG print what they find,
+    and may take seconds over it.  Other formats' decoders notice by themselves.
+    """
+    if data.startswith(b"\xff\xd8\xff"):
+        # Neither marker occurs within compressed data; thumbnails come before the last scan.
+        return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
+    if data.startswith(_PNG):
+        return _png_is_whole(data)
+    return True
+
+
+def _png_is_whole(data: bytes) -> bool:
+    position, kind = len(_PNG), b""
+    while kind != b"IEND":
+        if position + 12 > len(data):
+            return False
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 8 + length
+        if end + 4 > len(data):
+            return False
+        # A lower-case letter marks chunks that pictures can do without.
+        if kind[:1].isupper() and zlib.crc32(data[position + 4 : end]) != int.from_bytes(
+            data[end : end + 4], "big"
+        ):
+            return False
+        position = end + 4
+    return True
+
+
 def _jpeg(data: bytes) -> tuple[int, int] | None:
     position = 2
     while data[position] == 0xFF:
         marker = data[position + 1]
+        if marker == 0:  # no marker; decoders look for the next one, and might find another size
+            return None
         if marker == 0xFF:  # padding
             position += 1
             continue
@@ -81,17 +118,18 @@ def _tiff(data: bytes) -> tuple[int, int] | None:
     order = "<" if data.startswith(b"II") else ">"
     (directory,) = struct.unpack_from(f"{order}I", data, 4)
     (count,) = struct.unpack_from(f"{order}H", data, directory)
-    sides = {}
+    sides = {256: 0, 257: 0}
     for entry in range(directory + 2, directory + 2 + 12 * count, 12):
         tag, kind = struct.unpack_from(f"{order}HH", data, entry)
         if tag in (256, 257) and kind in (3, 4):  # width, height; 16 or 32 bits
-            (sides[tag],) = struct.unpack_from(order + "HI"[kind - 3], data, entry + 8)
-    return (sides[257], sides[256]) if len(sides) == 2 else None
+            (side,) = struct.unpack_from(order + "HI"[kind - 3], data, entry + 8)
+            sides[tag] = max(sides[tag], side)  # of a tag given twice, decoders may take either
+    return sides[257], sides[256]
 
 
 _READERS = (
     (b"\xff\xd8\xff", _jpeg),
-    (b"\x89PNG\r\n\x1a\n", _png),
+    (_PNG, _png),
     (b"GIF8", _gif),
     (b"BM", _bmp),
     (b"RIFF", _webp),

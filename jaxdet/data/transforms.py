@@ -5,17 +5,22 @@ Boxes are inclusive corners x1, y1, x2, y2.  OpenCV does the reading and resizin
 reference did, and its bilinear filter on uint8 is its own.
 """
 
+import contextlib
+import stat
 from pathlib import Path
 
 import cv2
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
-from jaxdet.data.headers import FORMATS, may_be_rotated, stored_size
+from jaxdet.data.headers import FORMATS, is_whole, may_be_rotated, stored_size
 from jaxdet.errors import InputError
 
 # 600 MB as RGB; a file that claims more is taken for a decompression bomb.
 MAX_PIXELS = 200_000_000
+
+# Four 16-bit channels of the largest picture; a larger file is not opened.
+MAX_BYTES = 8 * MAX_PIXELS
 
 # The network's deepest level sees every 32nd pixel.
 STRIDE = 32
@@ -38,8 +43,8 @@ def read_image(
         expected_size: (height, width) that the annotations claim.
 
     Raises:
-        InputError: The file is absent, of another format, damaged, larger than `MAX_PIXELS`, or
-            not of the expected size.
+        InputError: The file is absent, of another format, damaged, larger than `MAX_BYTES` or
+            `MAX_PIXELS`, or not of the expected size.
     """
     return decode_image(_read(path), str(path), expected_size)
 
@@ -97,19 +102,27 @@ def _size_within_limit(data: bytes, name: str) -> tuple[int, int]:
 
 
 def _read(path: str | Path) -> bytes:
+    path = Path(path)
     try:
-        return Path(path).read_bytes()
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, for ever
+            what = "not a regular file"
+        elif status.st_size > MAX_BYTES:
+            what = f"{status.st_size} bytes; at most {MAX_BYTES} are read"
+        else:
+            return path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: no such picture") from None
-    except OSError as error:
-        raise InputError(f"{path}: picture cannot be read ({error.strerror})") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        what = getattr(error, "strerror", None) or str(error)
+    raise InputError(f"{path}: picture cannot be read ({what})")
 
 
 def _decode(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:
-        image = None
+    image = None
+    if is_whole(data):
+        with contextlib.suppress(cv2.error):
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise InputError(f"{name}: picture cannot be decoded; it is damaged or cut off")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
