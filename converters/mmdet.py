@@ -22,11 +22,12 @@ from absl import logging
 from converters import layout, torch_file
 from jaxdet import config as config_lib
 from jaxdet import optim
-from jaxdet.checkpoint import Checkpoints, read_params
+from jaxdet.checkpoint import read_params
 from jaxdet.config import Config
 from jaxdet.download import fetch
 from jaxdet.errors import InputError
 from jaxdet.models.build import Params, build_model, param_shapes, split_params
+from jaxdet.saving import Checkpoints
 from jaxdet.train_step import TrainState
 
 

@@ -1,9 +1,11 @@
-"""Parameters and training state on disk: orbax in and out, other formats in.
+"""Parameters on disk: what one checkpoint holds, and reading it or another format.
 
 Layout of a work directory's `checkpoints/<step>/`: `params` (the whole tree), `optimizer`
-(the slots of the tensors that train; absent in a converted checkpoint) and `meta` (JSON).
+(the slots of the tensors that train; absent in a converted checkpoint) and `meta` (JSON, with a
+checksum of each).
 """
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,78 +15,59 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from converters import backbones, layout, torch_file
-from jaxdet.config import ModelConfig
 from jaxdet.download import fetch
 from jaxdet.errors import InputError
-from jaxdet.models.build import Params, merge_params, split_params
-from jaxdet.train_step import TrainState
+from jaxdet.models.build import Params
 
 PYTORCH_SUFFIXES = (".pth", ".pt", ".pkl")
 
 
-class Checkpoints:
-    """The numbered checkpoints of a work directory, written in the background.
+class Damaged(InputError):
+    """A checkpoint that is not what was written."""
 
-    A checkpoint appears under its number only when it is complete.
+
+def save_args(
+    params: Params, optimizer: Any = None, meta: dict[str, Any] | None = None
+) -> ocp.args.Composite:
+    """What orbax shall write: parameters, optimiser slots if any, and facts about them."""
+    trees = {"params": params, **({} if optimizer is None else {"optimizer": optimizer})}
+    checksums = {name: checksum(tree) for name, tree in trees.items()}
+    items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+    items["meta"] = ocp.args.JsonSave({**(meta or {}), "checksums": checksums})
+    return ocp.args.Composite(**items)
+
+
+def checksum(tree: Any) -> int:
+    """CRC-32 of the bytes of all arrays, in the tree's order."""
+    crc = 0
+    for leaf in jax.tree.leaves(jax.device_get(tree)):
+        crc = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8), crc)
+    return crc
+
+
+def read_step(folder: Path, targets: dict[str, Any]) -> dict[str, Any]:
+    """Trees of one checkpoint, and its `meta`, checked against the sums that were written.
+
+    Args:
+        folder: `checkpoints/<step>`.
+        targets: trees by name, leaves with `.shape`, `.dtype` and, if need be, `.sharding`.
+
+    Raises:
+        Damaged: a file is missing, cannot be read, or holds other bytes than were written.
     """
-
-    def __init__(self, workdir: str | Path, keep: int = 3) -> None:
-        """Opens, or creates, `workdir`/checkpoints and keeps the newest `keep` of it."""
-        self.folder = Path(workdir).absolute() / "checkpoints"
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
-        )
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
-
-    def __enter__(self) -> "Checkpoints":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._manager.close()
-
-    def latest_step(self) -> int | None:
-        """The newest complete checkpoint, or None."""
-        return self._manager.latest_step()
-
-    def save(self, state: TrainState, meta: dict[str, Any]) -> None:
-        """Starts writing a checkpoint of `state.step`; returns once `state` may be reused."""
-        items = {
-            "params": ocp.args.StandardSave(merge_params(state.trainable, state.frozen)),
-            "optimizer": ocp.args.StandardSave(state.optimizer),
-            "meta": ocp.args.JsonSave(meta),
-        }
-        self._manager.save(int(state.step), args=ocp.args.Composite(**items))
-
-    def save_params(self, params: Params, meta: dict[str, Any], optimizer: Any = None) -> None:
-        """Writes step 0 of a converted checkpoint; `optimizer` are slots, if any."""
-        items = {"params": ocp.args.StandardSave(params), "meta": ocp.args.JsonSave(meta)}
-        if optimizer is not None:
-            items["optimizer"] = ocp.args.StandardSave(optimizer)
-        self._manager.save(0, args=ocp.args.Composite(**items))
-        self.wait()
-
-    def wait(self) -> None:
-        """Returns when everything is on disk; raises what the writing raised."""
-        self._manager.wait_until_finished()
-
-    def restore(self, step: int, like: TrainState, model: ModelConfig) -> TrainState:
-        """The state saved at `step`, laid out and placed as `like` is.
-
-        Raises:
-            InputError: the checkpoint is of another architecture, or damaged.
-        """
-        params = merge_params(like.trainable, like.frozen)
-        folder = self.folder / str(step)
-        _require_same_shapes(params, _saved_shapes(folder), folder)
-        items = {"params": _target(params)}
-        if (folder / "optimizer").exists():
-            items["optimizer"] = _target(like.optimizer)
-        args = {k: ocp.args.StandardRestore(v) for k, v in items.items()}
-        restored = self._manager.restore(step, args=ocp.args.Composite(**args))
-        trainable, frozen = split_params(restored["params"], model)
-        number = jax.device_put(np.int32(step), like.step.sharding)
-        slots = restored.get("optimizer", like.optimizer)
-        return TrainState(number, trainable, frozen, slots)
+    args = {k: ocp.args.StandardRestore(_target(v)) for k, v in targets.items()}
+    try:
+        with _reader() as reader:
+            composite = ocp.args.Composite(**args, meta=ocp.args.JsonRestore())
+            found = dict(reader.restore(folder, args=composite).items())
+        sums = found["meta"]["checksums"]
+    # Whatever tensorstore, JSON or orbax make of bytes that nobody wrote.
+    except Exception as error:
+        raise Damaged(f"{folder}: not a readable checkpoint: {_first_line(error)}") from error
+    for name in targets:
+        if checksum(found[name]) != sums.get(name):
+            raise Damaged(f"{folder}: damaged: the bytes of {name} are not those written")
+    return found
 
 
 def read_params(path: str | Path, shapes: Params) -> Params:
@@ -101,10 +84,8 @@ def read_params(path: str | Path, shapes: Params) -> Params:
     if path.suffix in PYTORCH_SUFFIXES:
         return layout.to_params(torch_file.read(path), shapes, source=str(path))
     folder = _step_folder(path)
-    _require_same_shapes(shapes, _saved_shapes(folder), folder)
-    with _reader() as reader:
-        args = ocp.args.Composite(params=ocp.args.StandardRestore(_target(shapes)))
-        return reader.restore(folder, args=args)["params"]
+    require_same_shapes(shapes, saved_shapes(folder), folder)
+    return read_step(folder, {"params": shapes})["params"]
 
 
 def read_backbone(name: str | Path, shapes: Params) -> Params:
@@ -148,19 +129,28 @@ def _reader() -> ocp.Checkpointer:
     return ocp.Checkpointer(handler)
 
 
-def _saved_shapes(folder: Path) -> dict[tuple[str, ...], tuple[int, ...]]:
+def saved_shapes(folder: Path) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """Shapes of a checkpoint's parameters by path.
+
+    Raises:
+        Damaged: they cannot be read.
+    """
     try:
         with _reader() as reader:
             tree = reader.metadata(folder).item_metadata["params"]
         return {k: tuple(v.shape) for k, v in traverse_util.flatten_dict(dict(tree)).items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        what = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{folder}: not a readable checkpoint: {what}") from error
+        raise Damaged(f"{folder}: not a readable checkpoint: {_first_line(error)}") from error
 
 
-def _require_same_shapes(
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def require_same_shapes(
     params: Params, saved: dict[tuple[str, ...], tuple[int, ...]], folder: Path
 ) -> None:
+    """Raises `InputError`, with the first names, unless all tensors have their saved shape."""
     wanted = {k: tuple(v.shape) for k, v in traverse_util.flatten_dict(params).items()}
     if wanted == saved:
         return

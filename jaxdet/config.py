@@ -56,7 +56,7 @@ class DataConfig:
     name: str = "coco"  # coco, tfds or shapes
     root: str = ""  # folder with annotations/, train2017/ and val2017/
     image_scale: tuple[int, ...] = (1333, 800)  # bounds of the long and the short side
-    images_per_device: int = 2
+    images_per_device: int = 2  # that go through the network together
     num_workers: int = 2  # loader processes; 0 loads in threads of this one
     keep_empty: bool = False  # train on pictures without boxes
     flip: float = 0.5  # probability of a horizontal mirror image in training
@@ -99,6 +99,7 @@ class TrainConfig:
     seed: int = 0
     precision: str = "float32"  # of activations: float32 or bfloat16
     matmul_precision: str = "highest"  # of float32 products: highest, or tensorfloat32 on a GPU
+    accumulation: int = 1  # such groups of images in a step, one after another on a device
     remat: bool = False  # recompute each block's activations in the backward pass
     log_every: int = 50  # steps
     eval_every: int = 1  # epochs between evaluations; the last step is always evaluated
@@ -241,7 +242,8 @@ def _check_values(config: Config) -> None:
     precisions = ("highest", "tensorfloat32")
     require(train.matmul_precision in precisions, "train.matmul_precision", " or ".join(precisions))
     require(train.num_steps > 0 or train.num_epochs > 0, "train.num_epochs", "positive")
-    for name in ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints"):
+    counts = ("accumulation", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints")
+    for name in counts:
         require(getattr(train, name) > 0, f"train.{name}", "positive")
     for name in ("nms_pre", "nms_post", "max_num", "batch_size"):
         require(getattr(test, name) > 0, f"test.{name}", "positive")

@@ -1,6 +1,6 @@
 """One mesh over all devices of all hosts, and moving arrays on and off it."""
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -38,15 +38,3 @@ def gather(tree: Tree) -> Tree:
     if jax.process_count() == 1:
         return jax.device_get(tree)
     return multihost_utils.process_allgather(tree, tiled=True)
-
-
-def is_first_host() -> bool:
-    """Whether this process is the one that writes files and prints."""
-    return jax.process_index() == 0
-
-
-def peak_memory_gb() -> float | None:
-    """Largest amount of memory that any local device has held, in GB; None where unknown."""
-    stats: list[Any] = [d.memory_stats() for d in jax.local_devices()]
-    peaks = [s["peak_bytes_in_use"] for s in stats if s and "peak_bytes_in_use" in s]
-    return max(peaks) / 1e9 if peaks else None

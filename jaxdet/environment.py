@@ -44,8 +44,18 @@ def environment() -> dict[str, Any]:
     }
 
 
-def peak_process_memory_gb() -> float | None:
-    """Largest resident memory of this process so far, in GB; None where the system keeps none."""
+def peak_memory() -> tuple[float | None, str]:
+    """Largest amount of memory held so far, in GB, and whose it is.
+
+    That of the local `device` that held most, as the zoo's table has it; where devices keep no
+    count (a CPU), that of the `process`; None where the system keeps none either.
+    """
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    peaks = [s["peak_bytes_in_use"] for s in stats if s and "peak_bytes_in_use" in s]
+    return (max(peaks) / 1e9, "device") if peaks else (_peak_process_memory_gb(), "process")
+
+
+def _peak_process_memory_gb() -> float | None:
     try:
         import resource
     except ImportError:  # Windows

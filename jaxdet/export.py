@@ -16,13 +16,13 @@ from flax import traverse_util
 from jax import export
 
 import jaxdet
-from jaxdet import report
 from jaxdet.checkpoint import read_params
 from jaxdet.config import Config
 from jaxdet.data.buckets import Size, bucket_sizes
 from jaxdet.data.transforms import STRIDE
 from jaxdet.errors import InputError
 from jaxdet.exported import FORMAT, FORMAT_VERSION, MANIFEST, Manifest, program_member
+from jaxdet.hosts import say
 from jaxdet.models.build import Params, build_model, param_shapes
 from jaxdet.proposals import propose
 
@@ -34,7 +34,7 @@ def run_export(config: Config, checkpoint: str | Path, out: Path) -> None:
     params = read_params(checkpoint, param_shapes(build_model(config.model)))
     write_exported(config, params, out)
     megabytes = out.stat().st_size / 1e6
-    report.say(f"wrote {out} ({megabytes:.1f} MB), for jaxdet.load_exported")
+    say(f"wrote {out} ({megabytes:.1f} MB), for jaxdet.load_exported")
 
 
 def write_exported(config: Config, params: Params, path: Path) -> None:
@@ -77,7 +77,7 @@ def _write_members(file: zipfile.ZipFile, config: Config, params: Params) -> Non
         with file.open(zipfile.ZipInfo(f"params/{name}.npy"), "w") as member:
             np.lib.format.write_array(member, np.asarray(value, np.float32))
     for i, bucket in enumerate(buckets):
-        report.say(f"bucket {bucket[0]} x {bucket[1]} ({i + 1} of {len(buckets)})")
+        say(f"bucket {bucket[0]} x {bucket[1]} ({i + 1} of {len(buckets)})")
         _write_member(file, program_member(bucket), _program(config, bucket).serialize())
 
 

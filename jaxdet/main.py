@@ -30,6 +30,14 @@ _OUT = flags.DEFINE_string(
 )
 _DRAW = flags.DEFINE_bool("draw", False, "predict: also write pictures with their best boxes.")
 _SAVE = flags.DEFINE_bool("save_proposals", False, "eval: also write proposals.npz.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Join the other hosts, as JAX_* variables or the cluster describe them."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", "", "Several hosts: HOST:PORT of the first; implies --distributed."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several hosts: how many.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several hosts: which this is, from 0.")
 
 
 def main(argv: list[str]) -> None:
@@ -54,8 +62,10 @@ def _run(config: config_lib.Config) -> None:
     # Imported late: loader processes import this module again and must not pay for jax.
     import jax
 
-    from jaxdet import export, modes
+    from jaxdet import export, hosts, modes
 
+    if _DISTRIBUTED.value or _COORDINATOR.value:
+        hosts.join_hosts(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     workdir = Path(_WORKDIR.value or f"runs/{config.name}")
     checkpoint = _CHECKPOINT.value
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))

@@ -21,8 +21,8 @@ from jaxdet.data.buckets import bucket_sizes
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.load import load_dataset
 from jaxdet.data.pipeline import train_batches
-from jaxdet.devices import data_mesh, peak_memory_gb, replicate, split
-from jaxdet.environment import environment, peak_process_memory_gb
+from jaxdet.devices import data_mesh, replicate, split
+from jaxdet.environment import environment, peak_memory
 from jaxdet.errors import InputError
 from jaxdet.evaluate import evaluate
 from jaxdet.models.build import Params, build_model, init_params, param_shapes, split_params
@@ -85,7 +85,7 @@ def measure(job: Job) -> dict[str, Any]:
     seconds = memory = memory_of = None
     if job.steps:
         seconds = _train(config, params, mesh, job.steps)
-        memory, memory_of = _peak_memory()  # before evaluation adds to it
+        memory, memory_of = peak_memory()  # before evaluation adds to it
     result, _ = evaluate(Proposer(config, params, mesh), dataset, config)
     has_recall = bool(job.checkpoint) and len(dataset) == len(everything)
     return {
@@ -186,12 +186,6 @@ def _train(config: Config, params: Params, mesh: Mesh, steps: int) -> float:
         keep_empty=config.data.keep_empty,
     ) as batches:
         return seconds_per_step(batches, run, steps)
-
-
-def _peak_memory() -> tuple[float | None, str]:
-    """GB, and whose: the largest of the devices, or where they keep no count this process."""
-    memory = peak_memory_gb()
-    return (peak_process_memory_gb(), "process") if memory is None else (memory, "device")
 
 
 def _percent(share: float | None) -> float | None:

@@ -11,24 +11,27 @@ from jaxdet.data.load import load_dataset
 from jaxdet.devices import data_mesh
 from jaxdet.errors import InputError
 from jaxdet.evaluate import Speed, evaluate, propose_each
+from jaxdet.hosts import say
+from jaxdet.loop import Stopped, TrainingError
 from jaxdet.models.build import build_model, param_shapes
 from jaxdet.proposer import Proposer
-from jaxdet.train import Stopped, TrainingError, train
+from jaxdet.train import train
 from jaxdet.visualize import draw_boxes, write_png
+from jaxdet.workdir import claim_workdir, write_json
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 
 
 def run_train(config: Config, workdir: Path, checkpoint: str) -> None:
     """Trains in `workdir`, which must be new or of the same config."""
-    report.claim_workdir(workdir, config)
     try:
-        train(config, workdir, checkpoint)
+        with claim_workdir(workdir, config):
+            train(config, workdir, checkpoint)
     except Stopped as stop:
         command.fail(str(stop), 143)
     except TrainingError as error:
         command.fail(str(error), 1)
-    report.say(f"wrote {workdir}/eval.json and {workdir}/proposals.png")
+    say(f"wrote {workdir}/eval.json and {workdir}/proposals.png")
 
 
 def run_eval(
@@ -64,9 +67,9 @@ def run_predict(
         }
         if draw:
             write_png(out / f"{path.stem}.png", draw_boxes(dataset.read(i), *found))
-        report.write_json(out / f"{path.stem}.json", record)
+        write_json(out / f"{path.stem}.json", record)
     rate = speed.summary()["images_per_second"]
-    report.say(f"wrote proposals of {len(dataset)} pictures to {out}/ ({rate:.1f} images/s)")
+    say(f"wrote proposals of {len(dataset)} pictures to {out}/ ({rate:.1f} images/s)")
 
 
 def _params(config: Config, checkpoint: str | Path) -> Any:

@@ -8,16 +8,21 @@ from jaxdet.config import OptimizerConfig
 REFERENCE_BATCH = 16
 
 
+def base_rate(config: OptimizerConfig, global_batch: int) -> float:
+    """The rate between warm-up and first decay: the config's, or linear in the batch."""
+    return config.learning_rate * (global_batch / REFERENCE_BATCH if config.scale_lr else 1.0)
+
+
 def learning_rate(
     config: OptimizerConfig, steps_per_epoch: int, global_batch: int
 ) -> optax.Schedule:
     """Step -> rate: constant, times `decay_factor` at each decay epoch, warmed up linearly."""
-    scale = global_batch / REFERENCE_BATCH if config.scale_lr else 1.0
+    base = base_rate(config, global_batch)
     boundaries = [round(epoch * steps_per_epoch) for epoch in config.decay_epochs]
 
     def schedule(step):
         decays = sum(jnp.asarray(step >= b, jnp.float32) for b in boundaries)
-        rate = config.learning_rate * scale * config.decay_factor**decays
+        rate = base * config.decay_factor**decays
         progress = jnp.minimum(step / max(config.warmup_steps, 1), 1.0)
         warmup = 1 - (1 - progress) * (1 - config.warmup_ratio) if config.warmup_steps else 1.0
         return rate * warmup

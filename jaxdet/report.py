@@ -1,64 +1,18 @@
 """What a run leaves in its work directory besides checkpoints and logs."""
 
-import copy
-import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from jaxdet.config import Config
-from jaxdet.devices import is_first_host
-from jaxdet.errors import InputError
 from jaxdet.evaluate import ImageProposals
+from jaxdet.hosts import is_first_host
 from jaxdet.metrics import format_table
 from jaxdet.visualize import draw_proposals, proposal_grid, write_png
+from jaxdet.workdir import write_json
 
-# A run may be resumed with another value of these: they do not change what is learned.
-FREE_FIELDS = (
-    ("data", "root"),
-    ("data", "num_workers"),
-    ("train", "num_epochs"),
-    ("train", "num_steps"),
-    ("train", "log_every"),
-    ("train", "eval_every"),
-    ("train", "checkpoint_every"),
-    ("train", "keep_checkpoints"),
-)
 NUM_PICTURES = 8
-
-
-def say(text: str) -> None:
-    """Prints a line, on the first host only, at once."""
-    if is_first_host():
-        print(text, flush=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
-    temporary.replace(path)
-
-
-def claim_workdir(workdir: Path, config: Config) -> None:
-    """Makes the folder and leaves `config.json` there, or checks that it is this config's.
-
-    Raises:
-        InputError: the folder cannot be written, or belongs to another config.
-    """
-    wanted = json.loads(json.dumps(dataclasses.asdict(config)))
-    path = workdir / "config.json"
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            _require_same_run(json.loads(path.read_text()), copy.deepcopy(wanted), path)
-        if is_first_host():
-            write_json(path, wanted)
-    except (OSError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: {error}; choose another --workdir") from error
 
 
 def write_evaluation(
@@ -92,26 +46,3 @@ def write_proposals(workdir: Path, dataset: Any, proposals: list[ImageProposals]
             scores=np.concatenate([p.scores for p in proposals]),
         )
     temporary.replace(workdir / "proposals.npz")
-
-
-def _require_same_run(found: Any, wanted: Any, path: Path) -> None:
-    for node, name in FREE_FIELDS:
-        for config in (found, wanted):
-            config.get(node, {}).pop(name, None)
-    found, wanted = _flatten(found), _flatten(wanted)
-    names = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
-    if names:
-        first = ", ".join(f"{k} {found.get(k)} there, {wanted.get(k)} now" for k in names[:3])
-        raise InputError(
-            f"{path}: the work directory is of another config ({len(names)} fields differ: "
-            f"{first}); choose another --workdir"
-        )
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for name, item in value.items():
-        flat |= _flatten(item, f"{prefix}.{name}" if prefix else name)
-    return flat

@@ -1,7 +1,7 @@
 """One step of training, the same program on one device and on many."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,7 @@ class Metrics(NamedTuple):
         return {k: float(v) for k, v in {**self.losses._asdict(), **norms}.items()}
 
 
+Tree = TypeVar("Tree")
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
@@ -69,17 +70,37 @@ def loss_and_gradient(
     return Losses(loss, cls, bbox, positives), gradient
 
 
+def mean_over_groups(function: Callable[[Batch], Tree], batch: Batch, groups: int) -> Tree:
+    """The mean of `function` over equal groups of a batch, one after another."""
+    if groups == 1:
+        return function(batch)
+    parts = jax.tree.map(lambda x: x.reshape(groups, -1, *x.shape[1:]), batch)
+
+    def add(total: Tree, part: Batch) -> tuple[Tree, None]:
+        return jax.tree.map(jnp.add, total, function(part)), None
+
+    shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts))
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    total, _ = jax.lax.scan(add, nothing, parts)
+    return jax.tree.map(lambda x: x / groups, total)
+
+
 def make_train_step(
     model: RPN, config: Config, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainStep:
     """Compiles once per bucket.  The batch is split over the mesh; the state is on every device.
 
-    Every device normalises its own losses, then gradients are averaged, clipped and applied, as
-    in the reference.  The given state's memory is reused.
+    Every group of `images_per_device` images normalises its own losses, then gradients are
+    averaged, clipped and applied, as in the reference, where a group is what a device has.  With
+    `accumulation` a device has several groups, so that a step is the same on any number of
+    devices that share the groups.  The given state's memory is reused.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        losses, gradient = loss_and_gradient(model, config, state.trainable, state.frozen, batch)
+        def of_group(group: Batch) -> tuple[Losses, Params]:
+            return loss_and_gradient(model, config, state.trainable, state.frozen, group)
+
+        losses, gradient = mean_over_groups(of_group, batch, config.train.accumulation)
         losses, gradient = jax.lax.pmean((losses, gradient), AXIS)
         updates, slots = optimizer.update(gradient, state.optimizer, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)

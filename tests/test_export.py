@@ -20,11 +20,11 @@ from jax import export as jax_export
 import jaxdet
 from jaxdet import config as config_lib
 from jaxdet import export, exported
-from jaxdet.checkpoint import Checkpoints
 from jaxdet.config import Config
 from jaxdet.errors import InputError
 from jaxdet.models.build import Params, build_model, init_params
 from jaxdet.predictor import Predictor
+from jaxdet.saving import Checkpoints
 from jaxdet.single import batch_of_one
 from jaxdet.types import Batch
 

@@ -12,10 +12,11 @@ ROOMS = [
     ["data"],
     ["models"],
     ["targets", "losses", "proposals"],
-    ["devices", "environment", "optim", "train_step"],
-    ["published", "download", "converters", "checkpoint"],
+    ["hosts", "devices", "environment", "optim", "train_step"],
+    ["published", "download", "converters", "checkpoint", "saving"],
     ["proposer", "metrics", "evaluate", "visualize", "logbook", "predictor", "single", "exported"],
-    ["report", "modes", "train", "measure", "table", "command", "export", "zoo", "main"],
+    ["workdir", "report", "loop", "train", "command", "modes", "measure", "table", "export"],
+    ["zoo", "main"],
 ]
 LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}
 

@@ -20,9 +20,10 @@ from jaxdet.config import Config
 from jaxdet.data.load import load_dataset
 from jaxdet.devices import data_mesh
 from jaxdet.evaluate import evaluate
+from jaxdet.loop import TrainingError
 from jaxdet.models.build import build_model, init_params, param_shapes
 from jaxdet.proposer import Proposer
-from jaxdet.train import TrainingError, make_plan, train
+from jaxdet.train import make_plan, train
 
 ROOT = Path(__file__).parents[1]
 DEMO = config_lib.parse(config_lib.load_file(ROOT / "configs" / "rpn_r18_fpn_shapes.py"))

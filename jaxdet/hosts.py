@@ -1,0 +1,96 @@
+"""Several hosts, one process on each: joining them, printing once, agreeing, stopping together.
+
+On one host nothing here communicates.
+"""
+
+import os
+import signal
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxdet.errors import InputError
+
+ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+
+
+def join_hosts(address: str = "", count: int | None = None, index: int | None = None) -> None:
+    """Makes this process one of several; must come before the first use of a device.
+
+    What is not given is read from the environment (`JAX_COORDINATOR_ADDRESS`,
+    `JAX_NUM_PROCESSES`, `JAX_PROCESS_ID`), then asked of the cluster (SLURM, Open MPI,
+    Kubernetes, a TPU pod).
+
+    Args:
+        address: `host:port` of the first process.
+        count: how many processes there are.
+        index: which of them this is, from 0.
+
+    Raises:
+        InputError: too little is known, or the others cannot be reached.
+    """
+    address = address or os.environ.get(ADDRESS, "")
+    count = _number(COUNT) if count is None else count
+    index = _number(INDEX) if index is None else index
+    try:
+        jax.distributed.initialize(address or None, count, index)
+    except (ValueError, TypeError, RuntimeError) as error:
+        what = str(error).splitlines()[0]
+        raise InputError(
+            f"the hosts cannot be joined: {what}; give --coordinator_address=HOST:PORT, "
+            f"--num_processes and --process_id, or {ADDRESS}, {COUNT} and {INDEX}"
+        ) from error
+
+
+def is_first_host() -> bool:
+    """Whether this process is the one that writes files and prints."""
+    return jax.process_index() == 0
+
+
+def say(text: str) -> None:
+    """Prints a line, on the first host only, at once."""
+    if is_first_host():
+        print(text, flush=True)
+
+
+def all_agree(ok: bool) -> bool:
+    """Whether `ok` holds on every host; all must ask."""
+    if jax.process_count() == 1:
+        return ok
+    return bool(multihost_utils.process_allgather(np.array(ok)).all())
+
+
+class StopSignal:
+    """SIGTERM as something to ask for between two steps; use it as a context."""
+
+    def __enter__(self) -> "StopSignal":
+        self._came = False
+        # With several hosts jax listens itself, and agrees with the others on the step.
+        self._alone = jax.process_count() == 1
+        self._before: Any = None
+        if self._alone:
+            self._before = signal.signal(signal.SIGTERM, self._on_signal)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._alone:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def asked(self, step: int) -> bool:
+        """Whether the run shall end after this step, on all hosts alike; ask at every step."""
+        return self._came if self._alone else multihost_utils.reached_preemption_sync_point(step)
+
+    def _on_signal(self, _: int, frame: FrameType | None) -> None:
+        self._came = True
+
+
+def _number(variable: str) -> int | None:
+    text = os.environ.get(variable)
+    if text is None:
+        return None
+    if not text.isdigit():
+        raise InputError(f"{variable}: must be a number, not {text!r}")
+    return int(text)

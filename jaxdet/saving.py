@@ -1,0 +1,177 @@
+"""The checkpoints of a run: written in the background, verified when read, the best one kept."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxdet.checkpoint import Damaged, read_step, require_same_shapes, save_args, saved_shapes
+from jaxdet.config import ModelConfig
+from jaxdet.errors import InputError
+from jaxdet.hosts import all_agree, is_first_host, say
+from jaxdet.models.build import Params, merge_params, split_params
+from jaxdet.train_step import TrainState
+
+
+class Checkpoints:
+    """The numbered checkpoints of a work directory.
+
+    A checkpoint appears under its number only when it is complete.
+    """
+
+    def __init__(self, workdir: str | Path, keep: int = 3) -> None:
+        """Opens, or creates, `workdir`/checkpoints and keeps the newest `keep` of it."""
+        self.folder = Path(workdir).absolute() / "checkpoints"
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
+        )
+        with _reported(self.folder):
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            with _reported(self.folder):
+                self._manager.close()
+        except InputError:
+            if error is None:  # else it is what ended the run, or comes of it
+                raise
+
+    def latest_step(self) -> int | None:
+        """The newest complete checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, meta: dict[str, Any]) -> None:
+        """Starts writing a checkpoint of `state.step`; returns once `state` may be reused.
+
+        Raises:
+            InputError: this one or the one before cannot be written.
+        """
+        params = merge_params(state.trainable, state.frozen)
+        with _reported(self.folder):
+            self._manager.save(int(state.step), args=save_args(params, state.optimizer, meta))
+
+    def save_params(self, params: Params, meta: dict[str, Any], optimizer: Any = None) -> None:
+        """Writes step 0 of a converted checkpoint; `optimizer` are slots, if any."""
+        with _reported(self.folder):
+            self._manager.save(0, args=save_args(params, optimizer, meta))
+        self.wait()
+
+    def wait(self) -> None:
+        """Returns when everything is on disk.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        with _reported(self.folder):
+            self._manager.wait_until_finished()
+
+    def restore_newest(self, like: TrainState, model: ModelConfig) -> TrainState | None:
+        """The newest state that is whole, laid out and placed as `like` is; None if none is saved.
+
+        A damaged checkpoint is put aside into `damaged/`, and the one before it is used.
+
+        Raises:
+            InputError: the checkpoints are of another architecture, or all of them damaged.
+        """
+        tried = []
+        while (step := self._manager.latest_step()) is not None:
+            state, fault = self._try(step, like, model)
+            if all_agree(state is not None):
+                return state
+            tried.append(fault or f"{self.folder / str(step)}: damaged on another host")
+            self._put_aside(step, tried[-1])
+        if tried:
+            raise InputError(f"no checkpoint is whole; {tried[0]}; begin anew in another --workdir")
+        return None
+
+    def _try(
+        self, step: int, like: TrainState, model: ModelConfig
+    ) -> tuple[TrainState | None, str]:
+        """A saved state, or what is wrong with it."""
+        folder = self.folder / str(step)
+        targets = {"params": merge_params(like.trainable, like.frozen)}
+        if (folder / "optimizer").exists():  # not in a converted checkpoint
+            targets["optimizer"] = like.optimizer
+        try:
+            require_same_shapes(targets["params"], saved_shapes(folder), folder)
+            found = read_step(folder, targets)
+        except Damaged as error:
+            return None, str(error)
+        trainable, frozen = split_params(found["params"], model)
+        number = jax.device_put(np.int32(step), like.step.sharding)
+        return TrainState(number, trainable, frozen, found.get("optimizer", like.optimizer)), ""
+
+    def _put_aside(self, step: int, fault: str) -> None:
+        aside = self.folder.parent / "damaged" / str(step)
+        say(f"{fault}; put aside in {aside}")
+        with _reported(self.folder):
+            if is_first_host():
+                aside.parent.mkdir(exist_ok=True)
+                (self.folder / str(step)).rename(_free_name(aside))
+            all_agree(True)  # the others wait for the first
+            self._manager.reload()
+
+
+class BestCheckpoint:
+    """`workdir`/best: the parameters with the highest AR@1000 so far, and nothing else."""
+
+    def __init__(self, workdir: str | Path) -> None:
+        """Opens, or creates, the folder."""
+        self.folder = Path(workdir).absolute() / "best"
+
+    def offer(self, step: int, params: Params, recall: float) -> None:
+        """Keeps `params` of `step` if no earlier ones have at least their AR@1000.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=1, cleanup_tmp_directories=True, enable_async_checkpointing=False
+        )
+        with _reported(self.folder), ocp.CheckpointManager(self.folder, options=options) as manager:
+            latest = manager.latest_step()
+            if latest is not None and recall <= self._recall(manager, latest):
+                return
+            if latest is not None and latest >= step:
+                manager.delete(latest)  # of steps that a damaged checkpoint has undone
+            manager.save(step, args=save_args(params, meta={"AR@1000": recall}))
+
+    @staticmethod
+    def _recall(manager: ocp.CheckpointManager, step: int) -> float:
+        meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        return meta["AR@1000"]
+
+
+@contextlib.contextmanager
+def _reported(folder: Path) -> Iterator[None]:
+    """What cannot be written is the user's to mend; what was written before is kept."""
+    try:
+        yield
+    except InputError:
+        raise
+    # A full disk comes as any of these, by way of orbax's threads and tensorstore.
+    except (OSError, ValueError, RuntimeError) as error:
+        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{folder}: cannot be written: {what}; make room there, and the same command goes "
+            "on from the last complete checkpoint"
+        ) from error
+
+
+def _free_name(path: Path) -> Path:
+    """The path, or the first of path.1, path.2, ... that nothing has."""
+    names = (path.with_name(f"{path.name}.{i}") for i in range(1, 1000))
+    return path if not path.exists() else next(name for name in names if not name.exists())
