@@ -1,0 +1,128 @@
+"""`report.html`: a run on one page that needs no other file, no network and no scripts.
+
+It is made from what the work directory holds (`metrics.jsonl`, `eval.json`, `proposals.png`,
+`environment.json`), so it can be made again at any time.
+"""
+
+import base64
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from jaxdet import html_sections as sections
+from jaxdet.config import Config
+from jaxdet.environment import environment, peak_memory
+from jaxdet.errors import InputError
+from jaxdet.hosts import is_first_host
+from jaxdet.html_page import page
+from jaxdet.workdir import write_json
+
+FILE = "report.html"
+MAX_PICTURE_BYTES = 1_500_000  # of the embedded picture, before base64 adds a third
+MAX_PICTURE_WIDTH = 1800  # pixels
+
+
+def write_report(workdir: Path, config: Config, trained: bool = False) -> None:
+    """Writes `report.html` into a work directory, on the first host only, whole or not at all.
+
+    Args:
+        workdir: of a run at any stage; what it does not hold yet is left out of the page.
+        config: the run's.
+        trained: this process did the training, so its machine and its peak memory are the run's;
+            they are kept in `environment.json`, for when the page is made again elsewhere.
+
+    Raises:
+        InputError: a file cannot be read or written.
+    """
+    if not is_first_host():
+        return
+    path = workdir / FILE
+    try:
+        if trained:
+            write_json(workdir / "environment.json", this_machine())
+        text = render(workdir, config)
+        temporary = workdir / f".{FILE}.tmp"
+        # A path in a config may hold bytes that are no text.
+        temporary.write_bytes(text.encode("utf-8", "replace"))
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be made: {error}; free some space or choose another --workdir"
+        ) from error
+
+
+def this_machine() -> dict[str, Any]:
+    """`environment()`, and `peak_memory_gb` so far of what `memory_of` says: device or process."""
+    peak, owner = peak_memory()
+    return {**environment(), "peak_memory_gb": peak, "memory_of": owner}
+
+
+def render(workdir: Path, config: Config) -> str:
+    """The page's text; see `write_report`."""
+    rows = _read_rows(workdir / "metrics.jsonl")
+    steps, evaluations = (_by_step(rows, kind) for kind in ("train", "eval"))
+    result = _read_json(workdir / "eval.json")
+    recorded = _read_json(workdir / "environment.json")
+    machine = recorded or this_machine()
+    picture = _read_picture(workdir / "proposals.png")
+    return page(
+        f"{config.name}: {sections.headline(result)}",
+        sections.head(config, steps, evaluations, result, machine),
+        "<main>",
+        sections.recall(result) if result else "",
+        sections.training(steps, evaluations),
+        sections.pictures(*picture) if picture else "",
+        sections.speed(result) if result else "",
+        sections.configuration(config),
+        sections.machine(machine, bool(recorded)),
+        "</main>",
+        sections.foot(machine),
+    )
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    """The objects of `metrics.jsonl`; a line torn by a kill is left out, as the logbook does."""
+    rows = []
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+            rows.append({**row, "step": int(row["step"]), "kind": row["kind"]})
+        except (ValueError, TypeError, KeyError):
+            continue
+    return rows
+
+
+def _by_step(rows: Iterable[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    """Rows of a kind in the order of their steps, the last written one of each."""
+    found = {row["step"]: row for row in rows if row["kind"] == kind}
+    return [found[step] for step in sorted(found)]
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}); delete it or evaluate again") from error
+
+
+def _read_picture(path: Path) -> tuple[str, int, int] | None:
+    """A data URI of the picture as a JPEG of bounded size, its width and its height."""
+    if not path.exists():
+        return None
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise InputError(f"{path}: not a picture; delete it or evaluate again")
+    width = MAX_PICTURE_WIDTH
+    while True:
+        scale = min(1.0, width / image.shape[1])
+        small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
+        if len(data) <= MAX_PICTURE_BYTES:
+            uri = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+            return uri, small.shape[1], small.shape[0]
+        width = small.shape[1] * 3 // 4
