@@ -6,15 +6,16 @@ thing that happens may be half a day of training.
 
 import json
 import re
-import reprlib
-from collections.abc import Callable, Iterable
-from itertools import chain
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Int64
 
 from jaxdet.data.dataset import Dataset, usable_for_training
+from jaxdet.data.findings import Finding, Tell, shown, stop_at
+from jaxdet.data.records import Records
 from jaxdet.errors import InputError
 
 # Larger coordinates and sides are typing errors, and would leave float32's exact integers.
@@ -27,28 +28,26 @@ _OUTLINES = re.compile(rb'"segmentation"\s*:\s*\[[][\d\s.,eE+-]*\]')
 # Control characters and halves of surrogate pairs.
 _UNNAMEABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
-_INTEGER = frozenset({int})
-_NUMBER = frozenset({int, float})
-_FLAG = frozenset({int, bool})
-_MISSING = object()
 
-
-def coco_directory(root: str | Path, split: str) -> Dataset:
+def coco_directory(root: str | Path, split: str, tell: Tell | None = None) -> Dataset:
     """Loads one split of a folder laid out as COCO 2017.
 
     Args:
         root: Holds `annotations/instances_<split>2017.json` and `<split>2017/`.
         split: `train` or `val`.
+        tell: As for `load_coco`.
 
     Raises:
         InputError: As `load_coco`.
     """
     root = Path(root)
     annotations = root / "annotations" / f"instances_{split}2017.json"
-    return load_coco(annotations, root / f"{split}2017")
+    return load_coco(annotations, root / f"{split}2017", tell)
 
 
-def load_coco(annotation_file: str | Path, image_dir: str | Path) -> Dataset:
+def load_coco(
+    annotation_file: str | Path, image_dir: str | Path, tell: Tell | None = None
+) -> Dataset:
     """Loads and checks a COCO annotation file; pictures are not opened.
 
     Images are put in the order of their ids, so that a set has one order wherever it comes from;
@@ -58,22 +57,27 @@ def load_coco(annotation_file: str | Path, image_dir: str | Path) -> Dataset:
         annotation_file: JSON with `images` and `annotations`.  `area`, `iscrowd`, `ignore` and
             `category_id` may be left out: width x height, 0, 0 and 0.
         image_dir: Folder that the `file_name`s are relative to.
+        tell: Is told all that is wrong with single images and annotations, each of which is then
+            left out.  By default the first such thing is an error.
 
     Raises:
-        InputError: The file is missing or not COCO, an id occurs twice, an annotation belongs to
-            no image, a box is not finite or has a negative size, or a file name leaves the folder.
+        InputError: The file is missing or not COCO; unless there is a `tell`, also if an id
+            occurs twice, an annotation belongs to no image, a box is not finite or has a negative
+            size, or a file name leaves the folder.
     """
     annotation_file, image_dir = Path(annotation_file), Path(image_dir)
+    tell = tell or stop_at(str(annotation_file))
     content = _read_json(annotation_file)
     if not image_dir.is_dir():
         raise InputError(f"{image_dir}: no such folder of images (for {annotation_file})")
-    images = _records(content, "images", annotation_file)
-    annotations = _records(content, "annotations", annotation_file)
-    if not images:
+    images = _records(content, "images", annotation_file, tell)
+    annotations = _records(content, "annotations", annotation_file, tell)
+    if not len(images):
         raise InputError(f"{annotation_file}: 'images' is empty")
-    reader = _Columns(str(annotation_file))
-    columns = _image_columns(reader, images)
-    columns |= _annotation_columns(reader, columns["image_ids"], annotations)
+    columns, known_ids = _image_columns(images)
+    columns |= _annotation_columns(annotations, columns["image_ids"], known_ids)
+    if "categories" in content:
+        _check_categories(content["categories"], columns, tell)
     return Dataset(source=str(annotation_file), image_dir=image_dir, **columns)
 
 
@@ -95,194 +99,154 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _records(content: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
+def _records(content: dict[str, Any], key: str, path: Path, tell: Tell) -> Records:
     if key not in content:
         raise InputError(f"{path}: not a COCO file (no '{key}')")
-    records = content[key]
-    if not isinstance(records, list):
-        raise InputError(f"{path}: '{key}' is {_shown(records)}, not a list")
-    if not set(map(type, records)) <= {dict}:
-        bad = next(i for i, record in enumerate(records) if type(record) is not dict)
-        raise InputError(f"{path}: {key}[{bad}] is {_shown(records[bad])}, not a dict")
-    return records
+    if not isinstance(content[key], list):
+        raise InputError(f"{path}: '{key}' is {shown(content[key])}, not a list")
+    return Records(key, content[key], tell)
 
 
-def _image_columns(reader: "_Columns", images: list[dict[str, Any]]) -> dict[str, Any]:
-    ids = reader.integers(images, "images", "id")
-    reader.reject(_repeated(ids), lambda i: f"image id {ids[i]} occurs more than once")
+def _image_columns(images: Records) -> tuple[dict[str, Any], Int64[np.ndarray, " known"]]:
+    """The good images in ascending order of their ids, and the ids of all, also ascending."""
+    ids = images.integers("id")
+    images.reject_repeated("image id", ids)
+    known_ids = np.sort(ids[images.good])
     sides = {}
     for side in ("height", "width"):
-        values = reader.integers(images, "images", side)
-        reader.reject(
+        values = images.integers(side)
+        images.reject(
+            f"images of impossible {side}",
             (values < 1) | (values > MAX_PIXELS_PER_SIDE),
             lambda i, side=side, values=values: (  # type: ignore[misc]
                 f"image {ids[i]} has {side} {values[i]}; expected 1 to {MAX_PIXELS_PER_SIDE}"
             ),
         )
-        sides[f"{side}s"] = values.astype(np.int32)
-    names = reader.values(images, "images", "file_name", frozenset({str}))
-    reader.reject(
+        sides[f"{side}s"] = values
+    names = images.texts("file_name")
+    images.reject(
+        "file names that leave the image folder",
         np.fromiter(map(_leaves_folder, names), bool, len(names)),
         lambda i: (
-            f"image {ids[i]} has file_name {_shown(names[i])}, which is not a path inside "
+            f"image {ids[i]} has file_name {shown(names[i])}, which is not a path inside "
             "the image folder"
         ),
     )
-    order = np.argsort(ids)
-    sides = {side: values[order] for side, values in sides.items()}
-    return {"file_names": tuple(names[i] for i in order), "image_ids": ids[order], **sides}
+    order = np.flatnonzero(images.good)
+    order = order[np.argsort(ids[order])]
+    columns = {side: values[order].astype(np.int32) for side, values in sides.items()}
+    return {
+        "file_names": tuple(names[i] for i in order),
+        "image_ids": ids[order],
+        **columns,
+    }, known_ids
 
 
 def _annotation_columns(
-    reader: "_Columns", image_ids: np.ndarray, annotations: list[dict[str, Any]]
+    annotations: Records,
+    image_ids: Int64[np.ndarray, " images"],
+    known_ids: Int64[np.ndarray, " known"],
 ) -> dict[str, Any]:
-    """Annotations grouped by image; `image_ids` ascend."""
-    ids = reader.integers(annotations, "annotations", "id")
-    reader.reject(_repeated(ids), lambda i: f"annotation id {ids[i]} occurs more than once")
-    owners = reader.integers(annotations, "annotations", "image_id")
-    image_index = np.searchsorted(image_ids, owners).clip(max=len(image_ids) - 1)
-    reader.reject(
-        image_ids[image_index] != owners,
+    """The good annotations of the good images, grouped by image; both kinds of ids ascend."""
+    ids = annotations.integers("id")
+    annotations.reject_repeated("annotation id", ids)
+    owners = annotations.integers("image_id")
+    annotations.reject(
+        "annotations of unknown images",
+        ~_places(known_ids, owners)[1],
         lambda i: f"annotation {ids[i]} belongs to image {owners[i]}, which is not in 'images'",
     )
-    xywh = reader.boxes(annotations)
-
-    def box(i: int) -> str:
-        return f"annotation {ids[i]} of image {owners[i]} has bbox {xywh[i].tolist()}"
-
-    # NaN is not in range either.
-    in_range = np.all(np.abs(xywh) <= MAX_PIXELS_PER_SIDE, axis=1)
-    reader.reject(
-        ~in_range,
-        lambda i: f"{box(i)}, which is not finite or beyond {MAX_PIXELS_PER_SIDE} pixels",
-    )
-    negative = np.any(xywh[:, 2:] < 0, axis=1)
-    reader.reject(negative, lambda i: f"{box(i)}, of negative size")
-    area = reader.areas(annotations, xywh)
-    reader.reject(
+    xywh = _boxes(annotations, ids, owners)
+    area = annotations.areas(xywh)
+    annotations.reject(
+        "areas that are not finite",
         ~np.isfinite(area),
         lambda i: f"annotation {ids[i]} of image {owners[i]} has area {area[i]}",
     )
-    iscrowd = reader.flags(annotations, "iscrowd")
-    ignore = reader.flags(annotations, "ignore")
+    iscrowd = annotations.flags("iscrowd")
+    ignore = annotations.flags("ignore")
     columns = {
         "annotation_ids": ids,
-        "category_ids": reader.integers(annotations, "annotations", "category_id", default=0),
+        "category_ids": annotations.integers("category_id", default=0),
         "xywh": xywh,
         "area": area,
         "iscrowd": iscrowd,
         "ignore": ignore,
         "usable": usable_for_training(xywh, area, iscrowd, ignore),
     }
-    order = np.argsort(image_index, kind="stable")
-    counts = np.bincount(image_index, minlength=len(image_ids))
+    image_index, found = _places(image_ids, owners)
+    kept = np.flatnonzero(annotations.good & found)
+    order = kept[np.argsort(image_index[kept], kind="stable")]
+    counts = np.bincount(image_index[kept], minlength=len(image_ids))
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     return {"offsets": offsets} | {name: column[order] for name, column in columns.items()}
 
 
-class _Columns:
-    """Turns one key of many dicts into one checked array."""
+def _boxes(annotations: Records, ids: np.ndarray, owners: np.ndarray) -> np.ndarray:
+    """float64 `[n, 4]`: zero where a box is rejected."""
+    xywh = annotations.boxes()
 
-    def __init__(self, source: str):
-        self.source = source
+    def box(i: int) -> str:
+        return f"annotation {ids[i]} of image {owners[i]} has bbox {xywh[i].tolist()}"
 
-    def values(
-        self,
-        records: list[dict[str, Any]],
-        group: str,
-        key: str,
-        kinds: frozenset[type],
-        default: Any = _MISSING,
-    ) -> list[Any]:
-        """The values of a key, all of one of the `kinds`."""
-        values = [record.get(key, default) for record in records]
-        # The set of types is a C loop; only a bad file pays for the search.
-        if not set(map(type, values)) <= kinds:
-            bad = next(i for i, value in enumerate(values) if type(value) not in kinds)
-            self._refuse(records[bad], group, bad, key, values[bad], kinds)
-        return values
+    annotations.reject(
+        "boxes that are not finite or far too large",
+        ~np.all(np.abs(xywh) <= MAX_PIXELS_PER_SIDE, axis=1),  # NaN is not in range either
+        lambda i: f"{box(i)}, which is not finite or beyond {MAX_PIXELS_PER_SIDE} pixels",
+    )
+    annotations.reject(
+        "boxes of negative size",
+        np.any(xywh[:, 2:] < 0, axis=1),
+        lambda i: f"{box(i)}, of negative size",
+    )
+    xywh[~annotations.good] = 0
+    return xywh
 
-    def integers(
-        self, records: list[dict[str, Any]], group: str, key: str, default: Any = _MISSING
-    ) -> np.ndarray:
-        values = self.values(records, group, key, _INTEGER, default)
-        return self._array(values, np.int64, f"{group} with a '{key}'")
 
-    def flags(self, records: list[dict[str, Any]], key: str) -> np.ndarray:
-        values = self.values(records, "annotations", key, _FLAG, default=0)
-        return np.fromiter(map(bool, values), bool, len(values))
+def _check_categories(value: Any, columns: dict[str, Any], tell: Tell) -> None:
+    """Proposals do not depend on categories, so nothing here does harm."""
 
-    def areas(self, records: list[dict[str, Any]], xywh: np.ndarray) -> np.ndarray:
-        if not any("area" in record for record in records):
-            return xywh[:, 2] * xywh[:, 3]
-        kinds = _NUMBER | {type(None)}
-        values = self.values(records, "annotations", "area", kinds, default=None)
-        by_box = (xywh[:, 2] * xywh[:, 3]).tolist()
-        filled = [b if value is None else value for value, b in zip(values, by_box, strict=True)]
-        return self._array(filled, np.float64, "annotations with an 'area'")
-
-    def boxes(self, records: list[dict[str, Any]]) -> np.ndarray:
-        rows = self.values(records, "annotations", "bbox", frozenset({list}))
-        good_length = set(map(len, rows)) <= {4}
-        if not good_length or not set(map(type, chain.from_iterable(rows))) <= _NUMBER:
-            bad = next(
-                i for i, r in enumerate(rows) if len(r) != 4 or not set(map(type, r)) <= _NUMBER
-            )
-            name = _name(records[bad], "annotations", bad)
-            raise InputError(
-                f"{self.source}: {name} has bbox {_shown(rows[bad])}; expected four numbers"
-            )
-        flat = self._array(list(chain.from_iterable(rows)), np.float64, "annotations with a 'bbox'")
-        return flat.reshape(-1, 4)
-
-    def reject(self, bad: np.ndarray, message: Callable[[int], str]) -> None:
-        """Raises for the first bad item, and says how many more there are."""
+    def note(what: str, bad: np.ndarray, line: Callable[[int], str]) -> None:
         if bad.any():
-            more = int(bad.sum()) - 1
-            suffix = f" (and {more} more like it)" if more else ""
-            raise InputError(f"{self.source}: {message(int(np.argmax(bad)))}{suffix}")
+            tell(Finding(what, np.flatnonzero(bad), line, harmless=True))
 
-    def _array(self, values: Iterable[Any], dtype: type, what: str) -> np.ndarray:
-        try:
-            return np.fromiter(values, dtype)
-        except OverflowError:
-            raise InputError(f"{self.source}: {what} too large for a number") from None
-
-    def _refuse(
-        self,
-        record: dict[str, Any],
-        group: str,
-        position: int,
-        key: str,
-        value: Any,
-        kinds: frozenset[type],
-    ) -> None:
-        name = _name(record, group, position)
-        if value is _MISSING:
-            raise InputError(f"{self.source}: {name} has no '{key}'")
-        expected = " or ".join(sorted(kind.__name__ for kind in kinds))
-        raise InputError(
-            f"{self.source}: {name} has {key} {_shown(value)}; expected a value of type {expected}"
-        )
-
-
-def _name(record: dict[str, Any], group: str, position: int) -> str:
-    name = f"{group}[{position}]"
-    known = [f"{key} {record[key]}" for key in ("id", "image_id") if type(record.get(key)) is int]
-    return f"{name} ({', '.join(known)})" if known and len(str(known)) < 80 else name
+    if not isinstance(value, list):
+        wrong = f"'categories' is {shown(value)}, not a list"
+        note("no list of categories", np.ones(1, bool), lambda i: wrong)
+        return
+    categories = Records("categories", value, tell, harmless=True)
+    every_id = categories.integers("id")
+    categories.reject_repeated("category id", every_id)
+    ids = np.sort(every_id[categories.good])
+    used, annotation_ids = columns["category_ids"], columns["annotation_ids"]
+    note(
+        "annotations of unknown categories",
+        ~_places(ids, used)[1],
+        lambda i: (
+            f"annotation {annotation_ids[i]} has category {used[i]}, which is not in 'categories'"
+        ),
+    )
+    note(
+        "categories that no annotation has",
+        ~np.isin(ids, used),
+        lambda i: f"category {ids[i]} has no annotation",
+    )
+    note(
+        "gaps in category ids",
+        # Not their difference, which may be too large for a number.
+        ids[:-1] + 1 < ids[1:],
+        lambda i: f"no category has an id from {ids[i] + 1} to {ids[i + 1] - 1}",
+    )
 
 
-def _shown(value: Any) -> str:
-    """A short, one-line form of any value, however large or deep."""
-    text = reprlib.repr(value).encode("ascii", "backslashreplace").decode()
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _repeated(values: np.ndarray) -> np.ndarray:
-    """True at every occurrence of a value but its first."""
-    again = np.ones(len(values), bool)
-    again[np.unique(values, return_index=True)[1]] = False
-    return again
+def _places(
+    ascending: Int64[np.ndarray, " n"], wanted: Int64[np.ndarray, " m"]
+) -> tuple[Int64[np.ndarray, " m"], Bool[np.ndarray, " m"]]:
+    """Where each wanted id is among the others, and whether it is there at all."""
+    if not len(ascending):
+        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
+    place = np.searchsorted(ascending, wanted).clip(max=len(ascending) - 1)
+    return place, ascending[place] == wanted
 
 
 def _leaves_folder(name: str) -> bool:
