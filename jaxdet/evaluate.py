@@ -9,11 +9,13 @@ import jax
 import numpy as np
 
 from jaxdet.config import Config
+from jaxdet.data.buckets import Size
 from jaxdet.data.dataset import Dataset
-from jaxdet.data.pipeline import eval_batches
+from jaxdet.data.pipeline import eval_batches, eval_buckets
 from jaxdet.devices import gather
+from jaxdet.hosts import say
 from jaxdet.metrics import evaluate_proposals
-from jaxdet.proposer import Proposer
+from jaxdet.proposer import Proposer, Started
 from jaxdet.types import Batch, Proposals
 
 
@@ -26,7 +28,12 @@ class ImageProposals(NamedTuple):
 
 @dataclass
 class Speed:
-    """Seconds summed over pictures; compiling is apart from the rest."""
+    """Seconds in which the host waited, summed over pictures; compiling is apart from the rest.
+
+    Loading, network and post-processing run at the same time, so each counts where the others do
+    not hide it: `data` is the wait for the loader, `forward` the rest of the wait for the
+    network, `post` what comes after it.
+    """
 
     data: float = 0.0
     forward: float = 0.0
@@ -57,28 +64,53 @@ def propose_each(
         config: for image scale, batch size and loader.
         speed: is added to.
     """
+    batch_size = config.test.batch_size * proposer.num_devices
+    _compile_ahead(proposer, eval_buckets(dataset, config.data.image_scale), batch_size, speed)
     loader = eval_batches(
         dataset,
         image_scale=config.data.image_scale,
-        batch_size=config.test.batch_size * proposer.num_devices,
+        batch_size=batch_size,
         num_workers=config.data.num_workers,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
     with loader as batches:
+        # The devices work on a batch while the host loads the next and unpacks the one before.
+        previous: tuple[Batch, Started] | None = None
         while True:
-            start = time.perf_counter()
+            asked = time.perf_counter()
             batch = next(batches, None)
-            speed.data += time.perf_counter() - start
-            if batch is None:
+            loaded = time.perf_counter()
+            current = None if batch is None else (batch, proposer.start(batch))
+            speed.data += loaded - asked
+            speed.forward += time.perf_counter() - loaded
+            if previous is not None:
+                yield from _finish(*previous, speed)
+            if current is None:
                 return
-            proposals, seconds = proposer(batch)
-            speed.compile += seconds.compile
-            speed.forward += seconds.forward
-            speed.post += seconds.post
-            for place, found in _unbatch(batch, proposals):
-                speed.images += 1
-                yield place, found
+            previous = current
+
+
+def _compile_ahead(proposer: Proposer, buckets: list[Size], batch_size: int, speed: Speed) -> None:
+    """Compiles all programs that a data set needs, with a line for each."""
+    for number, (height, width) in enumerate(buckets, 1):
+        begun = time.perf_counter()
+        if proposer.prepare(batch_size, (height, width)):
+            seconds = time.perf_counter() - begun
+            speed.compile += seconds
+            say(f"compiled for {height} x {width} ({number} of {len(buckets)}): {seconds:.1f} s")
+
+
+def _finish(batch: Batch, started: Started, speed: Speed) -> Iterator[tuple[int, ImageProposals]]:
+    """Waits for a batch; gives its pictures."""
+    begun = time.perf_counter()
+    jax.block_until_ready(started.outputs)
+    forward = time.perf_counter()
+    found = list(_unbatch(batch, gather(started.proposals)))
+    speed.forward += forward - begun
+    speed.post += time.perf_counter() - forward
+    speed.images += len(found)
+    yield from found
 
 
 def evaluate(

@@ -34,7 +34,7 @@ class Predictor:
             InputError: the file cannot be read, or the array is not such a picture.
         """
         batch = batch_of_one(image, self.config.data.image_scale, self._buckets)
-        proposals, _ = self._proposer(batch)
+        proposals = self._proposer(batch)
         return result_of(proposals, batch)
 
 

@@ -1,25 +1,25 @@
 """The network and its post-processing on a mesh, compiled once per bucket."""
 
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from jaxdet.config import Config
+from jaxdet.data.buckets import Size
 from jaxdet.devices import REPLICATED, SPLIT, gather, replicate, split
 from jaxdet.models.build import Outputs, Params, apply_model, build_model
 from jaxdet.proposals import propose
 from jaxdet.types import Batch, Proposals
 
 
-class Seconds(NamedTuple):
-    """Where a batch's time went."""
+class Started(NamedTuple):
+    """A batch that the devices are busy with; waiting for a field waits for that part."""
 
-    compile: float
-    forward: float
-    post: float
+    outputs: Outputs
+    proposals: Proposals
 
 
 class _Programs(NamedTuple):
@@ -42,29 +42,39 @@ class Proposer:
         """Devices that share a batch."""
         return self._mesh.size
 
-    def __call__(self, batch: Batch) -> tuple[Proposals, Seconds]:
-        """Proposals of all hosts' images (NumPy), and the time it took.
+    def __call__(self, batch: Batch) -> Proposals:
+        """Proposals of all hosts' images (NumPy).
 
         Args:
             batch: this host's rows, NumPy; as many on each of its devices.
         """
-        start = time.perf_counter()
-        placed = split(batch, self._mesh)
-        programs = self._programs.get(placed.image.shape)
-        if programs is None:
-            programs = self._programs[placed.image.shape] = self._compile(placed)
-        compiled = time.perf_counter()
-        sizes = placed.image_size, placed.pad_size
-        outputs = jax.block_until_ready(programs.forward(self.params, placed.image, *sizes))
-        forward = time.perf_counter()
-        proposals = gather(programs.post(outputs, *sizes))
-        end = time.perf_counter()
-        return proposals, Seconds(compiled - start, forward - compiled, end - forward)
+        return gather(self.start(batch).proposals)
 
-    def _compile(self, batch: Batch) -> _Programs:
+    def start(self, batch: Batch) -> Started:
+        """Hands a batch to the devices and returns at once, compiling first if need be."""
+        placed = split(batch, self._mesh)
+        count, *bucket, _ = placed.image.shape
+        self.prepare(count, (bucket[0], bucket[1]))
+        programs = self._programs[placed.image.shape]
+        sizes = placed.image_size, placed.pad_size
+        outputs = programs.forward(self.params, placed.image, *sizes)
+        return Started(outputs, programs.post(outputs, *sizes))
+
+    def prepare(self, count: int, bucket: Size) -> bool:
+        """Compiles for batches of `count` images (over all devices) in a bucket.
+
+        Returns:
+            Whether there was anything to do.
+        """
+        shape = (count, *bucket, 3)
+        new = shape not in self._programs
+        if new:
+            self._programs[shape] = self._compile(count, bucket)
+        return new
+
+    def _compile(self, count: int, bucket: Size) -> _Programs:
         """Two programs, so that the time of each can be told."""
         config, model = self._config, self._model
-        bucket = batch.image.shape[1:3]
 
         def forward(params: Params, *inputs: jax.Array) -> Outputs:
             with jax.default_matmul_precision(config.train.matmul_precision):
@@ -81,7 +91,9 @@ class Proposer:
             shardings = tuple(NamedSharding(self._mesh, spec) for spec in specs)
             return jax.jit(mapped, in_shardings=shardings).lower(*arguments).compile()
 
-        inputs = batch.image, batch.image_size, batch.pad_size
+        image = jax.ShapeDtypeStruct((count, *bucket, 3), jnp.uint8)
+        size = jax.ShapeDtypeStruct((count, 2), jnp.int32)
+        inputs = image, size, size
         run_forward = compile_split(
             forward, (REPLICATED, SPLIT, SPLIT, SPLIT), self.params, *inputs
         )

@@ -1,7 +1,6 @@
 """A run's folder: whose it is, one run at a time, and files that are whole or absent."""
 
 import contextlib
-import copy
 import dataclasses
 import fcntl
 import json
@@ -43,7 +42,7 @@ def claim_workdir(workdir: Path, config: Config) -> Iterator[None]:
         InputError: the folder cannot be written, belongs to another config, or a run that has
             not ended uses it.
     """
-    wanted = json.loads(json.dumps(dataclasses.asdict(config)))
+    wanted = _as_json(config)
     path = workdir / "config.json"
     with contextlib.ExitStack() as held:
         try:
@@ -51,7 +50,7 @@ def claim_workdir(workdir: Path, config: Config) -> Iterator[None]:
             if is_first_host():
                 held.enter_context(_lock(workdir))
             if path.exists():
-                _require_same_run(json.loads(path.read_text()), copy.deepcopy(wanted), path)
+                _require_same_run(json.loads(path.read_text()), wanted, path)
             if is_first_host():
                 write_json(path, wanted)
         except InputError:
@@ -80,10 +79,12 @@ def _lock(workdir: Path) -> Iterator[None]:
 
 
 def _require_same_run(found: Any, wanted: Any, path: Path) -> None:
+    # A field that came after the run began had its default then.
+    found = _flatten(_as_json(Config())) | _flatten(found)
+    wanted = _flatten(wanted)
     for node, name in FREE_FIELDS:
-        for config in (found, wanted):
-            config.get(node, {}).pop(name, None)
-    found, wanted = _flatten(found), _flatten(wanted)
+        found.pop(f"{node}.{name}", None)
+        wanted.pop(f"{node}.{name}", None)
     names = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
     if names:
         first = ", ".join(f"{k} {found.get(k)} there, {wanted.get(k)} now" for k in names[:3])
@@ -91,6 +92,10 @@ def _require_same_run(found: Any, wanted: Any, path: Path) -> None:
             f"{path}: the work directory is of another config ({len(names)} fields differ: "
             f"{first}); choose another --workdir"
         )
+
+
+def _as_json(config: Config) -> Any:
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

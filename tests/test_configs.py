@@ -153,7 +153,7 @@ def assert_runs(config: Config, params) -> None:
     """One forward pass with its proposals and one training step on one device."""
     mesh = data_mesh(jax.devices()[:1])
     batch = picture_and_boxes()
-    proposals, _ = Proposer(config, params, mesh)(batch)
+    proposals = Proposer(config, params, mesh)(batch)
     count = proposals.valid.sum()
     assert count > 0
     assert np.isfinite(proposals.boxes).all()

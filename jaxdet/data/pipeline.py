@@ -100,6 +100,11 @@ def eval_batches(
     return Loader(_EvalSource(dataset, image_scale, batch_size, rows), num_workers)
 
 
+def eval_buckets(dataset: Dataset, image_scale: tuple[int, ...]) -> list[Size]:
+    """The shapes (height, width) of `eval_batches`' pictures, in the order in which they come."""
+    return [bucket for bucket, _ in _by_bucket(dataset, image_scale)]
+
+
 def max_boxes(dataset: Dataset) -> int:
     """`M` of a data set's batches: its largest number of boxes, rounded up to a multiple of 8."""
     most = int(dataset.num_boxes.max(initial=0))
@@ -185,16 +190,22 @@ def _eval_plan(
     dataset: Dataset, image_scale: tuple[int, ...], batch_size: int
 ) -> list[tuple[Size, np.ndarray]]:
     """Buckets and dataset positions, -1 for a filler; the largest bucket first."""
+    plan = []
+    for bucket, indices in _by_bucket(dataset, image_scale):
+        fillers = -len(indices) % batch_size
+        padded = np.concatenate([indices, np.full(fillers, -1, indices.dtype)])
+        plan += [(bucket, rows) for rows in padded.reshape(-1, batch_size)]
+    return plan
+
+
+def _by_bucket(dataset: Dataset, image_scale: tuple[int, ...]) -> list[tuple[Size, np.ndarray]]:
+    """Buckets that hold pictures, and the pictures' positions; the largest bucket first."""
     buckets = bucket_sizes(image_scale)
     original = np.stack([dataset.heights, dataset.widths], axis=1).astype(np.int64)
     held_by = buckets_of(rescale_sizes(original, image_scale), buckets)
-    plan = []
-    for number in reversed(range(len(buckets))):
-        indices = np.flatnonzero(held_by == number)
-        fillers = -len(indices) % batch_size
-        padded = np.concatenate([indices, np.full(fillers, -1, indices.dtype)])
-        plan += [(buckets[number], rows) for rows in padded.reshape(-1, batch_size)]
-    return plan
+    numbers = reversed(range(len(buckets)))
+    groups = [(buckets[number], np.flatnonzero(held_by == number)) for number in numbers]
+    return [(bucket, indices) for bucket, indices in groups if len(indices)]
 
 
 def _host_rows(batch_size: int, process_index: int, process_count: int) -> slice:
