@@ -1,4 +1,4 @@
-"""The command: `python -m jaxdet.main --config=... --mode=train|eval|predict|export`."""
+"""The command: `python -m jaxdet.main --config=... --mode=train|eval|predict|export|check`."""
 
 import sys
 from pathlib import Path
@@ -19,7 +19,9 @@ _CONFIG = config_flags.DEFINE_config_file(
     "A file of configs/, by default the embedded rpn_r18_fpn_shapes.py; any field can follow as "
     "--config.x.y=z.",
 )
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "predict", "export"], "What to do.")
+_MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "eval", "predict", "export", "check"], "What to do."
+)
 _WORKDIR = flags.DEFINE_string("workdir", "", "Where the run's files go; runs/<config's name>.")
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "", "A work directory, a .pth file or zoo://NAME; the work directory's own."
@@ -62,7 +64,7 @@ def _run(config: config_lib.Config) -> None:
     # Imported late: loader processes import this module again and must not pay for jax.
     import jax
 
-    from jaxdet import export, hosts, modes
+    from jaxdet import check, export, hosts, modes
 
     if _DISTRIBUTED.value or _COORDINATOR.value:
         hosts.join_hosts(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
@@ -75,6 +77,8 @@ def _run(config: config_lib.Config) -> None:
         modes.run_eval(config, workdir, checkpoint or workdir, _SAVE.value)
     elif _MODE.value == "export":
         export.run_export(config, checkpoint or workdir, Path(_OUT.value or f"{config.name}.zip"))
+    elif _MODE.value == "check":
+        check.run_check(config, workdir)
     else:
         out = Path(_OUT.value or "proposals")
         modes.run_predict(config, checkpoint or workdir, _IMAGES.value, out, _DRAW.value)

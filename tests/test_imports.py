@@ -11,12 +11,12 @@ ROOMS = [
     ["boxes", "anchors", "nms", "matching"],
     ["data"],
     ["models"],
-    ["targets", "losses", "proposals"],
+    ["targets", "losses", "proposals", "coverage"],
     ["hosts", "devices", "environment", "optim", "train_step"],
     ["published", "download", "converters", "checkpoint", "saving"],
     ["proposer", "metrics", "evaluate", "visualize", "logbook", "predictor", "single", "exported"],
     ["workdir", "report", "loop", "train", "command", "modes", "measure", "table", "export"],
-    ["zoo", "main"],
+    ["zoo", "check", "main"],
 ]
 LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}
 

@@ -1,0 +1,224 @@
+"""What is wrong with a data set, and what training makes of it.
+
+A fault is what would stop a run or teach it something wrong; a warning is what the loader leaves
+out, clips or repairs.  The annotation file's own faults are told by `load_coco`.
+
+Glossary: `I` images, `K` annotations.  Lengths are in pixels of the original picture unless
+they are said to be resized.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64
+
+from jaxdet.data.buckets import Size, bucket_sizes, buckets_of
+from jaxdet.data.dataset import Dataset, corners
+from jaxdet.data.findings import Finding, Tell
+from jaxdet.data.schedule import MIN_SIDE, aspect_groups, steps_per_epoch
+from jaxdet.data.transforms import rescale_sizes
+from jaxdet.errors import InputError
+
+# Some of COCO's own boxes end a fraction of a pixel outside.
+SLACK = 1.0
+
+# A proposal is clipped to the picture: of a box with less of its area there it can cover no half.
+MIN_INSIDE = 0.5
+
+# Pictures per task of a thread.
+_BLOCK = 64
+
+_UNREADABLE = "unreadable pictures"
+# By what `Dataset.read` says.
+_PICTURE_FAULTS = {
+    ": no such picture": "missing pictures",
+    ", annotated as ": "pictures of another size than annotated",
+}
+
+
+def check_pictures(
+    dataset: Dataset, tell: Tell, progress: Callable[[int], None] = lambda done: None
+) -> None:
+    """Decodes every picture, as training will, in as many threads as there are cores.
+
+    Args:
+        dataset: Whose pictures.
+        tell: Is told of pictures that are missing, unreadable or not of the annotated size.
+        progress: Is called with the number of pictures read so far.
+    """
+    wrong: dict[int, str] = {}
+
+    def read(block: Iterable[int]) -> dict[int, str]:
+        return {index: said for index in block if (said := _said_of(dataset, index))}
+
+    blocks = [range(i, min(i + _BLOCK, len(dataset))) for i in range(0, len(dataset), _BLOCK)]
+    for block, found in zip(blocks, _in_threads(read, blocks), strict=True):
+        wrong |= found
+        progress(block.stop)
+    by_kind: dict[str, list[int]] = {}
+    for index, said in wrong.items():
+        kinds = [kind for part, kind in _PICTURE_FAULTS.items() if part in said]
+        by_kind.setdefault((kinds or [_UNREADABLE])[0], []).append(index)
+    for kind, where in by_kind.items():
+        tell(Finding(kind, np.array(where), lambda i: f"image {dataset.image_ids[i]}: {wrong[i]}"))
+
+
+def _said_of(dataset: Dataset, index: int) -> str:
+    try:
+        dataset.read(index)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def _in_threads(
+    function: Callable[[range], dict[int, str]], blocks: list[range]
+) -> Iterator[dict[int, str]]:
+    """Results in order; decoding does not hold Python's lock."""
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        yield from pool.map(function, blocks)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def check_annotations(dataset: Dataset, tell: Tell) -> None:
+    """Boxes outside their picture, boxes without use, and files that several images share."""
+    owners = np.repeat(np.arange(len(dataset)), dataset.num_annotations)
+    heights, widths = dataset.heights[owners], dataset.widths[owners]
+    x, y, w, h = dataset.xywh.T
+
+    def line(i: int) -> str:
+        image, box = owners[i], ", ".join(f"{side:g}" for side in dataset.xywh[i])
+        return (
+            f"annotation {dataset.annotation_ids[i]} of image {dataset.image_ids[image]} "
+            f"({dataset.file_names[image]}, {widths[i]} x {heights[i]}): bbox [{box}], "
+            f"area {dataset.area[i]:g}"
+        )
+
+    def note(what: str, bad: Bool[np.ndarray, " K"], harmless: bool) -> None:
+        tell(Finding(what, np.flatnonzero(bad), line, harmless))
+
+    inside_w = np.clip(np.minimum(x + w, widths) - np.maximum(x, 0), 0, None)
+    inside_h = np.clip(np.minimum(y + h, heights) - np.maximum(y, 0), 0, None)
+    outside = (w > 0) & (h > 0) & (inside_w * inside_h < MIN_INSIDE * w * h)
+    beyond = (np.minimum(x, y) < -SLACK) | (x + w > widths + SLACK) | (y + h > heights + SLACK)
+    useless = ~dataset.usable & ~dataset.iscrowd & ~dataset.ignore
+    note("boxes mostly outside their picture", outside, False)
+    note("boxes that reach beyond their picture: clipped", beyond & ~outside, True)
+    note("boxes under a pixel wide or high, or of no area: left out", useless, True)
+    _check_shared_files(dataset, tell)
+
+
+def _check_shared_files(dataset: Dataset, tell: Tell) -> None:
+    first: dict[str, int] = {}
+    for index, name in enumerate(dataset.file_names):
+        first.setdefault(name, index)
+    shared = [i for i, name in enumerate(dataset.file_names) if first[name] != i]
+
+    def line(i: int) -> str:
+        ids, name = dataset.image_ids, dataset.file_names[i]
+        return f"image {ids[i]} has the file of image {ids[first[name]]}, {name}"
+
+    tell(Finding("images that share a file", np.array(shared, np.int64), line, harmless=True))
+
+
+def check_training(
+    dataset: Dataset,
+    tell: Tell,
+    *,
+    image_scale: tuple[int, ...],
+    global_batch: int,
+    keep_empty: bool = False,
+) -> dict[str, Any]:
+    """How many pictures training visits, why not the others, and in how many steps.
+
+    Args:
+        dataset: The training set.
+        tell: Is told of the pictures that are left out or replaced.
+        image_scale: Bounds of the long and the short side of resized pictures.
+        global_batch: Pictures per step over all devices.
+        keep_empty: Whether pictures without boxes are trained on.
+
+    Returns:
+        `images` that are visited in an epoch; `left_out`, pictures by the reason why they are
+        not, or why another one comes in their place; `global_batch` and `steps_per_epoch`.
+    """
+    visited = np.zeros(len(dataset), bool)
+    steps = 0
+    try:
+        visited[np.concatenate(aspect_groups(dataset, keep_empty))] = True
+        steps = steps_per_epoch(dataset, global_batch=global_batch, keep_empty=keep_empty)
+    except InputError as error:
+        said = str(error)
+        tell(Finding("nothing to train on", np.zeros(1, np.int64), lambda i: said))
+    small = np.minimum(dataset.heights, dataset.widths) < MIN_SIDE
+    empty = ~small & ~visited & (dataset.num_annotations == 0)
+    useless = visited & (dataset.num_boxes == 0) & (not keep_empty)
+    reasons = {
+        f"pictures with a side under {MIN_SIDE} pixels: not trained on": small,
+        "pictures without annotations: not trained on": empty,
+        "pictures with only crowds, ignored or useless boxes: others take their turn": useless,
+        "pictures of an orientation in which none has a box to train on: not trained on": (
+            ~visited & ~small & ~empty
+        ),
+    }
+    for reason, where in reasons.items():
+        tell(
+            Finding(
+                reason,
+                np.flatnonzero(where),
+                lambda i: f"image {dataset.image_ids[i]} ({dataset.file_names[i]})",
+                harmless=True,
+            )
+        )
+    return {
+        "images": int(visited.sum() - useless.sum()),
+        "left_out": {reason: int(where.sum()) for reason, where in reasons.items()},
+        "global_batch": global_batch,
+        "steps_per_epoch": steps,
+    }
+
+
+def count_annotations(dataset: Dataset) -> dict[str, int]:
+    """Annotations by what becomes of them: each is counted once, and all in `annotations`."""
+    crowd, ignored = dataset.iscrowd, dataset.ignore & ~dataset.iscrowd
+    return {
+        "annotations": len(dataset.area),
+        "to_train_on": int(dataset.usable.sum()),
+        "crowds": int(crowd.sum()),
+        "ignored": int(ignored.sum()),
+        "degenerate": int((~dataset.usable & ~crowd & ~ignored).sum()),
+    }
+
+
+def count_buckets(dataset: Dataset, image_scale: tuple[int, ...]) -> dict[Size, int]:
+    """Pictures by the smallest bucket that holds them, without the buckets that hold none."""
+    buckets = bucket_sizes(image_scale)
+    held_by = buckets_of(rescale_sizes(_sizes(dataset), image_scale), buckets)
+    counts = np.bincount(held_by, minlength=len(buckets))
+    return {size: int(count) for size, count in zip(buckets, counts, strict=True) if count}
+
+
+def boxes_as_trained(
+    dataset: Dataset, image_scale: tuple[int, ...]
+) -> tuple[Float[np.ndarray, "k 4"], Int64[np.ndarray, "k 2"]]:
+    """All boxes that training uses, as `resize_boxes` makes them, not mirrored.
+
+    Returns:
+        Inclusive corners in resized pixels, and (height, width) of the resized picture of each.
+    """
+    sizes = _sizes(dataset)
+    f = np.minimum(max(image_scale) / sizes.max(axis=1), min(image_scale) / sizes.min(axis=1))
+    owners = np.repeat(np.arange(len(dataset)), dataset.num_annotations)[dataset.usable]
+    resized = rescale_sizes(sizes, image_scale)[owners]
+    boxes = corners(dataset.xywh[dataset.usable]) * f.astype(np.float32)[owners, None]
+    last = (resized[:, [1, 0, 1, 0]] - 1).astype(np.float32)
+    return np.clip(boxes, np.float32(0), last), resized
+
+
+def _sizes(dataset: Dataset) -> Int64[np.ndarray, "I 2"]:
+    return np.stack([dataset.heights, dataset.widths], axis=1).astype(np.int64)
