@@ -7,6 +7,10 @@ import numpy as np
 
 MAX_POINTS = 500  # of a drawn line
 
+TINY = 1e-100  # is drawn as 0
+
+Number = int | float
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -25,7 +29,7 @@ class Axis:
         return (values - low) / (high - low)
 
 
-def linear_axis(low: float, high: float, rounded: bool = True) -> Axis:
+def linear_axis(low: Number, high: Number, rounded: bool = True) -> Axis:
     """About five ticks at 1, 2, 2.5 or 5 times a power of ten.
 
     Args:
@@ -34,8 +38,8 @@ def linear_axis(low: float, high: float, rounded: bool = True) -> Axis:
         rounded: whether the axis begins and ends at a tick, or at the values given.
     """
     low, high = float(low), float(high)
-    if high - low <= 1e-9 * max(abs(low), abs(high)):
-        pad = abs(high) * 0.1 or 1.0
+    if high - low <= max(1e-9 * max(abs(low), abs(high)), TINY):
+        pad = abs(high) * 0.1 if abs(high) > TINY else 1.0
         low, high = low - pad, high + pad
     raw = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(raw))
@@ -47,10 +51,10 @@ def linear_axis(low: float, high: float, rounded: bool = True) -> Axis:
         low, high = numbers[0] * step, numbers[-1] * step
     else:
         numbers = range(math.ceil(first - 1e-9), math.floor(last + 1e-9) + 1)
-    return Axis(low, high, tuple(round(n * step, 12) for n in numbers))
+    return Axis(low, high, tuple(float(f"{n * step:.12g}") for n in numbers))
 
 
-def log_axis(low: float, high: float) -> Axis:
+def log_axis(low: Number, high: Number) -> Axis:
     """Ticks at 1, 2 and 5 times powers of ten, or at powers alone where that is many.
 
     Args:
@@ -69,7 +73,7 @@ def log_axis(low: float, high: float) -> Axis:
     return Axis(begin, end, tuple(t for t in ticks if begin <= t <= end), log=True)
 
 
-def short(value: float, scientific: bool = False) -> str:
+def short(value: Number, scientific: bool = False) -> str:
     """A number as an axis has it: 0.25, 2e-5, 7330, 88k, 1.5M; all alike if one is tiny."""
     if value == 0:
         return "0"

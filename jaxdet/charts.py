@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxdet.axes import Axis, linear_axis, log_axis, moving_mean, short, thin
+from jaxdet.axes import TINY, Axis, Number, linear_axis, log_axis, moving_mean, short, thin
 
 SMOOTHED_FROM = 60  # points; shorter lines are drawn as they are
 LOG_FROM = 20.0  # ratio of the largest to the smallest value
@@ -24,8 +24,8 @@ class Series:
     """A line of a chart; None and NaN leave a gap."""
 
     name: str
-    x: Sequence[float]
-    y: Sequence[float | None]
+    x: Sequence[Number]
+    y: Sequence[Number | None]
     note: str = ""  # beside the name; the last value if empty
 
     def values(self) -> np.ndarray:
@@ -39,8 +39,8 @@ def line_chart(
     series: Sequence[Series],
     *,
     x_name: str,
-    x_range: tuple[float, float] | None = None,
-    y_range: tuple[float, float] | None = None,
+    x_range: tuple[Number, Number] | None = None,
+    y_range: tuple[Number, Number] | None = None,
     from_zero: bool = True,
     may_be_log: bool = True,
     smooth: bool = False,
@@ -89,7 +89,7 @@ def line_chart(
     return _figure(title, legend, _svg(title, described, height, "".join([*parts, *dots])), "axes")
 
 
-def bar_chart(title: str, bars: Sequence[tuple[str, float | None, str]]) -> str:
+def bar_chart(title: str, bars: Sequence[tuple[str, Number | None, str]]) -> str:
     """A figure of bars that go across, each under its label and its value.
 
     Args:
@@ -113,7 +113,7 @@ def bar_chart(title: str, bars: Sequence[tuple[str, float | None, str]]) -> str:
     return _figure(title, "", _svg(title, described, row * len(bars), "".join(parts)))
 
 
-def share_chart(title: str, parts: Sequence[tuple[str, float, str]]) -> str:
+def share_chart(title: str, parts: Sequence[tuple[str, Number, str]]) -> str:
     """A figure of one bar, divided.
 
     Args:
@@ -136,12 +136,12 @@ def share_chart(title: str, parts: Sequence[tuple[str, float, str]]) -> str:
 
 
 def _upward_axis(
-    y: np.ndarray, y_range: tuple[float, float] | None, from_zero: bool, may_be_log: bool
+    y: np.ndarray, y_range: tuple[Number, Number] | None, from_zero: bool, may_be_log: bool
 ) -> Axis:
     if y_range is not None:
         return linear_axis(*y_range, rounded=False)
     low, high = float(np.nanmin(y)), float(np.nanmax(y))
-    if may_be_log and low > 0 and high / low >= LOG_FROM:
+    if may_be_log and low > TINY and high / low >= LOG_FROM:
         return log_axis(low, high)
     return linear_axis(min(low, 0.0) if from_zero else low, high)
 
@@ -177,12 +177,13 @@ def _dots(
     number: int, s: Series, x_axis: Axis, y_axis: Axis, height: int, x_name: str
 ) -> list[str]:
     x, y = np.asarray(s.x, float), s.values()
+    shown = thin(y)
+    shown = shown[np.isfinite(y[shown])]
+    places = zip(100 * x_axis.place(x[shown]), height * (1 - y_axis.place(y[shown])), strict=True)
     return [
-        f'<circle class="s{number}" cx="{100 * x_axis.place(x[i]):.2f}%" '
-        f'cy="{height * (1 - y_axis.place(y[i])):.1f}" r="3.5"><title>'
+        f'<circle class="s{number}" cx="{across:.2f}%" cy="{down:.1f}" r="3.5"><title>'
         f"{html.escape(f'{s.name} {y[i]:.4g}, {x_name} {x[i]:.10g}')}</title></circle>"
-        for i in thin(y)
-        if math.isfinite(y[i])
+        for i, (across, down) in zip(shown, places, strict=True)
     ]
 
 

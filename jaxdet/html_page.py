@@ -50,6 +50,7 @@ dd small { display: block; color: var(--soft); font-size: .8125rem; font-weight:
   .main { grid-template-columns: 1fr; }
   .main:has(> :nth-child(2)) { grid-template-columns: 3fr 2fr; }
 }
+.groups { align-items: start; }
 .charts + .charts, .charts + details { margin-top: 1.75rem; }
 figure { margin: 0; min-width: 0; break-inside: avoid; }
 figcaption { font-size: .9375rem; font-weight: 600; margin-bottom: .75rem; }
@@ -80,8 +81,10 @@ table { border-collapse: collapse; font-size: .875rem; }
 caption { text-align: left; color: var(--soft); padding-bottom: .375rem; }
 th, td { padding: .25rem .875rem .25rem 0; border-bottom: 1px solid var(--line);
   text-align: left; vertical-align: top; overflow-wrap: anywhere; }
-th { font-weight: 500; color: var(--soft); }
-.numbers th + th, .numbers td { text-align: right; white-space: nowrap; }
+th { font-weight: 500; color: var(--soft); overflow-wrap: normal; }
+thead th { vertical-align: bottom; }
+.numbers thead th + th { text-align: right; }
+.numbers td { text-align: right; white-space: nowrap; }
 td, dd, text, .legend { font-variant-numeric: tabular-nums; }
 details { margin-top: 1rem; }
 summary { cursor: pointer; color: var(--c0); font-size: .9375rem; }
@@ -99,6 +102,9 @@ footer { margin-top: 3rem; color: var(--soft); font-size: .8125rem; }
   body { padding: 0; font-size: 11pt; }
   h2, h3, summary { break-after: avoid; }
   tr, .key { break-inside: avoid; }
+  thead { break-after: avoid; }
+  table { font-size: 8pt; }
+  th, td { padding-right: 6pt; }
   .wide { overflow: visible; }
   .wide img { min-width: 0; }
   details::details-content { content-visibility: visible; block-size: auto; }
@@ -109,6 +115,16 @@ footer { margin-top: 3rem; color: var(--soft); font-size: .8125rem; }
 def escape(value: Any) -> str:
     """Any text as it may stand in an element or in a quoted attribute."""
     return html.escape(str(value))
+
+
+def percent(share: int | float | None) -> str:
+    """A share with one decimal; a dash for none."""
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def times_100(share: int | float | None) -> int | float | None:
+    """A share in percent."""
+    return None if share is None else 100 * share
 
 
 def table(
@@ -122,7 +138,9 @@ def table(
         caption: stands above.
         numbers: all columns but the first are set to the right.
     """
-    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    # Field names may break at their underscores.
+    titles = [escape(cell).replace("_", "_<wbr>") for cell in head]
+    top = "".join(f'<th scope="col">{title}</th>' for title in titles)
     body = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>'
         + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
@@ -130,7 +148,7 @@ def table(
         for row in rows
     )
     return (
-        f'<div class="wide"><table{" class=numbers" * numbers}>'
+        f'<div class="wide"><table class="{"numbers" if numbers else "words"}">'
         + (f"<caption>{escape(caption)}</caption>" if caption else "")
         + (f"<thead><tr>{top}</tr></thead>" if head else "")
         + f"<tbody>{body}</tbody></table></div>"

@@ -17,6 +17,7 @@ from jaxdet.config import Config
 from jaxdet.environment import environment, peak_memory
 from jaxdet.errors import InputError
 from jaxdet.hosts import is_first_host
+from jaxdet.html_curves import training
 from jaxdet.html_page import page
 from jaxdet.workdir import write_json
 
@@ -42,7 +43,7 @@ def write_report(workdir: Path, config: Config, trained: bool = False) -> None:
     path = workdir / FILE
     try:
         if trained:
-            write_json(workdir / "environment.json", this_machine())
+            write_json(workdir / "environment.json", this_machine(sections.TRAINED))
         text = render(workdir, config)
         temporary = workdir / f".{FILE}.tmp"
         # A path in a config may hold bytes that are no text.
@@ -54,10 +55,18 @@ def write_report(workdir: Path, config: Config, trained: bool = False) -> None:
         ) from error
 
 
-def this_machine() -> dict[str, Any]:
-    """`environment()`, and `peak_memory_gb` so far of what `memory_of` says: device or process."""
+def this_machine(process: str) -> dict[str, Any]:
+    """`environment()`, and what this process did and needed.
+
+    Args:
+        process: what it did, `sections.TRAINED` or `sections.REPORTED`.
+
+    Returns:
+        The fields of `environment()`, `process`, and `peak_memory_gb` so far of what `memory_of`
+        says: `device` or `process`.
+    """
     peak, owner = peak_memory()
-    return {**environment(), "peak_memory_gb": peak, "memory_of": owner}
+    return {**environment(), "process": process, "peak_memory_gb": peak, "memory_of": owner}
 
 
 def render(workdir: Path, config: Config) -> str:
@@ -65,19 +74,18 @@ def render(workdir: Path, config: Config) -> str:
     rows = _read_rows(workdir / "metrics.jsonl")
     steps, evaluations = (_by_step(rows, kind) for kind in ("train", "eval"))
     result = _read_json(workdir / "eval.json")
-    recorded = _read_json(workdir / "environment.json")
-    machine = recorded or this_machine()
+    machine = _read_json(workdir / "environment.json") or this_machine(sections.REPORTED)
     picture = _read_picture(workdir / "proposals.png")
     return page(
         f"{config.name}: {sections.headline(result)}",
         sections.head(config, steps, evaluations, result, machine),
         "<main>",
         sections.recall(result) if result else "",
-        sections.training(steps, evaluations),
+        training(steps, evaluations) if rows else "",
         sections.pictures(*picture) if picture else "",
         sections.speed(result) if result else "",
         sections.configuration(config),
-        sections.machine(machine, bool(recorded)),
+        sections.machine(machine),
         "</main>",
         sections.foot(machine),
     )

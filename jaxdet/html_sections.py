@@ -1,7 +1,6 @@
-"""What `report.html` says, part by part, from a run's records."""
+"""What `report.html` says beside the curves, part by part, from a run's records."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,33 +9,20 @@ import numpy as np
 
 from jaxdet.charts import Series, bar_chart, line_chart, share_chart
 from jaxdet.config import Config
-from jaxdet.html_page import escape, folded, pairs, section, table
+from jaxdet.html_page import escape, folded, pairs, percent, section, table, times_100
 from jaxdet.metrics import LIMITS, SIZES
 from jaxdet.published import ROWS
 
 Row = dict[str, Any]
 
-MAX_TABLE_ROWS = 30
-LOSSES = ("loss", "loss_cls", "loss_bbox")
-# Drawn together, as another axis, or as the same curve upside down.
-NOT_ALONE = (*LOSSES, "epoch", "images_per_second")
-TITLES = {
-    "learning_rate": "Learning rate",
-    "seconds_per_step": "Seconds per step",
-    "wait_share": "Waiting for the loader, percent",
-    "grad_norm": "Gradient norm, before clipping",
-    "param_norm": "Norm of the trained parameters",
-    "num_positive": "Positive anchors sampled per image",
-    "memory_gb": "Peak memory so far, GB",
-}
-EXACT = ("learning_rate", "param_norm", "memory_gb")  # not noisy, so drawn without a moving mean
+TRAINED, REPORTED = "trained", "wrote this page"  # what a machine's process did
 
 
 def headline(result: Row | None) -> str:
     """The result in a few words."""
     if not result:
         return "not evaluated yet"
-    return f"AR@1000 {_percent(result['AR@1000'])}"
+    return f"AR@1000 {percent(result['AR@1000'])}"
 
 
 def head(
@@ -54,7 +40,7 @@ def head(
     else:
         about = "Not evaluated yet."
     return (
-        f'<header><p class="over">jaxdet training report, {escape(values["date"])}</p>'
+        f'<header><p class="over">jaxdet report, {escape(values["date"])}</p>'
         f"<h1>{escape(config.name)}</h1><p>{escape(about)}</p>"
         + (pairs("key", _key_figures(config, result)) if result else "")
         + pairs("facts", _facts(config, steps, evaluations, values))
@@ -69,8 +55,8 @@ def recall(result: Row) -> str:
         Series(
             f"best {limit}: AR",
             [float(t) for t in thresholds],
-            [_times_100(result["recall_by_iou"][str(limit)][t]) for t in thresholds],
-            note=_percent(result[f"AR@{limit}"]),
+            [times_100(result["recall_by_iou"][str(limit)][t]) for t in thresholds],
+            note=percent(result[f"AR@{limit}"]),
         )
         for limit in reversed(LIMITS)
     ]
@@ -79,14 +65,14 @@ def recall(result: Row) -> str:
         value = result["recall_by_size"][size]
         count = result["boxes_by_size"][size]
         label = f"{size}, {count} box{'es' * (count != 1)}"
-        bars.append((label, value, _percent(value)))
+        bars.append((label, value, percent(value)))
     rows = [
-        (f"AR, {name}", *(_percent(figures[f"AR@{limit}"]) for limit in LIMITS))
+        (f"AR, {name}", *(percent(figures[f"AR@{limit}"]) for limit in LIMITS))
         for name, figures in (("COCO API", result), ("fast", result["fast"]))
     ]
     for name, figures in (("recall", result), ("fast recall", result["fast"])):
         by_iou = [figures["recall_by_iou"][str(limit)] for limit in LIMITS]
-        rows += [(f"{name} at IoU {t}", *(_percent(r[t]) for r in by_iou)) for t in thresholds]
+        rows += [(f"{name} at IoU {t}", *(percent(r[t]) for r in by_iou)) for t in thresholds]
     return section(
         "Recall",
         '<div class="charts two">',
@@ -110,44 +96,6 @@ def recall(result: Row) -> str:
             ),
             '<p class="note">Small: area up to 32² pixels; medium: to 96²; large: above.</p>',
         ),
-    )
-
-
-def training(steps: Sequence[Row], evaluations: Sequence[Row]) -> str:
-    """Curves of everything that was logged, and their values as tables."""
-    if not steps and not evaluations:
-        return section("Training", '<p class="note">Nothing was logged in this folder.</p>')
-    last = max(row["step"] for row in [*steps, *evaluations])
-    options: dict[str, Any] = {"x_name": "step", "x_range": (0, last)}
-    names = _numeric_fields(steps)
-    losses = [_series(steps, name) for name in LOSSES if name in names]
-    main = [line_chart("Loss and its terms", losses, smooth=True, tall=True, **options)]
-    if len(evaluations) > 1:
-        main.append(_recall_chart(evaluations, options))
-    charts = []
-    for name in [n for n in TITLES if n in names] + [n for n in names if n not in TITLES]:
-        if name not in NOT_ALONE:
-            smooth, from_zero = name not in EXACT, name != "param_norm"
-            lines = [_series(steps, name, percent=name == "wait_share")]
-            title = TITLES.get(name, name)
-            charts.append(
-                line_chart(
-                    title,
-                    lines,
-                    smooth=smooth,
-                    from_zero=from_zero,
-                    may_be_log=name != "wait_share",
-                    **options,
-                )
-            )
-    return section(
-        "Training",
-        f'<div class="charts main">{"".join(main)}</div>',
-        f'<div class="charts">{"".join(charts)}</div>',
-        '<p class="note">A value is the mean since the logged step before. Long curves are drawn '
-        "faint, with their moving mean on top.</p>",
-        folded("Training as a table", _rows_table(steps, names, "logged steps")) if steps else "",
-        _evaluations_table(evaluations) if evaluations else "",
     )
 
 
@@ -183,35 +131,38 @@ def speed(result: Row) -> str:
 
 def configuration(config: Config) -> str:
     """Fields that differ from the defaults, and all fields folded away."""
-    values, defaults = _flat(config), _flat(Config())
+    groups, defaults = _fields(config), _fields(Config())
     changed = [
-        (name, value, defaults[name])
-        for name, value in values.items()
-        if value != defaults[name] and name != "name"
+        (f"{group}.{name}", value, defaults[group][name])
+        for group, fields in groups.items()
+        for name, value in fields.items()
+        if value != defaults[group][name]
     ]
+    about = "What differs from the defaults, which are those of R-50-FPN, 1x."
+    every = [table([], list(fields.items()), group) for group, fields in groups.items()]
     return section(
         "Configuration",
-        table(["Field", "Value", "Default (R-50-FPN, 1x)"], changed, "Set differently")
+        table(["Field", "Value", "Default"], changed, about)
         if changed
         else "<p>All fields have their defaults, which are those of R-50-FPN, 1x.</p>",
-        folded(f"All {len(values)} fields", table(["Field", "Value"], list(values.items()))),
+        folded("All fields", '<div class="charts groups">', *every, "</div>"),
     )
 
 
-def machine(values: Row, recorded: bool) -> str:
+def machine(values: Row) -> str:
     """Hardware and versions."""
     devices = values["devices"]
+    memory = values["memory_gb"]
     known = [
         ("Devices", f"{devices['count']} x {devices['kind']}"),
         ("Runtime", devices["runtime"]),
         ("Processor", f"{values['cpu']}, {values['cores']} cores"),
-        ("Memory", _gigabytes(values["memory_gb"])),
-        (f"Peak memory, {_owner(values)}", _gigabytes(values["peak_memory_gb"])),
+        ("Memory", "unknown" if memory is None else f"{memory:.4g} GB"),
         ("System", values["system"]),
         *values["versions"].items(),
     ]
-    whose = "that trained" if recorded else "that wrote this page"
-    return section("Environment", table([], known, f"The process {whose}, {values['date']}."))
+    caption = f"Of the process that {values['process']}, {values['date']}."
+    return section("Environment", table([], known, caption))
 
 
 def foot(values: Row) -> str:
@@ -227,11 +178,11 @@ def _key_figures(config: Config, result: Row) -> list[tuple[str, str, str]]:
     """The three average recalls, with the published one where there is one to compare with."""
     figures = []
     for limit in LIMITS:
-        remark = f"fast recall {_percent(result['fast'][f'AR@{limit}'])}"
+        remark = f"fast recall {percent(result['fast'][f'AR@{limit}'])}"
         published = [row.ar1000 for row in ROWS if row.config == config.name]
         if limit == LIMITS[-1] and published and config.data.name != "shapes":
             remark += f"; published {published[0]:.1f}"
-        figures.append((f"AR@{limit}", _percent(result[f"AR@{limit}"]), remark))
+        figures.append((f"AR@{limit}", percent(result[f"AR@{limit}"]), remark))
     return figures
 
 
@@ -252,64 +203,15 @@ def _facts(
             ("Time in steps", _duration(seconds * last["step"]), f"{seconds:.3f} s each"),
             ("Waited for data", f"{100 * waited:.1f} %", "of that time"),
         ]
-    peaks = [row["memory_gb"] for row in steps if row.get("memory_gb") is not None]
     scored = [row for row in evaluations if row["AR@1000"] is not None]
     if len(scored) > 1:
         best = max(scored, key=lambda row: row["AR@1000"])
-        facts.append(("Best AR@1000", _percent(best["AR@1000"]), f"at step {best['step']}"))
+        facts.append(("Best AR@1000", percent(best["AR@1000"]), f"at step {best['step']}"))
     return [
         *facts,
-        ("Peak memory", _gigabytes(max(peaks, default=values["peak_memory_gb"])), _owner(values)),
+        *_peak_memory(steps, values),
         ("Devices", f"{devices['count']} x {devices['kind']}", ""),
     ]
-
-
-def _recall_chart(evaluations: Sequence[Row], options: dict[str, Any]) -> str:
-    lines = [_series(evaluations, f"AR@{limit}", percent=True) for limit in reversed(LIMITS)]
-    title = "Average recall, percent"
-    return line_chart(title, lines, markers=True, from_zero=False, tall=True, **options)
-
-
-def _rows_table(rows: Sequence[Row], names: Sequence[str], what: str) -> str:
-    """Rows evenly spread over a run, the first and the last among them."""
-    chosen = np.unique(np.linspace(0, len(rows) - 1, MAX_TABLE_ROWS).round().astype(int))
-    cells = [[rows[i]["step"], *(_cell(rows[i].get(name)) for name in names)] for i in chosen]
-    return table(["step", *names], cells, f"{len(cells)} of {len(rows)} {what}", numbers=True)
-
-
-def _evaluations_table(evaluations: Sequence[Row]) -> str:
-    named = [f"AR@{limit}" for limit in LIMITS]
-    rows = [
-        {
-            "step": row["step"],
-            **{name: _times_100(row[name]) for name in named},
-            **{f"fast {name}": _times_100(row["fast"][name]) for name in named},
-            **{f"{size}": _times_100(row["recall_by_size"][size]) for size in SIZES},
-        }
-        for row in evaluations
-    ]
-    names = list(rows[0])[1:]
-    return folded("Evaluations as a table", _rows_table(rows, names, "evaluations; percent"))
-
-
-def _numeric_fields(rows: Sequence[Row]) -> list[str]:
-    """Names of what has numbers (or a null for one that was not finite), as they first appear."""
-    names = {
-        name: None
-        for row in rows
-        for name, value in row.items()
-        if value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-    }
-    return [name for name in names if name != "step"]
-
-
-def _series(rows: Sequence[Row], name: str, percent: bool = False) -> Series:
-    steps, values = [row["step"] for row in rows], [row.get(name) for row in rows]
-    if not percent:
-        return Series(name, steps, values)
-    known = [value for value in values if value is not None]
-    note = f"{100 * known[-1]:.1f}" if known else ""
-    return Series(name, steps, [_times_100(value) for value in values], note)
 
 
 def _mean(rows: Sequence[Row], name: str, weights: np.ndarray) -> float:
@@ -321,35 +223,32 @@ def _mean(rows: Sequence[Row], name: str, weights: np.ndarray) -> float:
     return float(np.average(values, weights=weights[known]))
 
 
-def _flat(config: Config) -> dict[str, str]:
-    """Fields by dotted name, as JSON."""
-    flat = {}
-    for node, value in dataclasses.asdict(config).items():
-        fields = value if isinstance(value, dict) else {"": value}
-        for name, item in fields.items():
-            key = f"{node}.{name}" if name else node
-            flat[key] = json.dumps(item, ensure_ascii=False)
-    return flat
+def _fields(config: Config) -> dict[str, dict[str, str]]:
+    """Fields and their values by group."""
+    return {
+        group: {name: _shown(value) for name, value in fields.items()}
+        for group, fields in dataclasses.asdict(config).items()
+        if isinstance(fields, dict)
+    }
 
 
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.5g}"
+def _shown(value: Any) -> str:
+    """A field's value much as on the command line; an empty text as one sees it."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, tuple):
+        return ", ".join(map(_shown, value))
+    return str(value) or "(none)"
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}"
-
-
-def _times_100(share: float | None) -> float | None:
-    return None if share is None else 100 * share
-
-
-def _gigabytes(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.2f} GB"
-
-
-def _owner(values: Row) -> str:
-    return "largest of a device" if values["memory_of"] == "device" else "of the process"
+def _peak_memory(steps: Sequence[Row], values: Row) -> list[tuple[str, str, str]]:
+    """Training's, if there was one, else this process's: an evaluation's."""
+    peaks = [row.get("memory_gb") for row in steps] if steps else [values["peak_memory_gb"]]
+    known = [peak for peak in peaks if peak is not None]
+    # Whose the logged memory was is known to the process that logged it.
+    sure = values["process"] == TRAINED or not steps
+    owner = {"device": "largest of a device", "process": "of the process"}[values["memory_of"]]
+    return [("Peak memory", f"{max(known):.2f} GB", owner if sure else "")] if known else []
 
 
 def _duration(seconds: float) -> str:

@@ -15,7 +15,9 @@ ROOMS = [
     ["hosts", "devices", "environment", "optim", "train_step"],
     ["published", "download", "converters", "checkpoint", "saving"],
     ["proposer", "metrics", "evaluate", "visualize", "logbook", "predictor", "single", "exported"],
-    ["workdir", "report", "loop", "train", "command", "modes", "measure", "table", "export"],
+    ["axes", "charts", "html_page", "html_curves", "html_sections"],
+    ["workdir", "html_report"],
+    ["report", "loop", "train", "command", "modes", "measure", "table", "export"],
     ["zoo", "check", "main"],
 ]
 LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}
