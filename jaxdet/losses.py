@@ -1,15 +1,19 @@
 """The RPN's losses (Ren et al. 2015; the reference's smooth L1 and normaliser)."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxdet.models.build import Outputs
 from jaxdet.targets import Targets
 
 
-def binary_cross_entropy(logits: Float[Array, "*n"], target: Float[Array, "*n"]) -> Array:
-    """-log p of the right answer, from logits, without overflow."""
-    return jnp.maximum(logits, 0) - logits * target + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+def binary_cross_entropy(logits: Float[Array, "*n"], target: Bool[Array, "*n"]) -> Array:
+    """-log p of the right answer, from logits, without overflow.
+
+    An infinite logit costs nothing where it is right and infinitely much where it is wrong.
+    """
+    wrong = jnp.where(target, -logits, logits)
+    return jnp.maximum(wrong, 0) + jnp.log1p(jnp.exp(-jnp.abs(logits)))
 
 
 def smooth_l1(error: Float[Array, "*n"], beta: float) -> Array:
@@ -41,7 +45,7 @@ def rpn_losses(
         level = slice(start, start + logits.shape[1])
         start = level.stop
         positive, negative = targets.positive[:, level], targets.negative[:, level]
-        entropy = binary_cross_entropy(logits, positive.astype(jnp.float32))
+        entropy = binary_cross_entropy(logits, positive)
         classification.append(jnp.where(positive | negative, entropy, 0).sum() / total)
         error = smooth_l1(deltas - targets.deltas[:, level], beta)
         box.append(jnp.where(positive[..., None], error, 0).sum() / total)

@@ -22,6 +22,9 @@ def propose(
 ) -> Proposals:
     """The best boxes of each image, in pixels of the resized picture.
 
+    Infinite logits and deltas are ordinary extremes: scores of 0 and 1, boxes at the picture's
+    border.  An anchor whose logit or box is not a number takes no part.
+
     Args:
         outputs: logits and deltas of a bucket's batch.
         image_size: (height, width) of each picture; boxes are clipped to it.
@@ -50,10 +53,10 @@ def _level(
     logits: Array, deltas: Array, anchors: Array, mask: Array, size: Array, config: ProposalConfig
 ) -> tuple[Array, Array]:
     """Boxes [n, 4] and scores [n] of one level after NMS; a score of -1 marks a dropped one."""
-    scores = jnp.where(mask, jax.nn.sigmoid(logits), -1.0)
+    scores = jnp.where(mask & ~jnp.isnan(logits), jax.nn.sigmoid(logits), -1.0)
     scores, index = jax.lax.top_k(scores, min(config.nms_pre, scores.shape[0]))
     boxes = boxes_lib.decode(anchors[index], deltas[index], size)
-    valid = scores >= 0
+    valid = (scores >= 0) & ~jnp.isnan(boxes).any(axis=1)
     if config.min_box_size > 0:
         sides = boxes[:, 2:] - boxes[:, :2] + 1
         valid &= (sides >= config.min_box_size).all(axis=1)
