@@ -24,7 +24,7 @@ from jaxdet.data.check import (
     count_buckets,
 )
 from jaxdet.data.dataset import Dataset
-from jaxdet.data.findings import Finding, Findings, Kind, Tell
+from jaxdet.data.findings import Finding, Findings, Tell
 from jaxdet.data.load import load_dataset
 from jaxdet.errors import InputError
 from jaxdet.hosts import is_first_host
@@ -61,15 +61,17 @@ def run_check(config: Config, workdir: Path) -> None:
     for split, dataset in datasets.items():
         splits[split] = examine(config, split, dataset, findings[split])
         _print_split(config, split, splits[split])
-    faults = [kind for each in findings.values() for kind in each.faults]
-    warnings = [kind for each in findings.values() for kind in each.warnings]
-    counts = {"faults": _total(faults), "warnings": _total(warnings)}
+    faults = {split: each.faults for split, each in findings.items()}
+    counts = {
+        "faults": sum(kind.count for kinds in faults.values() for kind in kinds),
+        "warnings": sum(kind.count for each in findings.values() for kind in each.warnings),
+    }
     with _written(path):
         write_json(path, {"config": config.name, **counts, "splits": splits})
     _print(f"{counts['faults']} faults, {counts['warnings']} warnings; wrote {path}")
-    if faults:
-        kinds = ", ".join(f"{kind.what} ({kind.count})" for kind in faults)
-        command.fail(f"{counts['faults']} faults: {kinds}", 1)
+    if counts["faults"]:
+        said = (f"{kind.count} {kind.what} ({s})" for s, kinds in faults.items() for kind in kinds)
+        command.fail(f"{counts['faults']} faults: {', '.join(said)}", 1)
 
 
 def examine(config: Config, split: str, dataset: Dataset, findings: Findings) -> dict[str, Any]:
@@ -90,13 +92,13 @@ def examine(config: Config, split: str, dataset: Dataset, findings: Findings) ->
         )
     buckets = count_buckets(dataset, scale)
     result["buckets"] = [{"size": size, "images": n} for size, n in buckets.items()]
-    result["anchors"] = _coverage(config, dataset, findings)
+    result["anchors"] = _coverage(config, split, dataset, findings)
     for name, kinds in (("faults", findings.faults), ("warnings", findings.warnings)):
         result[name] = [{"what": k.what, "count": k.count, "examples": k.lines} for k in kinds]
     return result
 
 
-def _coverage(config: Config, dataset: Dataset, tell: Tell) -> dict[str, Any]:
+def _coverage(config: Config, split: str, dataset: Dataset, tell: Tell) -> dict[str, Any]:
     boxes, sizes = boxes_as_trained(dataset, config.data.image_scale)
     ious = best_ious(boxes, sizes, config.model)
     least = config.targets.min_positive_iou
@@ -111,14 +113,11 @@ def _coverage(config: Config, dataset: Dataset, tell: Tell) -> dict[str, Any]:
             f"best IoU {ious[i]:.2f}"
         )
 
-    what = f"boxes that no anchor overlaps by {least:g}: not learned"
-    tell(Finding(what, np.flatnonzero(ious < least), line, harmless=True))
+    if split == "train":
+        what = f"boxes that no anchor overlaps by {least:g}: not learned"
+        tell(Finding(what, np.flatnonzero(ious < least), line, harmless=True))
     areas = dataset.area[dataset.usable]
     return summarise(boxes, areas, ious, config.targets)
-
-
-def _total(kinds: list[Kind]) -> int:
-    return sum(kind.count for kind in kinds)
 
 
 @contextmanager

@@ -79,7 +79,9 @@ def summarise(
     """
     widths, heights = (boxes[:, 2:] - boxes[:, :2] + 1).T
 
-    def bins(values: np.ndarray, edges: Sequence[float], names: Sequence[str]) -> dict[str, Any]:
+    def bins(
+        values: np.ndarray, edges: Sequence[float | int], names: Sequence[str]
+    ) -> dict[str, Any]:
         which = np.digitize(values, edges)
         return {name: _fit(ious[which == i], len(ious), targets) for i, name in enumerate(names)}
 

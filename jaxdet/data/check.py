@@ -161,7 +161,7 @@ def check_training(
     reasons = {
         f"pictures with a side under {MIN_SIDE} pixels: not trained on": small,
         "pictures without annotations: not trained on": empty,
-        "pictures with only crowds, ignored or useless boxes: others take their turn": useless,
+        "pictures with only crowds, ignored or degenerate boxes: others take their turn": useless,
         "pictures of an orientation in which none has a box to train on: not trained on": (
             ~visited & ~small & ~empty
         ),
