@@ -11,22 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_coco import TINY_MODEL, write_coco
+from tiny_coco import TINY_FLAGS, TINY_MODEL, write_coco
 
 import jaxdet
 from jaxdet import config as config_lib
 
 ROOT = Path(__file__).parents[1]
-
-# A network that compiles in seconds on pictures of 64 pixels.
-TINY = [
-    "--config=configs/rpn_r18_fpn_shapes.py",
-    *(f"--config.model.{name}={value}" for name, value in TINY_MODEL.items()),
-    "--config.data.image_scale=(64, 64)",
-    "--config.data.images_per_device=2",
-    "--config.test.batch_size=2",
-    "--config.train.log_every=2",
-]
 
 
 def run(*arguments, timeout=300, **environment) -> subprocess.CompletedProcess:
@@ -59,14 +49,14 @@ def coco(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def on_coco(coco):
-    return [*TINY, "--config.data.name=coco", f"--config.data.root={coco}"]
+    return [*TINY_FLAGS, "--config.data.name=coco", f"--config.data.root={coco}"]
 
 
 @pytest.fixture(scope="session")
 def trained(coco, tmp_path_factory) -> Path:
     """A work directory of a run of four steps."""
     workdir = tmp_path_factory.mktemp("run")
-    arguments = [*TINY, "--config.data.name=coco", f"--config.data.root={coco}"]
+    arguments = [*TINY_FLAGS, "--config.data.name=coco", f"--config.data.root={coco}"]
     result = run(*arguments, f"--workdir={workdir}", "--config.train.num_steps=4")
     assert result.returncode == 0, result.stderr
     assert "AR, COCO API" in result.stdout
@@ -156,15 +146,15 @@ def test_sigterm_saves_first(on_coco, tmp_path):
 
 def test_bad_flags_and_configs(coco, tmp_path):
     refused(run("--config=configs/rpn_r51.py"), "configs/rpn_r51.py")
-    refused(run(*TINY, "--config.model.deepness=3"), "deepness")
-    refused(run(*TINY, "--config.model.depth=51"), "config.model.depth", 51)
-    refused(run(*TINY, "--config.train.seed=one"), "seed")
-    refused(run(*TINY, "--mode=dance"), "mode")
-    refused(run(*TINY, "train"), "train")
-    refused(run(*TINY, "--mode=predict", "--images=nowhere.jpg"), "nowhere.jpg")
-    refused(run(*TINY, "--config.data.name=coco"), "config.data.root")
+    refused(run(*TINY_FLAGS, "--config.model.deepness=3"), "deepness")
+    refused(run(*TINY_FLAGS, "--config.model.depth=51"), "config.model.depth", 51)
+    refused(run(*TINY_FLAGS, "--config.train.seed=one"), "seed")
+    refused(run(*TINY_FLAGS, "--mode=dance"), "mode")
+    refused(run(*TINY_FLAGS, "train"), "train")
+    refused(run(*TINY_FLAGS, "--mode=predict", "--images=nowhere.jpg"), "nowhere.jpg")
+    refused(run(*TINY_FLAGS, "--config.data.name=coco"), "config.data.root")
     refused(
-        run(*TINY, "--config.data.name=coco", f"--config.data.root={tmp_path}"),
+        run(*TINY_FLAGS, "--config.data.name=coco", f"--config.data.root={tmp_path}"),
         tmp_path / "annotations" / "instances_train2017.json",
     )
 

@@ -7,6 +7,15 @@ import cv2
 import numpy as np
 
 TINY_MODEL = {"stem_channels": 4, "fpn_channels": 4, "head_channels": 4}
+# The same from the command line, on pictures of 64 pixels; it compiles in seconds.
+TINY_FLAGS = (
+    "--config=configs/rpn_r18_fpn_shapes.py",
+    *(f"--config.model.{name}={value}" for name, value in TINY_MODEL.items()),
+    "--config.data.image_scale=(64, 64)",
+    "--config.data.images_per_device=2",
+    "--config.test.batch_size=2",
+    "--config.train.log_every=2",
+)
 NUM_PICTURES = 6
 
 

@@ -1,0 +1,174 @@
+"""Killed and started again, a run ends as if nothing had happened."""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from tiny_coco import TINY_FLAGS, TINY_MODEL, write_coco
+
+from jaxdet import config as config_lib
+from jaxdet.checkpoint import read_params
+from jaxdet.models.build import Params, build_model, param_shapes
+
+ROOT = Path(__file__).parents[1]
+STEPS = 400
+KILLS = 20
+# What a step learned; times and speeds differ from run to run.
+LEARNED = ("step", "epoch", "loss", "loss_cls", "loss_bbox", "num_positive", "grad_norm")
+
+
+def start(coco: Path, workdir: Path, *flags: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [
+            *(
+                sys.executable,
+                "-m",
+                "jaxdet.main",
+                *TINY_FLAGS,
+                f"--config.train.num_steps={STEPS}",
+            ),
+            *("--config.data.name=coco", f"--config.data.root={coco}", f"--workdir={workdir}"),
+            *("--config.train.log_every=3", "--config.train.checkpoint_every=4"),
+            *("--config.train.eval_every=1000", *flags),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def rows_of(workdir: Path) -> list[dict]:
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: row[k] for k in LEARNED} for row in rows if row["kind"] == "train"]
+
+
+def params_of(workdir: Path) -> Params:
+    config = config_lib.load_file(ROOT / "configs" / "rpn_r18_fpn_shapes.py")
+    config.model.update(TINY_MODEL)
+    return read_params(workdir, param_shapes(build_model(config_lib.parse(config).model)))
+
+
+def saved(workdir: Path) -> list[int]:
+    """Steps of the complete checkpoints."""
+    with contextlib.suppress(FileNotFoundError):
+        return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+    return []
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 240) -> bool:
+    """Whether the condition came true before the process ended."""
+    deadline = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.001)
+    return False
+
+
+def is_writing(workdir: Path) -> bool:
+    """Whether a checkpoint is only half there."""
+    folder = workdir / "checkpoints"
+    with contextlib.suppress(FileNotFoundError):
+        return any(not p.name.isdigit() for p in folder.iterdir())
+    return False
+
+
+def kill_somewhere(coco: Path, workdir: Path, rng: random.Random) -> str:
+    """Starts the run and kills it; returns what it was doing: starting, writing or training."""
+    process = start(coco, workdir)
+    before = saved(workdir)[-1:]
+    moment = rng.choice(["starting", "writing", "training", "training"])
+    if moment == "starting":
+        time.sleep(rng.uniform(0, 8))
+    else:
+        assert wait_for(lambda: saved(workdir)[-1:] != before, process), process.stdout.read()
+        time.sleep(rng.uniform(0, 0.2))
+        if moment == "writing":
+            wait_for(lambda: is_writing(workdir), process, 5)
+            time.sleep(rng.uniform(0, 0.03))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return "writing" if is_writing(workdir) else moment
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory) -> Path:
+    return write_coco(tmp_path_factory.mktemp("coco"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(coco, tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+    process = start(coco, workdir)
+    output, _ = process.communicate(timeout=500)
+    assert process.returncode == 0, output
+    return workdir
+
+
+def assert_same_end(workdir: Path, undisturbed: Path) -> None:
+    """Parameters and the log, bit for bit."""
+    jax.tree.map(np.testing.assert_array_equal, params_of(workdir), params_of(undisturbed))
+    rows = rows_of(workdir)
+    assert len({row["step"] for row in rows}) == len(rows)
+    assert rows == rows_of(undisturbed)
+
+
+@pytest.mark.slow
+def test_twenty_kills_leave_no_trace(coco, undisturbed, tmp_path):
+    rng = random.Random(0)
+    workdir = tmp_path / "run"
+    moments = [kill_somewhere(coco, workdir, rng) for _ in range(KILLS)]
+    assert moments.count("writing") >= 3  # half-written checkpoints were among it
+    reached = saved(workdir)[-1]
+    assert 0 < reached < STEPS
+    process = start(coco, workdir)
+    output, _ = process.communicate(timeout=500)
+    assert process.returncode == 0, output
+    assert f"going on from step {reached} of" in output
+    assert_same_end(workdir, undisturbed)
+    print(f"\nkilled while {moments}; the last start went on from step {reached}")
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(coco, undisturbed, tmp_path):
+    """The last 20 steps are done again, with the same end."""
+    for damage in (flip_a_byte, remove_a_file):
+        workdir = tmp_path / damage.__name__
+        shutil.copytree(undisturbed, workdir)
+        steps = saved(workdir)
+        newest = workdir / "checkpoints" / str(steps[-1])
+        damage(newest)
+        process = start(coco, workdir)
+        output, _ = process.communicate(timeout=500)
+        assert process.returncode == 0, output
+        assert f"checkpoints/{steps[-1]}: " in output
+        assert f"going on from step {steps[-2]} of" in output
+        assert (workdir / "damaged" / str(steps[-1])).is_dir()
+        assert_same_end(workdir, undisturbed)
+
+
+def largest_file(folder: Path) -> Path:
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def flip_a_byte(folder: Path) -> None:
+    path = largest_file(folder / "params")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def remove_a_file(folder: Path) -> None:
+    largest_file(folder / "optimizer").unlink()
