@@ -5,8 +5,10 @@ The defaults are the zoo's R-50-FPN, pytorch style, 1x.  Config files change som
 `parse` turns the result into the frozen dataclasses that the rest of the code takes.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
+import reprlib
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +17,7 @@ from typing import Any
 import ml_collections
 
 from jaxdet.errors import InputError
-
-DEPTHS = (18, 34, 50, 101, 152)
+from jaxdet.limits import CHOICES, MAX_ITEMS, RANGES
 
 
 @dataclass(frozen=True)
@@ -137,15 +138,24 @@ def to_config_dict(config: Config) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(dataclasses.asdict(config))
 
 
-def parse(config: ml_collections.ConfigDict | Config) -> Config:
+def parse(config: Any) -> Config:
     """Checks every field and returns the frozen form.
+
+    Args:
+        config: a ConfigDict; a `Config` is returned as it is.
 
     Raises:
         InputError: a field is unknown, missing, of the wrong type or out of range.
     """
     if isinstance(config, Config):
         return config
-    parsed = _parse_node(Config, config.to_dict(), "config")
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise InputError(f"config: must be a ConfigDict, not {type(config).__name__}")
+    try:
+        values = config.to_dict()
+    except Exception as error:  # a placeholder without a value, or references in a circle
+        raise InputError(f"config: cannot be read: {error}") from None
+    parsed = _parse_node(Config, values, "config")
     _check_values(parsed)
     return parsed
 
@@ -165,15 +175,19 @@ def load_file(path: str | Path) -> ml_collections.ConfigDict:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        return module.get_config()
+        config = module.get_config()
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
         raise InputError(f"{path}: cannot be used as a config: {what}") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        what = type(config).__name__
+        raise InputError(f"{path}: its get_config() returns a {what}, not a ConfigDict")
+    return config
 
 
 def _parse_node(cls: type, values: dict[str, Any], where: str) -> Any:
     hints = typing.get_type_hints(cls)
-    unknown = sorted(set(values) - set(hints))
+    unknown = sorted(map(str, set(values) - set(hints)))
     if unknown:
         raise InputError(f"{where}.{unknown[0]}: no such field; there are {', '.join(hints)}")
     missing = sorted(set(hints) - set(values))
@@ -185,66 +199,65 @@ def _parse_node(cls: type, values: dict[str, Any], where: str) -> Any:
 def _parse_value(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
-            raise InputError(f"{where}: must hold fields, not {value!r}")
+            raise InputError(f"{where}: must hold fields, not {_shown(value)}")
         return _parse_node(typing.cast(type, kind), value, where)
     if typing.get_origin(kind) is tuple:
-        if not isinstance(value, list | tuple):
-            raise InputError(f"{where}: must be a sequence, not {value!r}")
+        if not isinstance(value, list | tuple) or len(value) > MAX_ITEMS:
+            what = f"a sequence of at most {MAX_ITEMS}"
+            raise InputError(f"{where}: must be {what}, not {_shown(value)}")
         item = typing.get_args(kind)[0]
         return tuple(_parse_value(item, v, f"{where}[{i}]") for i, v in enumerate(value))
     if kind is float and type(value) is int:
-        value = float(value)
+        with contextlib.suppress(OverflowError):
+            value = float(value)
     if type(value) is not kind:
-        raise InputError(f"{where}: must be {kind.__name__}, not {value!r}")
+        raise InputError(f"{where}: must be {kind.__name__}, not {_shown(value)}")
+    if kind is str and not value.isprintable():  # it may become a file's name
+        raise InputError(f"{where}: must be printable text, not {_shown(value)}")
     return value
+
+
+def _shown(value: Any) -> str:
+    """A short form of any value."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes out no integer of thousands of digits
+        return f"a very large {type(value).__name__}"
 
 
 def _check_values(config: Config) -> None:
     """Refuses what would only fail far from its cause."""
-    model, data, train, test = config.model, config.data, config.train, config.test
-    targets, optimizer = config.targets, config.optimizer
+
+    def value_of(where: str) -> Any:
+        node, _, name = where.rpartition(".")
+        return getattr(getattr(config, node) if node else config, name)
 
     def require(ok: bool, where: str, what: str) -> None:
         if not ok:
-            node, name = where.split(".")
-            value = getattr(getattr(config, node), name)
-            raise InputError(f"config.{where}: must be {what}, not {value!r}")
+            raise InputError(f"config.{where}: must be {what}, not {_shown(value_of(where))}")
 
-    require(model.depth in DEPTHS, "model.depth", f"one of {DEPTHS}")
-    require(model.style in ("pytorch", "caffe"), "model.style", "pytorch or caffe")
-    require(model.num_stages in (1, 2, 3, 4), "model.num_stages", "1 to 4")
-    require(model.frozen_stages in range(-1, 5), "model.frozen_stages", "-1 to 4")
-    require(model.stem_channels > 0, "model.stem_channels", "positive")
-    require(model.fpn_channels >= 0, "model.fpn_channels", "0 (none) or positive")
-    require(model.head_channels > 0, "model.head_channels", "positive")
-    require(model.channel_order in ("rgb", "bgr"), "model.channel_order", "rgb or bgr")
-    require(len(model.pixel_mean) == 3, "model.pixel_mean", "three numbers")
-    require(len(model.pixel_std) == 3 and min(model.pixel_std) > 0, "model.pixel_std", "positive")
-    for name in ("anchor_scales", "anchor_ratios"):
-        values = getattr(model, name)
-        require(bool(values) and min(values) > 0, f"model.{name}", "positive numbers")
-    require(data.name in ("coco", "tfds", "shapes"), "data.name", "coco, tfds or shapes")
-    sides = data.image_scale
-    require(len(sides) == 2 and min(sides) >= 32, "data.image_scale", "(long, short), from 32 up")
-    require(sides[0] >= sides[1], "data.image_scale", "(long, short), the long side first")
-    require(data.images_per_device > 0, "data.images_per_device", "positive")
-    require(data.num_workers >= 0, "data.num_workers", "0 or more")
-    require(0 <= data.flip <= 1, "data.flip", "a probability")
-    require(targets.num_samples >= 0, "targets.num_samples", "0 (all) or more")
-    require(0 <= targets.positive_fraction <= 1, "targets.positive_fraction", "0 to 1")
-    require(targets.smooth_l1_beta > 0, "targets.smooth_l1_beta", "positive")
-    require(optimizer.name in ("sgd", "adamw"), "optimizer.name", "sgd or adamw")
-    require(optimizer.learning_rate > 0, "optimizer.learning_rate", "positive")
-    require(optimizer.clip_norm > 0, "optimizer.clip_norm", "positive")
-    require(optimizer.warmup_steps >= 0, "optimizer.warmup_steps", "0 or more")
-    precisions = ("float32", "bfloat16")
-    require(train.precision in precisions, "train.precision", "float32 or bfloat16")
-    precisions = ("highest", "tensorfloat32")
-    require(train.matmul_precision in precisions, "train.matmul_precision", " or ".join(precisions))
+    for where, choices in CHOICES.items():
+        require(value_of(where) in choices, where, f"one of {', '.join(map(str, choices))}")
+    for where, (low, high) in RANGES.items():
+        value = value_of(where)
+        items = value if isinstance(value, tuple) else (value,)
+        require(all(low <= x <= high for x in items), where, f"{low} to {high}")
+    name = config.name
+    is_name = name not in ("", ".", "..") and not set(name) & set("/\\")
+    require(is_name, "name", "the name of a folder")
+    model, sides = config.model, config.data.image_scale
+    for field_name in ("pixel_mean", "pixel_std"):
+        require(len(getattr(model, field_name)) == 3, f"model.{field_name}", "three numbers")
+    for field_name in ("anchor_scales", "anchor_ratios"):
+        require(len(getattr(model, field_name)) > 0, f"model.{field_name}", "one number or more")
+    smallest = model.strides[0] * min(model.anchor_scales)
+    stretch = max(*model.anchor_ratios, *(1 / ratio for ratio in model.anchor_ratios)) ** 0.5
+    require(smallest >= stretch, "model.anchor_scales", "so large that anchors have a pixel's side")
+    wide = model.groups == 1 or model.stem_channels * model.base_width >= 64
+    require(wide, "model.base_width", "64 / model.stem_channels or more")
+    require(len(sides) == 2 and sides[0] >= sides[1], "data.image_scale", "(long side, short side)")
+    targets = config.targets
+    ordered = targets.negative_iou <= targets.positive_iou
+    require(ordered, "targets.negative_iou", "at most positive_iou")
+    train = config.train
     require(train.num_steps > 0 or train.num_epochs > 0, "train.num_epochs", "positive")
-    counts = ("accumulation", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints")
-    for name in counts:
-        require(getattr(train, name) > 0, f"train.{name}", "positive")
-    for name in ("nms_pre", "nms_post", "max_num", "batch_size"):
-        require(getattr(test, name) > 0, f"test.{name}", "positive")
-    require(0 <= test.nms_threshold <= 1, "test.nms_threshold", "0 to 1")

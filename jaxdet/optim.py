@@ -18,7 +18,9 @@ def learning_rate(
 ) -> optax.Schedule:
     """Step -> rate: constant, times `decay_factor` at each decay epoch, warmed up linearly."""
     base = base_rate(config, global_batch)
-    boundaries = [round(epoch * steps_per_epoch) for epoch in config.decay_epochs]
+    # Steps are counted in 32 bits; a decay beyond them never comes.
+    last = 2**31 - 1
+    boundaries = [min(round(epoch * steps_per_epoch), last) for epoch in config.decay_epochs]
 
     def schedule(step):
         decays = sum(jnp.asarray(step >= b, jnp.float32) for b in boundaries)

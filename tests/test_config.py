@@ -1,0 +1,223 @@
+"""Configs: any value of any field gives a usable config or one line that names the field."""
+
+import copy
+import dataclasses
+import json
+import math
+import re
+import typing
+
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxdet import config as config_lib
+from jaxdet import optim
+from jaxdet.anchors import base_anchors
+from jaxdet.config import Config, parse
+from jaxdet.errors import InputError
+from jaxdet.limits import RANGES
+
+DEFAULT = dataclasses.asdict(Config())
+
+
+def fields_of(cls=Config, prefix=()):
+    """The path and the type of every field that holds a value."""
+    for name, kind in typing.get_type_hints(cls).items():
+        if dataclasses.is_dataclass(kind):
+            yield from fields_of(kind, (*prefix, name))
+        else:
+            yield (*prefix, name), kind
+
+
+FIELDS = dict(fields_of())
+NAMES = {path: ".".join(path) for path in FIELDS}
+
+
+def with_value(path, value) -> ml_collections.ConfigDict:
+    values = copy.deepcopy(DEFAULT)
+    node = values
+    for name in path[:-1]:
+        node = node[name]
+    node[path[-1]] = value
+    return ml_collections.ConfigDict(values)
+
+
+def is_usable(config: Config) -> None:
+    """What would only fail far from here."""
+    assert json.loads(json.dumps(dataclasses.asdict(config), allow_nan=False))
+    for stride in config.model.strides:
+        anchors = base_anchors(stride, config.model.anchor_scales, config.model.anchor_ratios)
+        assert np.isfinite(anchors).all()
+        assert (anchors[:, 2:] >= anchors[:, :2]).all()
+    rate = optim.learning_rate(config.optimizer, 100_000, 16)
+    for step in (0, 500, 2**31 - 1):
+        assert 0 <= rate(jnp.int32(step)) < math.inf
+    optim.make_optimizer(config.optimizer, rate)
+
+
+def check(path, value) -> None:
+    try:
+        config = parse(with_value(path, value))
+    except InputError as error:
+        line = str(error)
+        assert line.startswith(f"config.{NAMES[path]}") or "anchor_scales" in line
+        assert "\n" not in line
+        assert len(line) < 500
+    else:
+        is_usable(config)
+
+
+NUMBERS = st.one_of(
+    st.integers(),
+    st.integers(-3, 300),
+    st.floats(),
+    st.floats(0, 1),
+    st.sampled_from(
+        [10**400, 10**5000, -(2**63), 2**63, 2**32, 2**31, 2**31 - 1, 1e308, 5e-324, 1e-30, -0.0]
+    ),
+)
+TEXTS = st.text(max_size=8) | st.sampled_from(
+    [
+        "",
+        ".",
+        "..",
+        "../x",
+        "/etc",
+        "a\nb",
+        "a\0b",
+        "\x1b[2J",
+        "\u2028",
+        "x" * 10_000,
+        "sgd",
+        "caffe",
+    ]
+)
+SCALARS = st.none() | st.booleans() | NUMBERS | TEXTS | st.binary(max_size=4)
+LISTS = st.lists(NUMBERS, max_size=4) | st.lists(SCALARS, max_size=4)
+VALUES = st.one_of(
+    SCALARS,
+    LISTS,
+    LISTS.map(tuple),
+    st.lists(st.just(1.0), min_size=60, max_size=200),
+    st.dictionaries(st.sampled_from(["depth", "x"]), SCALARS, max_size=2),
+    st.frozensets(st.integers(), max_size=2),
+    st.just(np.float32(0.5)),
+    st.just(np.zeros(3)),
+)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.sampled_from(list(FIELDS)), VALUES)
+def test_any_value_of_any_field_gives_a_usable_config_or_one_line(path, value):
+    check(path, value)
+
+
+@pytest.mark.slow
+@settings(max_examples=30_000, deadline=None)
+@given(st.sampled_from(list(FIELDS)), VALUES)
+def test_many_values_give_a_usable_config_or_one_line(path, value):
+    check(path, value)
+
+
+@pytest.mark.parametrize("path", FIELDS, ids=NAMES.get)
+def test_each_field_refuses_what_it_cannot_be(path):
+    """Not a number, infinite, too large, of another type: each by the field's name."""
+    kind = FIELDS[path]
+    is_sequence = typing.get_origin(kind) is tuple
+    kind = typing.get_args(kind)[0] if is_sequence else kind
+    wrong = [None, b"x", {"x": 1}, object()]
+    if kind is not str:
+        wrong += ["x"]
+    if kind is not bool:
+        wrong += [True]
+    if kind in (int, float):
+        wrong += [math.nan, math.inf, -math.inf, 10**400, 2**63, -(2**63), 1e308]
+    for value in wrong:
+        for tried in [value, (value,)] if is_sequence else [value, (), (value,)]:
+            with pytest.raises(InputError, match=rf"^config\.{re.escape(NAMES[path])}") as caught:
+                parse(with_value(path, tried))
+            assert "\n" not in str(caught.value)
+
+
+def test_every_number_has_bounds_and_the_default_is_within_them():
+    kinds = {NAMES[path]: str(kind) for path, kind in FIELDS.items()}
+    numbers = {name for name, kind in kinds.items() if "int" in kind or "float" in kind}
+    assert numbers == {*RANGES, "model.depth"}
+    is_usable(parse(ml_collections.ConfigDict(DEFAULT)))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("name", "../elsewhere", "the name of a folder"),
+        ("name", "a\nb", "printable text"),
+        ("data.image_scale", (800, 1333), "(long side, short side)"),
+        ("data.image_scale", (1333,), "(long side, short side)"),
+        ("model.anchor_scales", (), "one number or more"),
+        ("model.anchor_scales", (0.1,), "anchors have a pixel's side"),
+        ("model.pixel_std", (1.0, 1.0), "three numbers"),
+        ("targets.negative_iou", 0.8, "at most positive_iou"),
+        ("train.seed", -1, "0 to 4294967295"),
+        ("optimizer.clip_norm", -1.0, "1e-30 to"),
+        ("train.num_epochs", 0, "positive"),
+    ],
+)
+def test_values_that_only_go_wrong_together_or_later(path, value, said):
+    with pytest.raises(InputError) as caught:
+        parse(with_value(path.split("."), value))
+    assert str(caught.value).startswith(f"config.{path}: must be ")
+    assert said in str(caught.value)
+
+
+def test_narrow_groups_are_refused():
+    values = copy.deepcopy(DEFAULT)
+    values["model"] |= {"groups": 32, "base_width": 4, "stem_channels": 4}
+    with pytest.raises(InputError, match=r"config\.model\.base_width: must be 64"):
+        parse(ml_collections.ConfigDict(values))
+
+
+@pytest.mark.parametrize("value", [None, 3, "rpn", {"model": {}}, [1]])
+def test_what_is_no_config_is_refused(value):
+    with pytest.raises(InputError, match="must be a ConfigDict"):
+        parse(value)
+
+
+def test_unknown_missing_and_unset_fields_are_named():
+    config = config_lib.to_config_dict(Config())
+    config.model.deepness = 3
+    with pytest.raises(InputError, match=r"config\.model\.deepness: no such field"):
+        parse(config)
+    del config.model.deepness
+    del config.train.seed
+    with pytest.raises(InputError, match=r"config\.train\.seed: missing"):
+        parse(config)
+    config.train.seed = ml_collections.config_dict.required_placeholder(int)
+    with pytest.raises(InputError, match=r"config: cannot be read: .*required"):
+        parse(config)
+
+
+BROKEN = {
+    "syntax": "def get_config(:\n",
+    "nothing": "",
+    "raises": "raise RuntimeError('two\\nlines')\n",
+    "none": "def get_config():\n    return None\n",
+    "not UTF-8": b"\xff\xfe\x00 = 3\n",
+    "NUL": b"x = '\0'\n",
+    "endless": "def get_config():\n    return get_config()\n",
+}
+
+
+@pytest.mark.parametrize("text", BROKEN.values(), ids=BROKEN)
+def test_config_files_that_are_none(tmp_path, text):
+    path = tmp_path / "bad.py"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(InputError) as caught:
+        parse(config_lib.load_file(path))
+    assert "\n" not in str(caught.value)
+    for other in (tmp_path / "none.py", tmp_path):
+        with pytest.raises(InputError, match="no such config"):
+            config_lib.load_file(other)
