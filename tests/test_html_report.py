@@ -285,11 +285,11 @@ def embedded(page):
 
 
 def test_a_large_picture_is_made_smaller(run):
-    write_picture(run, 2400, 3200)  # noise: the worst case, 23 MB as PNG
+    write_picture(run, 3600, 2400)  # noise: the worst case
     text, page = made(run)
     height, width, _ = embedded(page).shape
     assert width <= html_report.MAX_PICTURE_WIDTH
-    assert height / width == pytest.approx(0.75, abs=0.01)
+    assert height / width == pytest.approx(1.5, abs=0.01)
     assert len(text) < 3_000_000
 
 
