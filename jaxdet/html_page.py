@@ -46,11 +46,11 @@ dd small { display: block; color: var(--soft); font-size: .8125rem; font-weight:
 .charts { display: grid; gap: 1.75rem 2.25rem; align-items: end;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 19rem), 1fr)); }
 @media (min-width: 50rem) {
-  .two { grid-template-columns: 3fr 2fr; align-items: start; }
+  .two { grid-template-columns: 3fr 2fr; }
   .main { grid-template-columns: 1fr; }
   .main:has(> :nth-child(2)) { grid-template-columns: 3fr 2fr; }
 }
-.groups { align-items: start; }
+.two, .groups { align-items: start; }
 .charts + .charts, .charts + details { margin-top: 1.75rem; }
 figure { margin: 0; min-width: 0; break-inside: avoid; }
 figcaption { font-size: .9375rem; font-weight: 600; margin-bottom: .75rem; }
@@ -99,9 +99,11 @@ footer { margin-top: 3rem; color: var(--soft); font-size: .8125rem; }
   :root { color-scheme: light; --back: #fff; --panel: #f6f7f9; --text: #000; --soft: #444;
     --line: #ccc; --c0: #1f6fb5; --c1: #c4511d; --c2: #17805f; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-  body { padding: 0; font-size: 11pt; }
+  html { font-size: 12px; }
+  body { padding: 0; font-size: 1rem; }
   h2, h3, summary { break-after: avoid; }
-  tr, .key { break-inside: avoid; }
+  tr, .key, .wide { break-inside: avoid; }
+  figure + p { break-before: avoid; }
   thead { break-after: avoid; }
   table { font-size: 8pt; }
   th, td { padding-right: 6pt; }
