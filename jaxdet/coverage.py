@@ -30,8 +30,8 @@ def best_ious(
 
     Exact, without going through the anchors: those of one shape have the same area, so the best
     has the largest intersection, which is a width times a height that depend on the anchor's
-    column alone and its row alone.  Each is a concave function of the place that is largest
-    where the centres coincide, so among whole cells it is largest beside that place.
+    column alone and its row alone.  Either falls with the distance between the centres, to both
+    sides alike, so it is largest in the allowed cell that is nearest.
 
     Args:
         boxes: Inclusive corners in resized pixels, inside their picture.
@@ -127,11 +127,7 @@ def _largest_overlap(
     """
     first = np.ceil(-anchor[0] / stride)
     last = np.floor((sides - 1 - anchor[1]) / stride)
-    same_centre = (low + high - anchor.sum()) / (2 * stride)
-    best = np.zeros(len(low))
-    for cell in (np.floor(same_centre), np.ceil(same_centre)):
-        shift = stride * np.clip(cell, first, last)
-        shared = np.minimum(anchor[1] + shift, high) - np.maximum(anchor[0] + shift, low) + 1
-        np.maximum(best, shared, out=best)
-    best[last < first] = 0
-    return best
+    cell = np.clip(np.round((low + high - anchor.sum()) / (2 * stride)), first, last)
+    shift = stride * cell
+    shared = np.minimum(anchor[1] + shift, high) - np.maximum(anchor[0] + shift, low) + 1
+    return np.where(first <= last, np.maximum(shared, 0), 0)

@@ -90,6 +90,12 @@ def test_an_anchor_itself_and_a_picture_without_anchors():
     assert best_ious(corners[:0], sizes[:0], FPN).shape == (0,)
 
 
+def test_a_corner_that_no_anchor_inside_reaches():
+    """C4's smallest anchor begins at pixel 8: too far both ways is no overlap either."""
+    corner = np.array([[0, 0, 0, 0], [0, 0, 3, 60]], np.float32)
+    assert best_ious(corner, np.array([[60, 60], [61, 60]]), C4).tolist() == [0, 0]
+
+
 def test_bins_by_hand():
     corners = np.array([[0, 0, 15, 15], [0, 0, 99, 9], [0, 0, 9, 99], [0, 0, 599, 599]], np.float32)
     areas = np.array([32.0**2 - 1, 32.0**2, 95.0**2, 96.0**2])
