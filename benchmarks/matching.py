@@ -6,15 +6,24 @@ All anchors of an 800 x 1344 picture (five levels), boxes of log-uniform sizes. 
 assign every anchor alike.
 """
 
+from __future__ import annotations
+
 import argparse
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
 
-from benchmarks.timing import paired_medians, save
+from benchmarks.timing import (
+    compared,
+    paired_medians,
+    save,
+    shown,
+    torch,
+    torch_device,
+    use_same_threads,
+)
 from jaxdet.anchors import pyramid_anchors
 from jaxdet.matching import match
 
@@ -64,22 +73,13 @@ def measure(anchors: jax.Array, count: int, repeats: int) -> dict:
     program = jax.jit(partial(match, pos_iou=POSITIVE, neg_iou=NEGATIVE, min_pos_iou=FORCED))
     arguments = (anchors, jnp.ones(len(anchors), bool), jnp.asarray(boxes), jnp.ones(count, bool))
     thunks = {"jaxdet": lambda: jax.block_until_ready(program(*arguments))}
-    if count * len(anchors) <= MOST_PAIRS:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        tensors = [torch.tensor(np.asarray(x), device=device) for x in (anchors, boxes)]
+    if torch and count * len(anchors) <= MOST_PAIRS:
+        tensors = [torch.tensor(np.asarray(x), device=torch_device()) for x in (anchors, boxes)]
         np.testing.assert_array_equal(program(*arguments), torch_match(*tensors).cpu())
-        thunks["torch"] = lambda: torch_match(*tensors)
-    seconds = paired_medians(thunks, repeats)
-    row = {"anchors": len(anchors), "boxes": count, **seconds}
-    beside = f"{'too large':>12} {seconds['jaxdet'] * 1e3:9.2f} ms"
-    if "torch" in seconds:
-        row["ratio"] = seconds["torch"] / seconds["jaxdet"]
-        beside = (
-            f"{seconds['torch'] * 1e3:9.1f} ms {seconds['jaxdet'] * 1e3:9.2f} ms"
-            f" {row['ratio']:7.1f}"
-        )
-    print(f"{len(anchors):8} {count:6} {beside}")
-    return row
+        thunks = {"torch": lambda: torch_match(*tensors), **thunks}
+    row = compared(paired_medians(thunks, repeats))
+    print(f"{len(anchors):8} {count:6} {shown(row)}", flush=True)
+    return {"anchors": len(anchors), "boxes": count, **row}
 
 
 def main() -> None:
@@ -88,11 +88,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS)
     args = parser.parse_args()
+    use_same_threads()
     levels = pyramid_anchors((800, 1344), (4, 8, 16, 32, 64), (8,), (0.5, 1.0, 2.0))
     anchors = jnp.concatenate(levels)
-    print(f" anchors  boxes {'torch':>12} {'jaxdet':>12}   ratio")
-    rows = [measure(anchors, count, args.repeats) for count in args.counts]
-    print(f"written: {save('matching', rows)}")
+    print(f" anchors  boxes {'torch':>13} {'jaxdet':>13}   ratio")
+    save("matching", [measure(anchors, count, args.repeats) for count in args.counts])
 
 
 if __name__ == "__main__":

@@ -6,15 +6,24 @@ Boxes are clusters of near-duplicates in a 1333 x 800 picture, as a network prop
 same arrays for both, sorted by score.  On CPU both must keep the same boxes.
 """
 
+from __future__ import annotations
+
 import argparse
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
 
-from benchmarks.timing import paired_medians, save
+from benchmarks.timing import (
+    compared,
+    paired_medians,
+    save,
+    shown,
+    torch,
+    torch_device,
+    use_same_threads,
+)
 from jaxdet.nms import nms
 
 THRESHOLD = 0.7
@@ -64,50 +73,53 @@ def proposals(count: int, seed: int = 0, spread: float = 0.12) -> np.ndarray:
     return boxes.clip(0, (1332, 799, 1332, 799)).astype(np.float32)
 
 
-def reference():
-    """`(name, function of a [n, 4] tensor)`; the function returns once it is done."""
-    if torch.cuda.is_available():
-        import torchvision
+def reference(threshold: float = THRESHOLD):
+    """`(name, function of a [n, 4] tensor, best first)`; the function returns once it is done."""
+    if torch_device() == "cuda":
+        try:
+            import torchvision
+        except ImportError:
+            name, on_host = _sequential(threshold)
+            return f"{name} on the host", lambda boxes: on_host(boxes.cpu()).to(boxes.device)
 
         def on_gpu(boxes: torch.Tensor) -> torch.Tensor:
             scores = torch.arange(len(boxes), 0, -1, device=boxes.device, dtype=torch.float32)
-            kept = torchvision.ops.nms(boxes, scores, THRESHOLD)
+            # Its boxes are as wide as x2 - x1; ours hold both corners.
+            open_ended = boxes + boxes.new_tensor([0, 0, 1, 1])
+            kept = torchvision.ops.nms(open_ended, scores, threshold)
             torch.cuda.synchronize()
             return kept
 
         return "torchvision", on_gpu
+    return _sequential(threshold)
+
+
+def _sequential(threshold: float):
     from torch.utils.cpp_extension import load_inline
 
     module = load_inline(
         "sequential_nms", SOURCE, functions=["sequential_nms"], extra_cflags=["-O3"]
     )
-    return "C++", lambda boxes: module.sequential_nms(boxes, THRESHOLD)
+    return "C++", lambda boxes: module.sequential_nms(boxes, threshold)
 
 
-def measure(count: int, name: str, other, repeats: int, images: int) -> dict:
+def measure(count: int, repeats: int, images: int, beside: tuple | None) -> dict:
     """One row; `images` problems at once, which the reference takes one by one."""
     boxes = np.stack([proposals(count, seed) for seed in range(images)])
-    tensors = [torch.from_numpy(b) for b in boxes]
-    if torch.cuda.is_available():
-        tensors = [tensor.cuda() for tensor in tensors]
     ours = jax.jit(jax.vmap(partial(nms, threshold=THRESHOLD)))
     arguments = jnp.asarray(boxes), jnp.ones(boxes.shape[:2], bool)
     kept = np.asarray(ours(*arguments))
-    if name == "C++":
-        np.testing.assert_array_equal(kept, np.stack([other(t).numpy() for t in tensors]))
-    seconds = paired_medians(
-        {
-            name: lambda: [other(tensor) for tensor in tensors],
-            "jaxdet": lambda: jax.block_until_ready(ours(*arguments)),
-        },
-        repeats,
-    )
-    ratio = seconds[name] / seconds["jaxdet"]
-    print(
-        f"{images:6} {count:6} {kept.sum() // images:6} {seconds[name] * 1e3:9.2f} ms"
-        f" {seconds['jaxdet'] * 1e3:9.2f} ms {ratio:7.2f}"
-    )
-    return {"images": images, "boxes": count, "kept": int(kept.sum()), **seconds, "ratio": ratio}
+    thunks = {"jaxdet": lambda: jax.block_until_ready(ours(*arguments))}
+    name = ""
+    if beside:
+        name, other = beside
+        tensors = [torch.from_numpy(b).to(torch_device()) for b in boxes]
+        if name.startswith("C++"):
+            np.testing.assert_array_equal(kept, np.stack([other(t).cpu().numpy() for t in tensors]))
+        thunks = {name: lambda: [other(tensor) for tensor in tensors], **thunks}
+    row = compared(paired_medians(thunks, repeats))
+    print(f"{images:6} {count:6} {kept.sum() // images:6} {shown(row, name)}", flush=True)
+    return {"images": images, "boxes": count, "kept": int(kept.sum()), **row}
 
 
 def main() -> None:
@@ -116,11 +128,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS)
     args = parser.parse_args()
-    name, other = reference()
-    print(f"images  boxes   kept {name:>12} {'jaxdet':>12}   ratio")
+    use_same_threads()
+    beside = reference() if torch else None
+    print(f"images  boxes   kept {beside[0] if beside else '':>13} {'jaxdet':>13}   ratio")
     cases = [(n, 1) for n in args.counts] + [(n, 8) for n in args.counts if n <= 2000]
-    rows = [measure(n, name, other, args.repeats, images) for n, images in cases]
-    print(f"written: {save('nms', rows)}")
+    save("nms", [measure(n, args.repeats, images, beside) for n, images in cases])
 
 
 if __name__ == "__main__":

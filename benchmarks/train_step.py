@@ -1,0 +1,122 @@
+"""A step of training, from a batch on the device to updated weights: jaxdet beside PyTorch.
+
+    python -m benchmarks.train_step
+
+Targets, forward, losses, gradient, clipping and SGD.  On a GPU float32 products are
+TensorFloat-32 for both; `--precision bfloat16` is autocasting in PyTorch.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import flops
+from benchmarks.forward import finished
+from benchmarks.setups import (
+    load_config,
+    parser,
+    plain_images,
+    plain_model,
+    plain_precision,
+    random_batch,
+    random_params,
+)
+from benchmarks.timing import (
+    compared,
+    paired_medians,
+    save,
+    torch,
+    torch_device,
+    use_same_threads,
+)
+from jaxdet.config import Config
+from jaxdet.devices import data_mesh, replicate, split
+from jaxdet.models.build import Params, build_model, split_params
+from jaxdet.optim import make_optimizer
+from jaxdet.train_step import TrainState, make_train_step
+from jaxdet.types import Batch
+
+# Small, so that many steps on noise stay finite.
+RATE = 1e-5
+
+
+def our_step(
+    config: Config, params: Params, batch: Batch
+) -> tuple[Callable[[], float], jax.stages.Compiled]:
+    """A function that steps and returns the loss, and its program."""
+    mesh = data_mesh(jax.local_devices()[:1])
+    optimizer = make_optimizer(config.optimizer, lambda step: jnp.float32(RATE))
+    model = build_model(config.model, config.train.precision, config.train.remat)
+    trainable, frozen = split_params(params, config.model)
+    first = TrainState(jnp.int32(0), trainable, frozen, optimizer.init(trainable))
+    state, placed = replicate(first, mesh), split(batch, mesh)
+    program = make_train_step(model, config, optimizer, mesh).lower(state, placed).compile()
+
+    def step() -> float:
+        nonlocal state
+        state, metrics = program(state, placed)
+        jax.block_until_ready(state)
+        return float(metrics.losses.loss)
+
+    return step, program
+
+
+def plain_step(config: Config, params: Params, batch: Batch) -> Callable[[], float]:
+    """The same in PyTorch."""
+    from benchmarks import plain_rpn
+
+    model, images = plain_model(config, params), plain_images(batch.image, config)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    settings = config.optimizer
+    optimizer = torch.optim.SGD(
+        trained, lr=RATE, momentum=settings.momentum, weight_decay=settings.weight_decay
+    )
+    device = torch_device()
+    anchors = plain_rpn.anchors_of(batch.image.shape[1:3], config.model, device)
+    boxes = [torch.from_numpy(found).to(device) for found in batch.boxes]
+    sizes = [(int(height), int(width)) for height, width in batch.image_size]
+
+    def step() -> float:
+        optimizer.zero_grad()
+        with plain_precision(config):
+            levels = model(images)
+        loss = plain_rpn.loss(levels, anchors, boxes, sizes, config)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, settings.clip_norm)
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def measure(
+    name: str, size: tuple[int, int], count: int, precision: str, repeats: int, peak: float
+) -> dict[str, Any]:
+    """One row; `peak` in operations per second."""
+    config = load_config(name, precision)
+    params, batch = random_params(config), random_batch(size, count)
+    step, program = our_step(config, params, batch)
+    thunks = {"jaxdet": step}
+    if torch is not None:
+        thunks = {"torch": plain_step(config, params, batch), **thunks}
+    row = compared(paired_medians(thunks, repeats))
+    total = count * flops.step_operations(config.model, size)
+    return finished(name, size, count, precision, row, total, peak, program)
+
+
+def main() -> None:
+    """Measures, prints and saves the table."""
+    args = parser(__doc__.splitlines()[0], repeats=5).parse_args()
+    use_same_threads()
+    peak = flops.measured_peak(args.precision, load_config(args.config[0]).train.matmul_precision)
+    size = (args.size[0], args.size[1])
+    save(
+        "train_step" if args.precision == "float32" else f"train_step-{args.precision}",
+        [measure(n, size, args.batch, args.precision, args.repeats, peak) for n in args.config],
+    )
+
+
+if __name__ == "__main__":
+    main()
