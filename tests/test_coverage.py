@@ -91,9 +91,9 @@ def test_an_anchor_itself_and_a_picture_without_anchors():
 
 
 def test_a_corner_that_no_anchor_inside_reaches():
-    """C4's smallest anchor begins at pixel 8: too far both ways is no overlap either."""
-    corner = np.array([[0, 0, 0, 0], [0, 0, 3, 60]], np.float32)
-    assert best_ious(corner, np.array([[60, 60], [61, 60]]), C4).tolist() == [0, 0]
+    """C4's smallest square begins at pixel 8: too far both ways is no overlap either."""
+    corner = np.zeros((1, 4), np.float32)
+    assert best_ious(corner, np.array([[60, 60]]), C4) == 0
 
 
 def test_bins_by_hand():
