@@ -78,14 +78,16 @@ def read_params(path: str | Path, shapes: Params) -> Params:
         shapes: the model's parameter tree, leaves with `.shape`.
 
     Raises:
-        InputError: there is no such checkpoint, or its tensors are not the model's.
+        InputError: there is no such checkpoint, or its tensors are not the model's or not finite.
     """
     path = _local(path)
     if path.suffix in PYTORCH_SUFFIXES:
         return layout.to_params(torch_file.read(path), shapes, source=str(path))
     folder = _step_folder(path)
     require_same_shapes(shapes, saved_shapes(folder), folder)
-    return read_step(folder, {"params": shapes})["params"]
+    params = read_step(folder, {"params": shapes})["params"]
+    layout.require_finite(params, str(folder))
+    return params
 
 
 def read_backbone(name: str | Path, shapes: Params) -> Params:

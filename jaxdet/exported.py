@@ -31,7 +31,8 @@ import jax
 import numpy as np
 from jax import export
 
-from jaxdet.data.buckets import Size
+from jaxdet.data.buckets import Size, bucket_of, bucket_sizes
+from jaxdet.data.transforms import STRIDE
 from jaxdet.errors import InputError
 from jaxdet.single import Result, batch_of_one, result_of
 from jaxdet.types import Batch, Proposals
@@ -39,9 +40,13 @@ from jaxdet.types import Batch, Proposals
 FORMAT = "jaxdet-exported"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+MAX_SIDE = 8192  # pixels, as in a config
 
 # What reading a file that is not, or no longer, such a zip may raise.
-_DAMAGE = (OSError, EOFError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_DAMAGE = (
+    *(OSError, EOFError, LookupError, ValueError, ArithmeticError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,13 +114,16 @@ def load_exported(path: str | Path) -> ExportedModel:
         InputError: the file is missing, damaged, of another version, or not for this device.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():  # a pipe would be waited for, for ever
+        raise InputError(f"{path}: not a whole exported model (not a regular file)")
     try:
         with zipfile.ZipFile(path) as file:
+            _require_stored(file, path.stat().st_size)
             manifest = _read_manifest(path, file)
-            params = _read_params(file)
+            params = _read_params(path, file)
             programs = {b: _read_program(path, file, b, manifest) for b in manifest.buckets}
-        for program in programs.values():
-            _require_fit(path, program, params)
+        for bucket, program in programs.items():
+            _require_fit(path, program, params, bucket)
     except InputError:
         raise
     except FileNotFoundError:
@@ -124,6 +132,14 @@ def load_exported(path: str | Path) -> ExportedModel:
         what = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: not a whole exported model ({what}); export it again") from None
     return ExportedModel(manifest, params, programs)
+
+
+def _require_stored(file: zipfile.ZipFile, size: int) -> None:
+    """Members that unpack to more than the file holds are a trap."""
+    members = file.infolist()
+    stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+    if not stored or sum(member.file_size for member in members) > size:
+        raise ValueError("its members are compressed")
 
 
 def _read_manifest(path: Path, file: zipfile.ZipFile) -> Manifest:
@@ -143,10 +159,14 @@ def _read_manifest(path: Path, file: zipfile.ZipFile) -> Manifest:
         buckets = tuple((int(height), int(width)) for height, width in fields["buckets"])
     except TypeError as error:
         raise ValueError(f"{MANIFEST}: {error}") from None
+    if not 0 < short <= long <= MAX_SIDE or min(map(min, buckets), default=0) < STRIDE:
+        raise ValueError(f"{MANIFEST}: sizes out of range")
+    for size in bucket_sizes((long, short)):
+        bucket_of(size, buckets)  # a picture of any shape finds one
     return Manifest(**{**fields, "image_scale": (long, short), "buckets": buckets})
 
 
-def _read_params(file: zipfile.ZipFile) -> dict[str, Any]:
+def _read_params(path: Path, file: zipfile.ZipFile) -> dict[str, Any]:
     """The nested tree of what lies under params/."""
     params: dict[str, Any] = {}
     for name in file.namelist():
@@ -155,8 +175,19 @@ def _read_params(file: zipfile.ZipFile) -> dict[str, Any]:
             node = params
             for folder in folders:
                 node = node.setdefault(folder, {})
-            node[leaf] = np.load(io.BytesIO(file.read(name)), allow_pickle=False)
+                if not isinstance(node, dict):
+                    raise ValueError(f"{name} lies within an array")
+            node[leaf] = _read_array(path, file, name)
     return params
+
+
+def _read_array(path: Path, file: zipfile.ZipFile, name: str) -> np.ndarray:
+    array = np.lib.format.read_array(io.BytesIO(file.read(name)), allow_pickle=False)
+    if array.dtype != np.float32:
+        raise ValueError(f"{name} is {array.dtype}, not float32")
+    if not np.isfinite(array).all():
+        raise InputError(f"{path}: {name} holds NaN or infinity; export another checkpoint")
+    return array
 
 
 def _read_program(
@@ -173,16 +204,29 @@ def _read_program(
         ) from None
 
 
-def _require_fit(path: Path, program: export.Exported, params: dict[str, Any]) -> None:
-    """The parameters are those of the program, and the program is for this device."""
-    (wanted, *_), _ = jax.tree.unflatten(program.in_tree, program.in_avals)
+def _require_fit(
+    path: Path, program: export.Exported, params: dict[str, Any], bucket: Size
+) -> None:
+    """The program takes these parameters and pictures of the bucket, and is for this device."""
+    wanted, *inputs = _arguments(program)
     if jax.tree.map(lambda x: (x.shape, x.dtype), wanted) != jax.tree.map(
         lambda x: (x.shape, x.dtype), params
     ):
         raise InputError(f"{path}: its parameters are not those of its programs; export it again")
+    given = [((*bucket, 3), np.uint8), ((2,), np.int32)]
+    if [(x.shape[1:], x.dtype) for x in inputs] != given or len(program.out_avals) != 3:
+        raise ValueError(f"{program_member(bucket)} is the program of something else")
     platform = jax.local_devices()[0].platform
     if {"gpu": "cuda"}.get(platform, platform) not in program.platforms:
         raise InputError(
             f"{path}: exported for {', '.join(program.platforms)}, not for {platform}; set "
             "JAX_PLATFORMS to one of them"
         )
+
+
+def _arguments(program: export.Exported) -> tuple[Any, ...]:
+    """What a program is called with: parameters, pictures and sizes, of shapes and dtypes."""
+    arguments, _ = jax.tree.unflatten(program.in_tree, program.in_avals)
+    if len(arguments) != 3 or not all(hasattr(x, "shape") for x in arguments[1:]):
+        raise ValueError("its programs are those of something else")
+    return arguments

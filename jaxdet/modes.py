@@ -12,6 +12,7 @@ from jaxdet.devices import data_mesh
 from jaxdet.errors import InputError
 from jaxdet.evaluate import Speed, evaluate, propose_each
 from jaxdet.hosts import say
+from jaxdet.html.report import write_report
 from jaxdet.loop import Stopped, TrainingError
 from jaxdet.models.build import build_model, param_shapes
 from jaxdet.proposer import Proposer
@@ -31,7 +32,7 @@ def run_train(config: Config, workdir: Path, checkpoint: str) -> None:
         command.fail(str(stop), 143)
     except TrainingError as error:
         command.fail(str(error), 1)
-    say(f"wrote {workdir}/eval.json and {workdir}/proposals.png")
+    say(f"wrote {workdir}/report.html, eval.json and proposals.png")
 
 
 def run_eval(
@@ -43,6 +44,7 @@ def run_eval(
     result, proposals = evaluate(proposer, dataset, config)
     workdir.mkdir(parents=True, exist_ok=True)
     report.write_evaluation(workdir, result, dataset, proposals)
+    write_report(workdir, config)
     if save_proposals:
         report.write_proposals(workdir, dataset, proposals)
     return result

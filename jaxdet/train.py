@@ -15,6 +15,7 @@ from jaxdet.data.load import load_dataset
 from jaxdet.data.schedule import Schedule
 from jaxdet.devices import data_mesh, replicate
 from jaxdet.hosts import is_first_host, say
+from jaxdet.html.report import write_report
 from jaxdet.logbook import Logbook
 from jaxdet.loop import Loop, Plan
 from jaxdet.models.build import RPN, build_model, init_params, split_params
@@ -60,7 +61,8 @@ def train(config: Config, workdir: Path, checkpoint: str = "") -> dict[str, Any]
             state = saved
             say(f"going on from step {int(state.step)} of {workdir}")
         say(describe(config, plan, mesh.size))
-        with Logbook(workdir, int(state.step), write=is_first_host()) as logbook:
+        start = int(state.step)
+        with Logbook(workdir, start, write=is_first_host()) as logbook:
             loop = Loop(
                 config=config,
                 plan=plan,
@@ -73,7 +75,9 @@ def train(config: Config, workdir: Path, checkpoint: str = "") -> dict[str, Any]
                 logbook=logbook,
                 workdir=workdir,
             )
-            return loop.run(state)
+            result = loop.run(state)
+    write_report(workdir, config, trained=start < plan.total_steps)
+    return result
 
 
 def describe(config: Config, plan: Plan, num_devices: int) -> str:

@@ -15,8 +15,8 @@ ROOMS = [
     ["hosts", "devices", "environment", "optim", "train_step"],
     ["published", "download", "converters", "checkpoint", "saving"],
     ["proposer", "metrics", "evaluate", "visualize", "logbook", "predictor", "single", "exported"],
-    ["axes", "charts", "html_page", "html_curves", "html_sections"],
-    ["workdir", "html_report"],
+    ["workdir"],
+    ["html"],
     ["report", "loop", "train", "command", "modes", "measure", "table", "export"],
     ["zoo", "check", "main"],
 ]

@@ -65,7 +65,7 @@ def trained(coco, tmp_path_factory) -> Path:
 
 
 def test_training_leaves_what_the_contract_names(trained):
-    for name in ("config.json", "eval.json", "proposals.png", "metrics.jsonl"):
+    for name in ("config.json", "eval.json", "proposals.png", "metrics.jsonl", "report.html"):
         assert (trained / name).is_file()
     assert list(trained.glob("events.out.tfevents.*"))
     assert (trained / "checkpoints" / "4" / "params").is_dir()

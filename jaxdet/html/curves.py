@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxdet.charts import Series, line_chart
-from jaxdet.html_page import folded, percent, section, table, times_100
+from jaxdet.html.charts import Series, line_chart
+from jaxdet.html.page import folded, percent, section, table, times_100
 from jaxdet.metrics import LIMITS, SIZES
 
 Row = dict[str, Any]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxdet.axes import TINY, Axis, Number, linear_axis, log_axis, moving_mean, short, thin
+from jaxdet.html.axes import TINY, Axis, Number, linear_axis, log_axis, moving_mean, short, thin
 
 SMOOTHED_FROM = 60  # points; shorter lines are drawn as they are
 LOG_FROM = 20.0  # ratio of the largest to the smallest value

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from jaxdet import html_report
 from jaxdet.config import Config, DataConfig
 from jaxdet.errors import InputError
-from jaxdet.html_report import write_report
+from jaxdet.html import report as html_report
+from jaxdet.html.report import write_report
 from jaxdet.metrics import LIMITS, SIZES, THRESHOLDS
 
 HOSTILE = "</style></script><script>alert(\"x\")</script><img src=http://a.b onerror='x'>&amp;"

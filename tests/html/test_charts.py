@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxdet.axes import MAX_POINTS, linear_axis, log_axis, moving_mean, short, thin
-from jaxdet.charts import (
+from jaxdet.html.axes import MAX_POINTS, linear_axis, log_axis, moving_mean, short, thin
+from jaxdet.html.charts import (
     PLOT_HEIGHT,
     PLOT_WIDTH,
     Series,

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxdet.charts import Series, bar_chart, line_chart, share_chart
 from jaxdet.config import Config
-from jaxdet.html_page import escape, folded, pairs, percent, section, table, times_100
+from jaxdet.html.charts import Series, bar_chart, line_chart, share_chart
+from jaxdet.html.page import escape, folded, pairs, percent, section, table, times_100
 from jaxdet.metrics import LIMITS, SIZES
 from jaxdet.published import ROWS
 

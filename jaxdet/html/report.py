@@ -12,13 +12,13 @@ from typing import Any
 
 import cv2
 
-from jaxdet import html_sections as sections
 from jaxdet.config import Config
 from jaxdet.environment import environment, peak_memory
 from jaxdet.errors import InputError
 from jaxdet.hosts import is_first_host
-from jaxdet.html_curves import training
-from jaxdet.html_page import page
+from jaxdet.html import sections
+from jaxdet.html.curves import training
+from jaxdet.html.page import page
 from jaxdet.workdir import write_json
 
 FILE = "report.html"
