@@ -90,8 +90,8 @@ def to_params(
         The template's structure with float32 arrays, contiguous and HWIO.
 
     Raises:
-        InputError: it holds no state dict, or tensors are missing, unused or misshaped; the
-            message names the first of each.
+        InputError: it holds no state dict, or tensors are missing, unused, misshaped or not
+            finite; the message names the first of each.
     """
     params: dict[str, Any] = {}
     missing, misshaped = [], []
@@ -109,13 +109,39 @@ def to_params(
             misshaped.append(f"{name} is {array.dtype}{_text(array.shape)}, not {_text(expected)}")
             continue
         hwio = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
-        _insert(params, path, np.ascontiguousarray(hwio, np.float32))
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
+            _insert(params, path, np.ascontiguousarray(hwio, np.float32))
     unused = [name for name in left if not name.startswith(tuple(allow_unused))]
     problems = {"missing": missing, "unused": unused, "misshaped": misshaped}
     if any(problems.values()):
         text = "; ".join(_listed(kind, names) for kind, names in problems.items() if names)
         raise InputError(f"{source}: does not fit the config's model: {text}")
+    require_finite(params, source)
     return params
+
+
+def require_finite(params: Mapping[str, Any], source: str) -> None:
+    """Refuses weights that can only give nonsense.
+
+    Args:
+        params: nested dict of arrays; other leaves are passed over.
+        source: the file's name, for messages.
+
+    Raises:
+        InputError: a tensor holds NaN or infinity, or a variance below zero; the message names
+            the first few.
+    """
+    flat = ((path, np.asarray(leaf)) for path, leaf in leaves(params) if hasattr(leaf, "__array__"))
+    bad = [
+        "/".join(path)
+        for path, array in flat
+        if not np.isfinite(array).all() or (path[-1] == "var" and (array < 0).any())
+    ]
+    if bad:
+        kind = "with NaN, infinity or a negative variance"
+        raise InputError(
+            f"{source}: unusable weights: {_listed(kind, bad)}; take another checkpoint"
+        )
 
 
 def to_state_dict(params: Mapping[str, Any]) -> "OrderedDict[str, np.ndarray]":

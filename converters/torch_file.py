@@ -64,6 +64,8 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
 
 
 def _read(path: str | os.PathLike[str], reader: Callable[[BinaryIO, int], Any]) -> Any:
+    if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for, for ever
+        raise InputError(f"{path}: cannot be read: not a regular file")
     try:
         with Path(path).open("rb") as stream:
             size = stream.seek(0, os.SEEK_END)
