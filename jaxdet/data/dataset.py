@@ -4,6 +4,8 @@ Glossary: `I` images, `K` annotations of all images, `n` annotations of one imag
 Lengths are in pixels of the original picture, before any resizing.
 """
 
+import functools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,10 +63,17 @@ class Dataset:
         """Decodes a picture as RGB.
 
         Raises:
-            InputError: The file is absent, unreadable, or not of the annotated size.
+            InputError: The file is absent, unreadable, not of the annotated size, or a link that
+                leaves the image folder.
         """
         size = (int(self.heights[index]), int(self.widths[index]))
-        return read_image(self.path_of(index), expected_size=size)
+        path = self.path_of(index)
+        # A data set from elsewhere may bring links along, to whatever lies on this machine.
+        if not Path(os.path.realpath(path)).is_relative_to(self._real_dir):
+            raise InputError(
+                f"{path}: a link out of {self.image_dir}; put the picture itself there"
+            )
+        return read_image(path, expected_size=size)
 
     def boxes_of(self, index: int) -> Float32[np.ndarray, "n 4"]:
         """The boxes that training uses, as inclusive corners."""
@@ -93,8 +102,20 @@ class Dataset:
         total = np.concatenate([[0], np.cumsum(self.usable, dtype=np.int64)])
         return np.diff(total[self.offsets])
 
+    @functools.cached_property
+    def _real_dir(self) -> Path:
+        return Path(os.path.realpath(self.image_dir))
+
     def _rows(self, index: int) -> slice:
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+
+
+class _Files(Dataset):
+    """Pictures that the user named, wherever they are."""
+
+    def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        size = (int(self.heights[index]), int(self.widths[index]))
+        return read_image(self.path_of(index), expected_size=size)
 
 
 def from_files(paths: Sequence[str | Path]) -> Dataset:
@@ -107,7 +128,7 @@ def from_files(paths: Sequence[str | Path]) -> Dataset:
         raise InputError("no pictures given")
     sizes = np.array([picture_size(path) for path in paths], np.int32)
     nothing = np.zeros(0, np.int64)
-    return Dataset(
+    return _Files(
         source=str(paths[0]),
         image_dir=Path(),
         file_names=tuple(map(str, paths)),
