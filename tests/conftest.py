@@ -9,6 +9,7 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
@@ -16,6 +17,10 @@ from jaxtyping import install_import_hook
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+
+# Examples compile, and machines are busy: how long one takes says nothing.
+hypothesis.settings.register_profile("jaxdet", deadline=None)
+hypothesis.settings.load_profile("jaxdet")
 
 # Shapes and dtypes in the annotations of every jaxdet module are checked at run time.
 install_import_hook("jaxdet", "beartype.beartype")
