@@ -212,7 +212,22 @@ def _dense_input_gradient(stride: int, padding: int, x: Array, kernel: Array, dy
         return lax.pad(dx, jnp.zeros((), dx.dtype), edges)
     if _is_winograd(stride, padding, x, kernel):
         return winograd.conv3x3(dy, kernel[::-1, ::-1].swapaxes(2, 3), 2 - padding)
-    return _lax_gradient(0, stride, padding, 1, x, kernel, dy)
+    return _transposed_conv(stride, padding, x, kernel, dy)
+
+
+def _transposed_conv(stride: int, padding: int, x: Array, kernel: Array, dy: Array) -> Array:
+    """The gradient in `x` as a convolution of `dy`, zeros put between its cells.
+
+    XLA's own is as fast outside of loops, and ten times slower inside.
+    """
+    sides = zip(x.shape[1:3], dy.shape[1:3], kernel.shape[:2], strict=True)
+    edges = []
+    for size, outputs, k in sides:
+        before = k - 1 - padding
+        after = size + k - 1 - before - ((outputs - 1) * stride + 1)
+        edges.append((before, after, stride - 1))
+    spread = lax.pad(dy, jnp.zeros((), dy.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+    return _lax_conv(1, 0, 1, spread, kernel[::-1, ::-1].swapaxes(2, 3))
 
 
 def _dense_kernel_gradient(stride: int, padding: int, x: Array, kernel: Array, dy: Array) -> Array:
