@@ -111,8 +111,12 @@ def _local(name: str | Path) -> Path:
 def _step_folder(path: Path) -> Path:
     """The folder of one checkpoint: the newest below a work directory."""
     path = path.absolute()
-    if not path.exists():
-        raise InputError(f"{path}: no such checkpoint")
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:  # not there, or a name that none can have
+        raise InputError(f"{path}: no such checkpoint ({_first_line(error)[:60]})") from None
+    if not path.is_dir():
+        raise InputError(f"{path}: neither a work directory nor a .pth file")
     if (path / "params").is_dir():
         return path
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path

@@ -8,6 +8,8 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
+from jaxdet.errors import InputError
+
 
 def start(main: Callable[[list[str]], None]) -> None:
     """Calls `main` with the program's name and what is left of the command line, and exits."""
@@ -16,9 +18,14 @@ def start(main: Callable[[list[str]], None]) -> None:
     app.run(main, flags_parser=_parse)
 
 
+def complain(message: str) -> None:
+    """Prints one line, whatever the message is."""
+    print(f"jaxdet: {InputError(message)}", file=sys.stderr, flush=True)
+
+
 def fail(message: str, code: int) -> NoReturn:
     """Prints one line and exits."""
-    print(f"jaxdet: {message}", file=sys.stderr, flush=True)
+    complain(message)
     sys.exit(code)
 
 
@@ -26,10 +33,13 @@ def _parse(argv: list[str]) -> list[str]:
     """Parses flags; whatever is wrong with one becomes a line."""
     try:
         return flags.FLAGS(argv)
-    except (AttributeError, KeyError) as error:  # ml_collections, for a field that is not there
-        name = (re.findall(r"\w+", str(error)) or ["?"])[0]
-        flag = next((a for a in argv if name in a.split("=")[0].split(".")), name)
-        fail(f"{flag}: no such field; jaxdet/config.py lists them", 2)
-    except Exception as error:
-        what = str(error).strip().splitlines() or [type(error).__name__]
-        fail(f"{what[0]} (see --help)", 2)
+    except flags.Error as error:
+        fail(f"{' '.join(str(error).split())} (see --help)", 2)
+    except Exception as error:  # whatever ml_collections or the config file raises
+        what = " ".join(str(error).split())
+        names = re.findall(r"\w+", what)
+        fields = [a for a in argv if set(names) & set(a.split("=")[0].split(".")[1:])]
+        if fields and isinstance(error, AttributeError | KeyError):
+            fail(f"{fields[0]}: no such field; jaxdet/config.py lists them", 2)
+        file = next((a for a in argv if a.lstrip("-").startswith("config=")), "--config")
+        fail(f"{file}: cannot be used as a config: {type(error).__name__}: {what}", 2)

@@ -149,10 +149,11 @@ def parse(config: Any) -> Config:
     """
     if isinstance(config, Config):
         return config
-    if not isinstance(config, ml_collections.ConfigDict):
+    to_dict = getattr(config, "to_dict", None)
+    if to_dict is None:
         raise InputError(f"config: must be a ConfigDict, not {type(config).__name__}")
     try:
-        values = config.to_dict()
+        values = to_dict()
     except Exception as error:  # a placeholder without a value, or references in a circle
         raise InputError(f"config: cannot be read: {error}") from None
     parsed = _parse_node(Config, values, "config")

@@ -52,7 +52,11 @@ class Speed:
 
 
 def propose_each(
-    proposer: Proposer, dataset: Dataset, config: Config, speed: Speed
+    proposer: Proposer,
+    dataset: Dataset,
+    config: Config,
+    speed: Speed,
+    unreadable: list[str] | None = None,
 ) -> Iterator[tuple[int, ImageProposals]]:
     """Proposals of every picture of a data set and its place there, in the loader's order.
 
@@ -63,6 +67,10 @@ def propose_each(
         dataset: with or without boxes.
         config: for image scale, batch size and loader.
         speed: is added to.
+        unreadable: gets a line for each picture that is left out, where that is allowed.
+
+    Raises:
+        InputError: a picture cannot be read and may not be left out.
     """
     batch_size = config.test.batch_size * proposer.num_devices
     _compile_ahead(proposer, eval_buckets(dataset, config.data.image_scale), batch_size, speed)
@@ -73,6 +81,7 @@ def propose_each(
         num_workers=config.data.num_workers,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        skip_unreadable=unreadable is not None,
     )
     with loader as batches:
         # The devices work on a batch while the host loads the next and unpacks the one before.
@@ -81,6 +90,8 @@ def propose_each(
             asked = time.perf_counter()
             batch = next(batches, None)
             loaded = time.perf_counter()
+            if unreadable is not None and batch is not None:
+                unreadable += batches.messages
             current = None if batch is None else (batch, proposer.start(batch))
             speed.data += loaded - asked
             speed.forward += time.perf_counter() - loaded

@@ -1,5 +1,6 @@
 """Training, evaluation and prediction as commands."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,19 @@ def run_eval(
 def run_predict(
     config: Config, checkpoint: str | Path, images: list[str], out: Path, draw: bool
 ) -> None:
-    """Writes `<out>/<picture's name>.json`, and `.png` if asked, for every picture."""
-    dataset = from_files(_pictures(images))
+    """Writes `<out>/<picture's name>.json`, and `.png` if asked, for every picture.
+
+    Pictures that cannot be read are left out; each is a line at the end, and the exit code is 2.
+    """
+    unreadable: list[str] = []
+    paths = _pictures(images)
+    if draw:
+        _require_apart(paths, out)
+    dataset = from_files(paths, unreadable)
     proposer = Proposer(config, _params(config, checkpoint), data_mesh())
     out.mkdir(parents=True, exist_ok=True)
     speed = Speed()
-    for i, found in propose_each(proposer, dataset, config, speed):
+    for i, found in propose_each(proposer, dataset, config, speed, unreadable):
         path = dataset.path_of(i)
         record = {
             "image": str(path),
@@ -70,12 +78,26 @@ def run_predict(
         if draw:
             write_png(out / f"{path.stem}.png", draw_boxes(dataset.read(i), *found))
         write_json(out / f"{path.stem}.json", record)
-    rate = speed.summary()["images_per_second"]
-    say(f"wrote proposals of {len(dataset)} pictures to {out}/ ({rate:.1f} images/s)")
+    if speed.images:
+        rate = speed.summary()["images_per_second"]
+        say(f"wrote proposals of {speed.images} pictures to {out}/ ({rate:.1f} images/s)")
+    for line in unreadable:
+        command.complain(line)
+    if unreadable:
+        sys.exit(2)
 
 
 def _params(config: Config, checkpoint: str | Path) -> Any:
     return read_params(checkpoint, param_shapes(build_model(config.model)))
+
+
+def _require_apart(paths: list[Path], out: Path) -> None:
+    """Drawings must not replace the pictures."""
+    sources = {path.resolve() for path in paths}
+    for path in paths:
+        drawing = out / f"{path.stem}.png"
+        if drawing.resolve() in sources:
+            raise InputError(f"{drawing}: a drawing would replace this picture; set another --out")
 
 
 def _pictures(images: list[str]) -> list[Path]:

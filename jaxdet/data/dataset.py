@@ -118,24 +118,40 @@ class _Files(Dataset):
         return read_image(self.path_of(index), expected_size=size)
 
 
-def from_files(paths: Sequence[str | Path]) -> Dataset:
+def from_files(paths: Sequence[str | Path], unreadable: list[str] | None = None) -> Dataset:
     """A data set of pictures alone; their sizes are read from the files' headers.
 
+    Args:
+        paths: Of the pictures.
+        unreadable: Gets a line for each file that is left out, where that is allowed.
+
     Raises:
-        InputError: A file is absent or not a picture, or there are none.
+        InputError: A file is absent or not a picture (all of them, if `unreadable` is given), or
+            there are none.
     """
     if not paths:
         raise InputError("no pictures given")
-    sizes = np.array([picture_size(path) for path in paths], np.int32)
+    names, found = [], []
+    for path in map(str, paths):
+        try:
+            found.append(picture_size(path))
+            names.append(path)
+        except InputError as error:
+            if unreadable is None:
+                raise
+            unreadable.append(str(error))
+    if not found:
+        raise InputError(f"none of {len(paths)} pictures can be read: {(unreadable or [''])[0]}")
+    sizes = np.array(found, np.int32)
     nothing = np.zeros(0, np.int64)
     return _Files(
         source=str(paths[0]),
         image_dir=Path(),
-        file_names=tuple(map(str, paths)),
-        image_ids=np.arange(len(paths)),
+        file_names=tuple(names),
+        image_ids=np.arange(len(sizes)),
         heights=sizes[:, 0],
         widths=sizes[:, 1],
-        offsets=np.zeros(len(paths) + 1, np.int64),
+        offsets=np.zeros(len(sizes) + 1, np.int64),
         annotation_ids=nothing,
         category_ids=nothing,
         xywh=np.zeros((0, 4)),

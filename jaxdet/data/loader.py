@@ -49,7 +49,8 @@ class Loader(Iterator[Batch]):
 
     Attributes:
         step: The step of the batch that comes next.
-        skipped: Unreadable pictures that training has gone without so far.
+        skipped: Unreadable pictures that were left out so far.
+        messages: A line for each that the last batch goes without.
     """
 
     def __init__(self, source: Source, num_workers: int, start_step: int = 0):
@@ -62,6 +63,7 @@ class Loader(Iterator[Batch]):
         """
         self.step = start_step
         self.skipped = 0
+        self.messages: tuple[str, ...] = ()
         self._source = source
         self._num_workers = num_workers
         self._restarts = 0
@@ -73,6 +75,7 @@ class Loader(Iterator[Batch]):
             raise InputError(element.error)
         for message in element.skipped:
             _LOG.warning("step %d: picture skipped: %s", self.step, message)
+        self.messages = element.skipped
         self.skipped += len(element.skipped)
         self.step += 1
         # Out of the workers' shared memory, whose blocks outlive a program that is interrupted.

@@ -80,6 +80,7 @@ def eval_batches(
     num_workers: int,
     process_index: int = 0,
     process_count: int = 1,
+    skip_unreadable: bool = False,
 ) -> Loader:
     """This host's part of batches that hold every picture once, largest bucket first.
 
@@ -92,12 +93,14 @@ def eval_batches(
         num_workers: Loader processes; 0 for threads.
         process_index: Which host this is.
         process_count: How many hosts there are.
+        skip_unreadable: Whether a filler takes the place of a picture that cannot be read.
 
     Raises:
-        InputError: While iterating, if a picture cannot be read.
+        InputError: While iterating, if a picture cannot be read and is not to be skipped.
     """
     rows = _host_rows(batch_size, process_index, process_count)
-    return Loader(_EvalSource(dataset, image_scale, batch_size, rows), num_workers)
+    source = _EvalSource(dataset, image_scale, batch_size, rows, skip_unreadable)
+    return Loader(source, num_workers)
 
 
 def eval_buckets(dataset: Dataset, image_scale: tuple[int, ...]) -> list[Size]:
@@ -165,11 +168,17 @@ class _EvalSource:
     """Every picture once, by bucket."""
 
     def __init__(
-        self, dataset: Dataset, image_scale: tuple[int, ...], batch_size: int, rows: slice
+        self,
+        dataset: Dataset,
+        image_scale: tuple[int, ...],
+        batch_size: int,
+        rows: slice,
+        skip_unreadable: bool,
     ):
         self.dataset = dataset
         self.image_scale = image_scale
         self.rows = rows
+        self.skip_unreadable = skip_unreadable
         self.max_boxes = max_boxes(dataset)
         self.batches = _eval_plan(dataset, image_scale, batch_size)
 
@@ -179,11 +188,19 @@ class _EvalSource:
     def __getitem__(self, step: int) -> Element:
         bucket, indices = self.batches[step]
         batch = _empty_batch(bucket, self.rows.stop - self.rows.start, self.max_boxes)
+        skipped: list[str] = []
         for row, index in enumerate(indices[self.rows].tolist()):
-            if index >= 0:
+            if index < 0:
+                continue
+            try:
                 image = self.dataset.read(index)
-                _fill_row(batch, row, self.dataset, index, image, self.image_scale, flip=False)
-        return Element(batch, ())
+            except InputError as error:
+                if not self.skip_unreadable:
+                    raise
+                skipped.append(str(error))
+                continue
+            _fill_row(batch, row, self.dataset, index, image, self.image_scale, flip=False)
+        return Element(batch, tuple(skipped))
 
 
 def _eval_plan(

@@ -1,0 +1,188 @@
+"""Whatever is wrong on the command line: one line on stderr, exit code 2, and nothing written."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from tiny_coco import TINY_MODEL
+
+from jaxdet import config as config_lib
+from jaxdet.models.build import build_model, init_params
+from jaxdet.saving import Checkpoints
+
+ROOT = Path(__file__).parents[1]
+CONFIG = "--config=configs/rpn_r18_fpn_shapes.py"
+
+# Runs `python -m jaxdet.main` once per list of arguments, in forks that need not import again.
+DRIVER = """
+import json, os, runpy, signal, sys, tempfile
+import jaxdet.check, jaxdet.export, jaxdet.modes
+from ml_collections import config_flags
+
+for arguments in json.load(sys.stdin):
+    output = [tempfile.TemporaryFile() for _ in range(2)]
+    child = os.fork()
+    if not child:
+        signal.alarm(100)
+        for number, file in enumerate(output, 1):
+            os.dup2(file.fileno(), number)
+        sys.argv = ["main", *arguments]
+        code = 70
+        try:
+            runpy.run_module("jaxdet.main", run_name="__main__", alter_sys=True)
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    for file in output:
+        file.seek(0)
+    print(json.dumps([status, *(file.read().decode() for file in output)]))
+"""
+
+
+def run(*cases: list[str]) -> list[tuple[int, str, str]]:
+    """Exit code, stdout and stderr of each."""
+    result = subprocess.run(
+        [sys.executable, "-c", DRIVER],
+        input=json.dumps(cases),
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=True,
+    )
+    return [tuple(json.loads(line)) for line in result.stdout.splitlines()]
+
+
+def refused(results, expected) -> None:
+    """One line each, with its part."""
+    for (code, out, err), part in zip(results, expected, strict=True):
+        assert (code, out) == (2, ""), err
+        assert err.startswith("jaxdet: ")
+        assert err.splitlines() == [err.removesuffix("\n")]
+        assert part in err
+
+
+OVERRIDES = {
+    "test.nms_threshold=nan": "0 to 1, not nan",
+    "train.seed=99999999999999999999": "config.train.seed: must be 0 to 4294967295",
+    "train.seed=" + 5000 * "9": "config.train.seed",
+    "data.image_scale=()": "(long side, short side), not ()",
+    "data.image_scale=(64,'x')": "config.data.image_scale[1]: must be int",
+    "data.image_scale=(((((": "config.data.image_scale",
+    "data.flip=": "config.data.flip",
+    "data.root=a\nb": "config.data.root: must be printable text",
+    "name=../x": "config.name",
+    "model.depth=[50]": "config.model.depth",
+    "model.depth": "Missing value for flag --config.model.depth",
+    "model.depth.x=3": "--config.model.depth.x=3: no such field",
+    "model.__class__=x": "--config.model.__class__=x: no such field",
+    "model={}": "config.model.",
+    "model.train_norm=maybe": "train_norm=maybe",
+    "train=3": "config.train=3",
+    "optimizer.learning_rate=1e400": "config.optimizer.learning_rate",
+    "optimizer.decay_epochs=[1e308]": "config.optimizer.decay_epochs",
+    ".=3": CONFIG,
+    "=3": CONFIG,
+}
+
+
+def test_overrides():
+    results = run(*([CONFIG, f"--config.{override}"] for override in OVERRIDES))
+    refused(results, OVERRIDES.values())
+
+
+def test_overrides_are_not_executed(tmp_path):
+    target = tmp_path / "executed"
+    call = f"__import__('pathlib').Path({str(target)!r}).touch()"
+    fields = ("optimizer.decay_epochs", "model.anchor_scales", "train.seed", "data.root", "model")
+    results = run(*([CONFIG, "--mode=eval", f"--config.{f}={call}"] for f in fields))
+    assert {code for code, _, _ in results} == {2}
+    assert not target.exists()
+
+
+def test_config_files_flags_and_paths(tmp_path):
+    texts = {"syntax": "def get_config(:\n", "raises": "raise RuntimeError('a\\nb')\n", "none": ""}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    pipe = tmp_path / "pipe.pth"
+    os.mkfifo(pipe)
+    coco = "--config.data.name=coco"
+    cases = {
+        **{(f"--config={tmp_path}/{name}.py",): f"{name}.py" for name in texts},
+        ("--config=",): "no such config",
+        (f"--config={tmp_path}",): f"{tmp_path}: no such config",
+        ("--mode=",): "--mode=",
+        ("--nonsense=1",): "nonsense",
+        ("x\ny",): "x\\x0ay: not understood",
+        ("--num_processes=x",): "num_processes",
+        ("--mode=predict",): "--images",
+        ("--mode=predict", f"--images={pipe}"): "no such picture or folder",
+        ("--mode=predict", f"--images={tmp_path}"): "holds no pictures",
+        ("--mode=eval", f"--checkpoint={pipe}"): "not a regular file",
+        ("--mode=eval", f"--checkpoint={'a' * 5000}"): "no such checkpoint",
+        ("--mode=eval", "--checkpoint=zoo://../../x"): "nothing of this name is published",
+        ("--mode=export", "--checkpoint=/dev/null"): "neither a work directory nor",
+        ("--mode=eval", coco, f"--config.data.root={tmp_path}"): "instances_val2017.json",
+    }
+    out = f"--out={tmp_path}/out"
+    refused(run(*([*case, out, f"--workdir={tmp_path}/run"] for case in cases)), cases.values())
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> list[str]:
+    """Arguments for a network that compiles in seconds, with fresh weights."""
+    config = config_lib.load_file(ROOT / "configs" / "rpn_r18_fpn_shapes.py")
+    config.model.update(TINY_MODEL)
+    params = init_params(build_model(config_lib.parse(config).model), jax.random.key(0))
+    workdir = tmp_path_factory.mktemp("run")
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.save_params(params, {})
+    fields = [f"--config.model.{name}={value}" for name, value in TINY_MODEL.items()]
+    return [CONFIG, *fields, "--config.data.image_scale=(64, 64)", f"--checkpoint={workdir}"]
+
+
+def test_predict_names_bad_pictures_and_finishes_the_others(model, tmp_path):
+    """One picture is none by its header, one turns out to be cut off when it is decoded."""
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    for name in ("first", "last"):
+        cv2.imwrite(str(folder / f"{name}.png"), noise)
+    whole = (folder / "first.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "page.jpg").write_text("<html>")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    predict = [*model, "--mode=predict", "--draw"]
+    mixed, none, same = run(
+        [*predict, f"--images={folder}", f"--out={out}"],
+        [*predict, f"--images={folder}/page.jpg", f"--out={tmp_path}/none"],
+        [*predict, f"--images={folder}", f"--out={folder}"],
+    )
+    code, said, err = mixed
+    assert code == 2
+    assert "wrote proposals of 2 pictures" in said
+    assert err.splitlines() == [
+        f"jaxdet: {folder}/page.jpg: not a JPEG, PNG, WebP, BMP, GIF or TIFF picture, "
+        "or cut off within its header",
+        f"jaxdet: {folder}/cut.png: picture cannot be decoded; it is damaged or cut off",
+    ]
+    names = ["first.json", "first.png", "last.json", "last.png"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    assert len(json.loads((out / "last.json").read_text())["boxes"]) > 0
+    refused([none, same], ["none of 1 pictures can be read", "a drawing would replace"])
+    assert not (tmp_path / "none").exists()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
