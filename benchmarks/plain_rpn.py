@@ -8,13 +8,13 @@ Pictures are [B, 3, H, W] floats, normalised; boxes have inclusive corners.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from benchmarks.matching import torch_match
-from benchmarks.nms import reference as nms_reference
 from jaxdet.config import Config, ModelConfig, ProposalConfig
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -86,9 +86,9 @@ class Backbone(nn.Module):
 class ConvModule(nn.Module):
     """A convolution by the name that checkpoints give it."""
 
-    def __init__(self, *args: int, **kwargs: int) -> None:
+    def __init__(self, channels: int, features: int, kernel: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(*args, **kwargs)
+        self.conv = nn.Conv2d(channels, features, kernel, padding=kernel // 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As the convolution."""
@@ -101,7 +101,7 @@ class Pyramid(nn.Module):
     def __init__(self, inputs: list[int], channels: int) -> None:
         super().__init__()
         self.lateral_convs = nn.ModuleList(ConvModule(n, channels, 1) for n in inputs)
-        self.fpn_convs = nn.ModuleList(ConvModule(channels, channels, 3, padding=1) for _ in inputs)
+        self.fpn_convs = nn.ModuleList(ConvModule(channels, channels, 3) for _ in inputs)
 
     def forward(self, stages: list[torch.Tensor]) -> list[torch.Tensor]:
         """Stages, fine to coarse, to as many levels and one."""
@@ -190,9 +190,9 @@ def decode(anchors: torch.Tensor, deltas: torch.Tensor, size: tuple[int, int]) -
 class Proposer:
     """From levels to the best boxes of each picture."""
 
-    def __init__(self, config: ProposalConfig) -> None:
+    def __init__(self, config: ProposalConfig, nms: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self.config = config
-        self.nms_name, self.nms = nms_reference(config.nms_threshold)
+        self.nms = nms  # of boxes, best first, to positions or a mask
 
     @torch.inference_mode()
     def __call__(
@@ -211,7 +211,7 @@ class Proposer:
         for level, delta, anchor in zip(logits, deltas, anchors, strict=True):
             scores, index = level.sigmoid().topk(min(self.config.nms_pre, len(level)))
             boxes = decode(anchor[index], delta[index], size)
-            kept = self.nms(boxes)  # positions or a mask, as its implementation likes
+            kept = self.nms(boxes)
             kept_boxes.append(boxes[kept][: self.config.nms_post])
             kept_scores.append(scores[kept][: self.config.nms_post])
         boxes, scores = torch.cat(kept_boxes), torch.cat(kept_scores)

@@ -105,7 +105,8 @@ def plain_images(image: np.ndarray, config: Config) -> torch.Tensor:
     """[B, 3, H, W] floats, normalised, from uint8 [B, H, W, 3] RGB."""
     model = config.model
     ordered = image[..., ::-1] if model.channel_order == "bgr" else image
-    x = (ordered.astype(np.float32) - np.float32(model.pixel_mean)) / np.float32(model.pixel_std)
+    mean, std = (np.array(x, np.float32) for x in (model.pixel_mean, model.pixel_std))
+    x = (ordered.astype(np.float32) - mean) / std
     return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))).to(torch_device())
 
 

@@ -52,7 +52,8 @@ def our_step(
     trainable, frozen = split_params(params, config.model)
     first = TrainState(jnp.int32(0), trainable, frozen, optimizer.init(trainable))
     state, placed = replicate(first, mesh), split(batch, mesh)
-    program = make_train_step(model, config, optimizer, mesh).lower(state, placed).compile()
+    jitted: Any = make_train_step(model, config, optimizer, mesh)
+    program = jitted.lower(state, placed).compile()
 
     def step() -> float:
         nonlocal state

@@ -1,0 +1,109 @@
+"""The training loader, from JPEGs on disk to batches of two: jaxdet beside the reference's recipe.
+
+    python -m benchmarks.loader
+
+The same pictures and as many processes for both.  The reference's recipe normalises to float32 in
+the loader; jaxdet hands over bytes, padded to a bucket, and the network normalises them, which
+`benchmarks/forward.py` counts.  The clock starts with the first batch, when processes run.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.pictures import write_pictures
+from benchmarks.timing import save, torch
+from jaxdet.config import Config
+from jaxdet.data.coco import coco_directory
+from jaxdet.data.dataset import Dataset
+from jaxdet.data.pipeline import train_batches
+
+BATCH = 2
+
+
+def our_batches(dataset: Dataset, steps: int, workers: int) -> Iterator[int]:
+    """The number of pictures of each batch."""
+    data = Config().data
+    loader = train_batches(
+        dataset,
+        image_scale=data.image_scale,
+        global_batch=BATCH,
+        seed=0,
+        num_workers=workers,
+        num_steps=steps,
+        flip=data.flip,
+    )
+    with loader as batches:
+        for batch in batches:
+            yield len(batch.image)
+
+
+def plain_batches(dataset: Dataset, steps: int, workers: int) -> Iterator[int]:
+    """The same by PyTorch."""
+    from benchmarks.plain_loader import Groups, plain_loader
+
+    epochs = -(-steps * BATCH // len(dataset))
+    sampler = Groups(dataset.widths > dataset.heights, BATCH, epochs)
+    for images, *_ in plain_loader(plain_pictures(dataset, flip=True), sampler, workers):
+        yield len(images)
+
+
+def plain_pictures(dataset: Dataset, flip: bool) -> Any:
+    """The data set as PyTorch's loader takes it."""
+    from benchmarks.plain_loader import Pictures, Settings
+
+    config = Config()
+    model, data = config.model, config.data
+    long, short = data.image_scale
+    settings = Settings(
+        (long, short), model.pixel_mean, model.pixel_std, data.flip if flip else 0.0
+    )
+    paths = [str(dataset.path_of(i)) for i in range(len(dataset))]
+    return Pictures(paths, [dataset.boxes_of(i) for i in range(len(dataset))], settings)
+
+
+def images_per_second(batches: Iterator[int]) -> float:
+    """Of all batches after the first."""
+    next(batches)
+    start = time.perf_counter()
+    count = sum(batches)
+    return count / (time.perf_counter() - start)
+
+
+def median_rates(runs: Mapping[str, Callable[[], Iterator[int]]], rounds: int) -> dict[str, float]:
+    """Median images per second of each, in turn; `ratio` is jaxdet's over the other's."""
+    rates: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(rounds):
+        for name in list(runs)[:: -1 if turn % 2 else 1]:
+            rates[name].append(images_per_second(runs[name]()))
+    medians = {name: sorted(values)[len(values) // 2] for name, values in rates.items()}
+    if "torch" in medians:
+        medians["ratio"] = medians["jaxdet"] / medians["torch"]
+    return medians
+
+
+def main() -> None:
+    """Measures, prints and saves."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=72)
+    parser.add_argument("--steps", type=int, default=108)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = coco_directory(write_pictures(Path(folder), args.images), "train")
+        sides = {"jaxdet": our_batches, **({"torch": plain_batches} if torch else {})}
+        runs = {
+            name: partial(side, dataset, args.steps, args.workers) for name, side in sides.items()
+        }
+        row = median_rates(runs, args.rounds)
+    print(", ".join(f"{name} {value:.2f}" for name, value in row.items()), "(images/s)")
+    save("loader", [{"workers": args.workers, "batch": BATCH, "steps": args.steps, **row}])
+
+
+if __name__ == "__main__":
+    main()
