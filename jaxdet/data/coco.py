@@ -82,6 +82,8 @@ def load_coco(
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    if path.exists() and not path.is_file():  # a pipe would be waited for, for ever
+        raise InputError(f"{path}: cannot be read (not a regular file)")
     try:
         text = path.read_bytes()
     except FileNotFoundError:
