@@ -22,9 +22,7 @@ class Result(NamedTuple):
     scores: np.ndarray  # float32 [N], in (0, 1), falling
 
 
-def batch_of_one(
-    image: np.ndarray | str | Path, image_scale: tuple[int, ...], buckets: Sequence[Size]
-) -> Batch:
+def batch_of_one(image: Any, image_scale: tuple[int, ...], buckets: Sequence[Size]) -> Batch:
     """A picture, resized and put into its bucket, without boxes.
 
     Args:
