@@ -1,12 +1,14 @@
 """What the commands share: flags, and one line where input is bad."""
 
+import logging
 import os
 import re
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 
 from jaxdet.errors import InputError
 
@@ -14,7 +16,13 @@ from jaxdet.errors import InputError
 def start(main: Callable[[list[str]], None]) -> None:
     """Calls `main` with the program's name and what is left of the command line, and exits."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    logging.set_verbosity(logging.ERROR)
+    # What goes wrong in the threads of orbax and grain is raised, and told in a line, in ours.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    sys.unraisablehook = _without_late_writes
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("jaxdet: %(message)s"))
+    logging.getLogger("jaxdet").addHandler(handler)
+    logging.getLogger("jaxdet").propagate = False
     app.run(main, flags_parser=_parse)
 
 
@@ -27,6 +35,12 @@ def fail(message: str, code: int) -> NoReturn:
     """Prints one line and exits."""
     complain(message)
     sys.exit(code)
+
+
+def _without_late_writes(unraisable: Any) -> None:
+    """Passes over what tensorstore says, once a tensor, when a checkpoint could not be written."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -1,6 +1,8 @@
 """The checkpoints of a run: written in the background, verified when read, the best one kept."""
 
 import contextlib
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -164,11 +166,18 @@ def _reported(folder: Path) -> Iterator[None]:
         raise
     # A full disk comes as any of these, by way of orbax's threads and tensorstore.
     except (OSError, ValueError, RuntimeError) as error:
-        what = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"{folder}: cannot be written: {what}; make room there, and the same command goes "
+            f"{folder}: cannot be written: {_reason(error)}; make room there, and the same command goes "
             "on from the last complete checkpoint"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The system's own words, where tensorstore wraps them up in many of its own."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code:
+        return os.strerror(int(code[1]))
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _free_name(path: Path) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from test_main import refused
-from test_resume import rows_of, saved, start, wait_for
+from test_resume import Run, rows_of, saved
 from test_train import tiny_config
 from tiny_coco import write_coco
 
@@ -32,64 +32,60 @@ def coco(tmp_path) -> Path:
 def test_full_disk_ends_the_run_and_keeps_the_checkpoint_before(coco, tmp_path):
     """Files may not grow beyond 48 kB once the first checkpoint is there: a full disk."""
     workdir = tmp_path / "run"
-    process = start(coco, workdir)
-    assert wait_for(lambda: saved(workdir), process)
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (48_000, 48_000))
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 2, output
+    run = Run(coco, workdir)
+    run.wait_for(lambda: saved(workdir))
+    resource.prlimit(run.process.pid, resource.RLIMIT_FSIZE, (48_000, 48_000))
+    output = run.end(2)
     assert "Traceback" not in output
     assert output.strip().splitlines()[-1].startswith(f"jaxdet: {workdir}")
     kept = saved(workdir)
     assert kept
-    process = start(coco, workdir)
-    output, _ = process.communicate(timeout=500)
-    assert process.returncode == 0, output
-    assert f"going on from step {kept[-1]} of" in output
+    assert f"going on from step {kept[-1]} of" in Run(coco, workdir).end(0)
     steps = [row["step"] for row in rows_of(workdir)]
     assert steps == sorted(set(steps))
 
 
 def test_second_run_on_a_work_directory_is_refused(coco, tmp_path):
     workdir = tmp_path / "run"
-    first = start(coco, workdir, "--config.train.num_steps=100000")
-    assert wait_for(lambda: saved(workdir), first)
-    second = start(coco, workdir, "--config.train.num_steps=100000")
-    output, _ = second.communicate(timeout=120)
-    assert second.returncode == 2
+    first = Run(coco, workdir, "--config.train.num_steps=100000")
+    first.wait_for(lambda: saved(workdir))
+    output = Run(coco, workdir, "--config.train.num_steps=100000").end(2)
     assert output.strip().splitlines()[-1].startswith(f"jaxdet: {workdir}: in use by another run")
-    assert f"process {first.pid} on " in output
-    assert first.poll() is None
-    first.send_signal(signal.SIGKILL)  # the lock goes with the process
-    first.communicate()
-    third = start(coco, workdir, f"--config.train.num_steps={saved(workdir)[-1] + 1}")
-    output, _ = third.communicate(timeout=300)
-    assert third.returncode == 0, output
+    assert f"process {first.process.pid} on " in output
+    assert first.process.poll() is None
+    first.signal(signal.SIGKILL)  # the lock goes with the process
+    first.end(-signal.SIGKILL)
+    Run(coco, workdir, f"--config.train.num_steps={saved(workdir)[-1] + 1}").end(0)
 
 
 def test_loader_process_killed(coco, tmp_path):
     """Killed twice while training, it is started again, and nothing is learned differently."""
-    flags = ("--config.data.num_workers=1", "--config.train.num_steps=3000")
     workdir = tmp_path / "run"
-    process = start(coco, workdir, *flags)
-    killed = 0
-    while killed < 2 and wait_for(lambda: len(saved(workdir)) > 0, process):
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        workers = [int(c) for c in children if b"spawn_main" in cmdline(c)]
-        if workers:
-            os.kill(workers[0], signal.SIGKILL)
-            killed += 1
-        time.sleep(4)
-    reached = saved(workdir)[-1]
-    assert wait_for(lambda: saved(workdir)[-1] > reached, process), process.stdout.read()
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 143, output
+    run = Run(coco, workdir, "--config.data.num_workers=1", "--config.train.num_steps=100000")
+    wait_for_steps(run, workdir)
+    for _ in range(2):
+        (worker,) = workers_of(run.process.pid)
+        os.kill(worker, signal.SIGKILL)
+        run.wait_for(lambda dead=worker: workers_of(run.process.pid) - {dead})
+        wait_for_steps(run, workdir)
+    run.signal(signal.SIGTERM)
+    output = run.end(143)
     assert output.count("a loader process was killed; starting all anew") == 2
     rows = rows_of(workdir)
-    other = start(coco, tmp_path / "quiet", f"--config.train.num_steps={rows[-1]['step']}")
-    output, _ = other.communicate(timeout=500)
-    assert other.returncode == 0, output
+    Run(coco, tmp_path / "quiet", f"--config.train.num_steps={rows[-1]['step']}").end(0)
     assert rows_of(tmp_path / "quiet")[: len(rows) - 1] == rows[:-1]
+
+
+def wait_for_steps(run: Run, workdir: Path) -> None:
+    """Until twenty more steps are saved."""
+    reached = max(saved(workdir), default=0)
+    run.wait_for(lambda: max(saved(workdir), default=0) > reached + 20)
+
+
+def workers_of(pid: int) -> set[int]:
+    """The process's loader processes; those of a dead or another kind are not among them."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {int(child) for child in children if b"spawn_main" in cmdline(child)}
 
 
 def cmdline(pid: str) -> bytes:
@@ -100,23 +96,18 @@ def cmdline(pid: str) -> bytes:
 def test_picture_replaced_by_garbage_while_training(coco, tmp_path):
     """The run goes on without it and says so; the evaluation, which needs it, names it."""
     workdir = tmp_path / "run"
-    process = start(coco, workdir, "--config.train.num_steps=2000")
-    assert wait_for(lambda: saved(workdir), process)
+    run = Run(coco, workdir, "--config.train.num_steps=100000")
+    run.wait_for(lambda: saved(workdir))
     victim = coco / "train2017" / "3.png"
     victim.write_bytes(random.Random(0).randbytes(500))
-    reached = saved(workdir)[-1]
-    assert wait_for(lambda: saved(workdir)[-1] > reached + 20, process), process.stdout.read()
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 143, output
-    assert f"picture skipped: {victim}" in output
+    wait_for_steps(run, workdir)
+    run.signal(signal.SIGTERM)
+    assert f"picture skipped: {victim}" in run.end(143)
     last = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()][-1]
     assert last["skipped_images"] > 0
 
     (coco / "val2017" / "2.png").write_bytes(b"")
-    process = start(coco, workdir, "--mode=eval")
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 2
+    output = Run(coco, workdir, "--mode=eval").end(2)
     assert str(coco / "val2017" / "2.png") in output.strip().splitlines()[-1]
 
 

@@ -8,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -27,26 +29,49 @@ KILLS = 20
 LEARNED = ("step", "epoch", "loss", "loss_cls", "loss_bbox", "num_positive", "grad_norm")
 
 
-def start(coco: Path, workdir: Path, *flags: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [
-            *(
-                sys.executable,
-                "-m",
-                "jaxdet.main",
-                *TINY_FLAGS,
-                f"--config.train.num_steps={STEPS}",
-            ),
-            *("--config.data.name=coco", f"--config.data.root={coco}", f"--workdir={workdir}"),
-            *("--config.train.log_every=3", "--config.train.checkpoint_every=4"),
-            *("--config.train.eval_every=1000", *flags),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": ""},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+class Run:
+    """`python -m jaxdet.main` on the tiny set, in the background."""
+
+    def __init__(self, coco: Path, workdir: Path, *flags: str):
+        # To a file: nobody reads while it runs, and a full pipe would stop it.
+        self._log = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
+        command = [sys.executable, "-m", "jaxdet.main", *TINY_FLAGS]
+        data = ["--config.data.name=coco", f"--config.data.root={coco}", f"--workdir={workdir}"]
+        length = [f"--config.train.num_steps={STEPS}", "--config.train.eval_every=1000"]
+        rhythm = ["--config.train.log_every=3", "--config.train.checkpoint_every=4"]
+        self.process = subprocess.Popen(
+            [*command, *data, *length, *rhythm, *flags],
+            cwd=ROOT,
+            env={**os.environ, "XLA_FLAGS": ""},
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
+
+    def end(self, code: int, seconds: float = 500) -> str:
+        """Waits for the end and returns what was printed."""
+        try:
+            found = self.process.wait(seconds)
+        finally:
+            self.process.kill()
+        output = self.output()
+        self._log.close()
+        assert found == code, output
+        return output
+
+    def output(self) -> str:
+        self._log.seek(0)
+        return self._log.read()
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 240) -> None:
+        """Returns once the condition is true; fails if the run ends before."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self.process.poll() is None, self.output()
+            assert time.monotonic() < deadline, self.output()
+            time.sleep(0.001)
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
 
 
 def rows_of(workdir: Path) -> list[dict]:
@@ -67,16 +92,6 @@ def saved(workdir: Path) -> list[int]:
     return []
 
 
-def wait_for(condition, process: subprocess.Popen, seconds: float = 240) -> bool:
-    """Whether the condition came true before the process ended."""
-    deadline = time.monotonic() + seconds
-    while process.poll() is None and time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.001)
-    return False
-
-
 def is_writing(workdir: Path) -> bool:
     """Whether a checkpoint is only half there."""
     folder = workdir / "checkpoints"
@@ -87,19 +102,19 @@ def is_writing(workdir: Path) -> bool:
 
 def kill_somewhere(coco: Path, workdir: Path, rng: random.Random) -> str:
     """Starts the run and kills it; returns what it was doing: starting, writing or training."""
-    process = start(coco, workdir)
+    run = Run(coco, workdir)
     before = saved(workdir)[-1:]
     moment = rng.choice(["starting", "writing", "training", "training"])
     if moment == "starting":
         time.sleep(rng.uniform(0, 8))
     else:
-        assert wait_for(lambda: saved(workdir)[-1:] != before, process), process.stdout.read()
+        run.wait_for(lambda: saved(workdir)[-1:] != before)
         time.sleep(rng.uniform(0, 0.2))
-        if moment == "writing":
-            wait_for(lambda: is_writing(workdir), process, 5)
-            time.sleep(rng.uniform(0, 0.03))
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    if moment == "writing":
+        run.wait_for(lambda: is_writing(workdir))
+        time.sleep(rng.uniform(0, 0.03))
+    run.signal(signal.SIGKILL)
+    run.end(-signal.SIGKILL)
     return "writing" if is_writing(workdir) else moment
 
 
@@ -111,9 +126,7 @@ def coco(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(coco, tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("undisturbed") / "run"
-    process = start(coco, workdir)
-    output, _ = process.communicate(timeout=500)
-    assert process.returncode == 0, output
+    Run(coco, workdir).end(0)
     return workdir
 
 
@@ -133,9 +146,7 @@ def test_twenty_kills_leave_no_trace(coco, undisturbed, tmp_path):
     assert moments.count("writing") >= 3  # half-written checkpoints were among it
     reached = saved(workdir)[-1]
     assert 0 < reached < STEPS
-    process = start(coco, workdir)
-    output, _ = process.communicate(timeout=500)
-    assert process.returncode == 0, output
+    output = Run(coco, workdir).end(0)
     assert f"going on from step {reached} of" in output
     assert_same_end(workdir, undisturbed)
     print(f"\nkilled while {moments}; the last start went on from step {reached}")
@@ -150,9 +161,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(coco, undisturbed, tmp
         steps = saved(workdir)
         newest = workdir / "checkpoints" / str(steps[-1])
         damage(newest)
-        process = start(coco, workdir)
-        output, _ = process.communicate(timeout=500)
-        assert process.returncode == 0, output
+        output = Run(coco, workdir).end(0)
         assert f"checkpoints/{steps[-1]}: " in output
         assert f"going on from step {steps[-2]} of" in output
         assert (workdir / "damaged" / str(steps[-1])).is_dir()
