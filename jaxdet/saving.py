@@ -167,8 +167,8 @@ def _reported(folder: Path) -> Iterator[None]:
     # A full disk comes as any of these, by way of orbax's threads and tensorstore.
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"{folder}: cannot be written: {_reason(error)}; make room there, and the same command goes "
-            "on from the last complete checkpoint"
+            f"{folder}: cannot be written: {_reason(error)}; make room there, and the same command "
+            "goes on from the last complete checkpoint"
         ) from error
 
 
