@@ -79,7 +79,7 @@ def test_same_outputs(setup):
 
 
 def test_same_proposals_from_the_same_outputs(setup):
-    """The two networks' own outputs would put near-ties in another order."""
+    """From each network's own outputs near-ties would be resolved differently."""
     config, params, batch, _, _ = setup
     ours, placed = outputs_of(config, params, batch), on_device(batch)
     logits = [torch.tensor(np.asarray(x)).flatten(1) for x in ours.logits]
@@ -93,8 +93,10 @@ def test_same_proposals_from_the_same_outputs(setup):
         valid = np.asarray(mine.valid[i])
         assert valid.sum() == len(boxes) > 50
         np.testing.assert_allclose(mine.scores[i][valid], scores, atol=1e-6)
-        rows = [np.asarray(x)[np.lexsort(np.round(x, 1).T)] for x in (mine.boxes[i][valid], boxes)]
-        np.testing.assert_allclose(*rows, atol=1e-3)
+        # Equal scores may come in another order: every box is among the others'.
+        apart = np.abs(np.asarray(mine.boxes[i][valid])[:, None] - boxes.numpy()).max(axis=2)
+        assert apart.min(axis=0).max() < 1e-3
+        assert apart.min(axis=1).max() < 1e-3
 
 
 def sequential(boxes):
