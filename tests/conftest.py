@@ -1,4 +1,4 @@
-"""Test-wide settings: eight simulated devices, exact products, annotations checked."""
+"""Test-wide settings: eight simulated devices, exact products, annotations checked, no network."""
 
 import os
 from pathlib import Path
@@ -14,6 +14,9 @@ import jax
 import numpy as np
 import pytest
 from jaxtyping import install_import_hook
+from offline import stay_offline
+
+stay_offline()
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")

@@ -117,7 +117,9 @@ def test_eval_and_predict(trained, on_coco, coco, tmp_path):
     config.model.update(TINY_MODEL)
     config.data.image_scale = (64, 64)
     found = jaxdet.load(config, trained)(coco / "val2017" / "0.png")
-    np.testing.assert_allclose(found.boxes, record["boxes"], atol=2e-3)
+    # Boxes whose scores differ by float32 rounding may change places.
+    gaps = np.abs(found.boxes[:, None] - np.array(record["boxes"])).max(axis=-1)
+    assert max(gaps.min(axis=0).max(), gaps.min(axis=1).max()) < 2e-3
     np.testing.assert_allclose(found.scores, record["scores"], atol=2e-6)
 
 
