@@ -221,6 +221,8 @@ def machine(record: Row) -> str:
     if "torch" in record:
         parts.append(f"torch {record['torch']}, {record['torch_threads']} threads")
     parts.append(f"load {record['load']}")
+    if "nice" in record:
+        parts.append(f"niceness {record['nice']}")
     return "; ".join(parts) + "."
 
 
@@ -252,8 +254,8 @@ Operations are counted from the network's shapes, two for a multiply-add, as dir
 hold them against PyTorch's and XLA's counters. Winograd's convolution needs fewer, so a share of
 the peak may exceed 100 %. "XLA counts" is what XLA says of its own program, where loops count
 once. The peak is that of a large square matrix product, the better of the two, in the same
-process. "Load" is the machine's load average at the end of the run, the benchmark's own included;
-other work ran on these cores at lower priority.
+process. "Load" is the machine's load average at the end of the run, the benchmark's own included:
+if it is above the number of cores, other work ran beside; at niceness -20 it had to stand back.
 """
 
 

@@ -21,14 +21,13 @@ plain_rpn = pytest.importorskip("benchmarks.plain_rpn")
 
 SIZE = (96, 128)
 MODELS = {
-    "fpn": ModelConfig(stem_channels=8, fpn_channels=16, head_channels=16),
+    "fpn": ModelConfig(stem_channels=8, fpn_channels=16, head_channels=16, frozen_stages=3),
     "groups": ModelConfig(
         stem_channels=16,
         fpn_channels=16,
         head_channels=16,
         groups=8,
         base_width=8,
-        frozen_stages=3,
     ),
     "c4": ModelConfig(
         stem_channels=8,
@@ -44,7 +43,10 @@ MODELS = {
 }
 
 
-@pytest.fixture(scope="module", params=MODELS)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("groups", "c4")]
+
+
+@pytest.fixture(scope="module", params=["fpn", *SLOW])
 def setup(request):
     """Config, parameters, both networks' outputs on the same two pictures."""
     # Every anchor takes part in the loss, so that there is nothing to draw.
