@@ -89,7 +89,9 @@ def test_same_proposals_from_the_same_outputs(setup):
     anchors = plain_rpn.anchors_of(SIZE, config.model, "cpu")
     # The C++ of the benchmark takes half a minute to compile; NumPy knows the same rule.
     find = plain_rpn.Proposer(config.test, nms=sequential)
-    mine = propose(ours, placed.image_size, placed.pad_size, SIZE, config.model, config.test)
+    mine = jax.jit(lambda *args: propose(*args, SIZE, config.model, config.test))(
+        ours, placed.image_size, placed.pad_size
+    )
     found = find((logits, deltas), anchors, sizes_of(batch))
     for i, (boxes, scores) in enumerate(found):
         valid = np.asarray(mine.valid[i])
