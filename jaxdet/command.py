@@ -21,8 +21,10 @@ def start(main: Callable[[list[str]], None]) -> None:
     sys.unraisablehook = _without_late_writes
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("jaxdet: %(message)s"))
-    logging.getLogger("jaxdet").addHandler(handler)
-    logging.getLogger("jaxdet").propagate = False
+    ours = logging.getLogger("jaxdet")
+    ours.addHandler(handler)
+    ours.setLevel(logging.WARNING)
+    ours.propagate = False
     app.run(main, flags_parser=_parse)
 
 

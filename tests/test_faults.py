@@ -1,6 +1,6 @@
 """What happens in practice: a full disk, a second run, a dead worker, a spoilt picture."""
 
-import ctypes
+import contextlib
 import dataclasses
 import json
 import os
@@ -22,6 +22,14 @@ from tiny_coco import write_coco
 from jaxdet.train import train
 
 pytestmark = pytest.mark.slow
+
+# Root writes where it may not.  Not so a program started after this: number 24 takes a right away
+# from all that are started, and 1 is that of overriding permissions; see prctl(2).
+WITHOUT_ROOT_RIGHTS = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
 
 
 @pytest.fixture
@@ -83,14 +91,14 @@ def wait_for_steps(run: Run, workdir: Path) -> None:
 
 
 def workers_of(pid: int) -> set[int]:
-    """The process's loader processes; those of a dead or another kind are not among them."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return {int(child) for child in children if b"spawn_main" in cmdline(child)}
-
-
-def cmdline(pid: str) -> bytes:
-    path = Path(f"/proc/{pid}/cmdline")
-    return path.read_bytes() if path.exists() else b""
+    """The process's loader processes, whichever thread started them."""
+    found = set()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):  # threads and processes that end meanwhile
+            for child in (task / "children").read_text().split():
+                if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.add(int(child))
+    return found
 
 
 def test_picture_replaced_by_garbage_while_training(coco, tmp_path):
@@ -136,19 +144,12 @@ def test_read_only_work_directory(coco, tmp_path):
     for workdir in (folder, folder / "new"):
         arguments = ["--config=configs/rpn_r18_fpn_shapes.py", f"--workdir={workdir}"]
         result = subprocess.run(
-            [sys.executable, "-m", "jaxdet.main", *arguments],
+            [sys.executable, "-c", WITHOUT_ROOT_RIGHTS, "-m", "jaxdet.main", *arguments],
             cwd=Path(__file__).parents[1],
             capture_output=True,
             text=True,
             timeout=120,
             check=False,
-            preexec_fn=without_root_rights,
         )
         refused(result, str(workdir), "Permission denied")
         assert list(folder.iterdir()) == []
-
-
-def without_root_rights() -> None:
-    """Root writes where it may not; not so a program started after this (see prctl(2))."""
-    drop_from_bounding_set, override_permissions = 24, 1
-    ctypes.CDLL(None).prctl(drop_from_bounding_set, override_permissions, 0, 0, 0)
