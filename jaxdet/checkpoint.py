@@ -5,6 +5,10 @@ Layout of a work directory's `checkpoints/<step>/`: `params` (the whole tree), `
 checksum of each).
 """
 
+import functools
+import logging
+import sys
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -126,7 +130,27 @@ def _step_folder(path: Path) -> Path:
     return folder / str(max(steps))
 
 
+@functools.cache
+def _leave_abandoned_reads_alone() -> None:
+    """When one read fails, orbax closes its event loop on the others, begun or not.
+
+    Each of them would print a traceback or a warning, some later; the first failure is raised.
+    """
+    never = "coroutine .* was never awaited"
+    warnings.filterwarnings("ignore", never, RuntimeWarning)
+    shown = sys.unraisablehook
+
+    def hook(event: Any) -> None:
+        stopped = isinstance(getattr(event.exc_value, "__cause__", None), GeneratorExit)
+        if not stopped and "Event loop is closed" not in str(event.exc_value):
+            shown(event)
+
+    sys.unraisablehook = hook
+    logging.getLogger("asyncio").addFilter(lambda x: "never retrieved" not in x.getMessage())
+
+
 def _reader() -> ocp.Checkpointer:
+    _leave_abandoned_reads_alone()
     handler = ocp.CompositeCheckpointHandler(
         params=ocp.StandardCheckpointHandler(),
         optimizer=ocp.StandardCheckpointHandler(),
@@ -145,7 +169,7 @@ def saved_shapes(folder: Path) -> dict[tuple[str, ...], tuple[int, ...]]:
         with _reader() as reader:
             tree = reader.metadata(folder).item_metadata["params"]
         return {k: tuple(v.shape) for k, v in traverse_util.flatten_dict(dict(tree)).items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # whatever orbax makes of bytes that nobody wrote
         raise Damaged(f"{folder}: not a readable checkpoint: {_first_line(error)}") from error
 
 

@@ -53,15 +53,19 @@ class Loader(Iterator[Batch]):
         messages: A line for each that the last batch goes without.
     """
 
-    def __init__(self, source: Source, num_workers: int, start_step: int = 0):
+    def __init__(
+        self, source: Source, num_workers: int, start_step: int = 0, warn: bool = True
+    ) -> None:
         """Prepares to start the workers, which happens with the first batch.
 
         Args:
             source: Batches by step.
             num_workers: Processes; 0 makes batches in two threads of this process.
             start_step: The first step to load.
+            warn: Log a warning for each picture left out; else the caller reads `messages`.
         """
         self.step = start_step
+        self._warn = warn
         self.skipped = 0
         self.messages: tuple[str, ...] = ()
         self._source = source
@@ -73,8 +77,9 @@ class Loader(Iterator[Batch]):
         element = self._next_element()
         if element.batch is None:
             raise InputError(element.error)
-        for message in element.skipped:
-            _LOG.warning("step %d: picture skipped: %s", self.step, message)
+        if self._warn:
+            for message in element.skipped:
+                _LOG.warning("step %d: picture skipped: %s", self.step, message)
         self.messages = element.skipped
         self.skipped += len(element.skipped)
         self.step += 1

@@ -100,7 +100,7 @@ def eval_batches(
     """
     rows = _host_rows(batch_size, process_index, process_count)
     source = _EvalSource(dataset, image_scale, batch_size, rows, skip_unreadable)
-    return Loader(source, num_workers)
+    return Loader(source, num_workers, warn=not skip_unreadable)
 
 
 def eval_buckets(dataset: Dataset, image_scale: tuple[int, ...]) -> list[Size]:
