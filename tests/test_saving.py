@@ -1,0 +1,105 @@
+"""Checkpoints of a run: whole or put aside, and the best one."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxdet.checkpoint import read_params
+from jaxdet.config import ModelConfig
+from jaxdet.errors import InputError
+from jaxdet.models.build import split_params
+from jaxdet.saving import BestCheckpoint, Checkpoints
+from jaxdet.train_step import TrainState
+
+MODEL = ModelConfig(frozen_stages=0)
+
+
+def params_at(step: int) -> dict:
+    return {
+        "backbone": {"conv1": {"kernel": jnp.full((2, 3), step, jnp.float32)}},
+        "rpn_head": {"rpn_cls": {"bias": jnp.arange(4.0) + step}},
+    }
+
+
+def state_at(step: int) -> TrainState:
+    trainable, frozen = split_params(params_at(step), MODEL)
+    assert jax.tree.leaves(trainable)
+    assert jax.tree.leaves(frozen)
+    return TrainState(jnp.int32(step), trainable, frozen, optax.sgd(0.1, 0.9).init(trainable))
+
+
+def save(workdir, *steps: int) -> None:
+    with Checkpoints(workdir, keep=5) as checkpoints:
+        for step in steps:
+            checkpoints.save(state_at(step), {})
+
+
+def newest(workdir) -> TrainState | None:
+    with Checkpoints(workdir, keep=5) as checkpoints:
+        return checkpoints.restore_newest(state_at(0), MODEL)
+
+
+def spoil(workdir, step: int) -> None:
+    """Writes another checksum, as if the bytes had changed."""
+    path = workdir / "checkpoints" / str(step) / "meta" / "metadata"
+    meta = json.loads(path.read_text())
+    meta["checksums"]["optimizer"] ^= 1
+    path.write_text(json.dumps(meta))
+
+
+def test_restores_the_newest(tmp_path):
+    assert newest(tmp_path) is None
+    save(tmp_path, 1, 2)
+    found = newest(tmp_path)
+    assert int(found.step) == 2
+    jax.tree.map(np.testing.assert_array_equal, found, state_at(2))
+
+
+def test_damaged_ones_are_put_aside_and_not_overwritten(tmp_path, capsys):
+    save(tmp_path, 1, 2, 3)
+    spoil(tmp_path, 3)
+    spoil(tmp_path, 2)
+    assert int(newest(tmp_path).step) == 1
+    assert capsys.readouterr().out.count("damaged: the bytes of optimizer") == 2
+    save(tmp_path, 2)
+    spoil(tmp_path, 2)
+    assert int(newest(tmp_path).step) == 1
+    assert {p.name for p in (tmp_path / "damaged").iterdir()} == {"3", "2", "2.1"}
+
+
+def test_all_damaged_is_an_error_that_loses_nothing(tmp_path):
+    save(tmp_path, 1)
+    spoil(tmp_path, 1)
+    with pytest.raises(InputError, match="no checkpoint is whole"):
+        newest(tmp_path)
+    assert (tmp_path / "damaged" / "1" / "params").is_dir()
+
+
+def test_another_architecture_is_not_taken_for_damage(tmp_path):
+    save(tmp_path, 1)
+    other = jax.tree.map(lambda x: jnp.zeros((5, *x.shape)), state_at(0))
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(InputError, match="architecture"):
+        checkpoints.restore_newest(other, MODEL)
+    assert (tmp_path / "checkpoints" / "1").is_dir()
+
+
+def test_best_is_the_highest_recall_and_the_first_of_equals(tmp_path):
+    best = BestCheckpoint(tmp_path)
+    for step, recall in ((1, 0.3), (2, 0.5), (3, 0.4), (4, 0.5)):
+        best.offer(step, params_at(step), recall)
+        assert len([p for p in (tmp_path / "best").iterdir() if p.name.isdigit()]) == 1
+    found = read_params(tmp_path / "best", params_at(0))
+    jax.tree.map(np.testing.assert_array_equal, found, params_at(2))
+
+
+def test_best_of_steps_that_were_undone_gives_way(tmp_path):
+    """A run that went back behind its best step finds a better one on its new way."""
+    best = BestCheckpoint(tmp_path)
+    best.offer(9, params_at(9), 0.3)
+    best.offer(5, params_at(5), 0.4)
+    found = read_params(tmp_path / "best", params_at(0))
+    jax.tree.map(np.testing.assert_array_equal, found, params_at(5))
