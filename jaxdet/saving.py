@@ -153,8 +153,12 @@ class BestCheckpoint:
 
     @staticmethod
     def _recall(manager: ocp.CheckpointManager, step: int) -> float:
-        meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-        return meta["AR@1000"]
+        """AR@1000 of what is kept; a damaged one gives way to any."""
+        try:
+            args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+            return float(manager.restore(step, args=args)["meta"]["AR@1000"])
+        except Exception:  # whatever orbax makes of bytes that nobody wrote
+            return -1.0
 
 
 @contextlib.contextmanager

@@ -103,3 +103,12 @@ def test_best_of_steps_that_were_undone_gives_way(tmp_path):
     best.offer(5, params_at(5), 0.4)
     found = read_params(tmp_path / "best", params_at(0))
     jax.tree.map(np.testing.assert_array_equal, found, params_at(5))
+
+
+def test_a_damaged_best_gives_way(tmp_path):
+    best = BestCheckpoint(tmp_path)
+    best.offer(1, params_at(1), 0.9)
+    (tmp_path / "best" / "1" / "meta" / "metadata").write_text("{")
+    best.offer(2, params_at(2), 0.1)
+    found = read_params(tmp_path / "best", params_at(0))
+    jax.tree.map(np.testing.assert_array_equal, found, params_at(2))
