@@ -131,8 +131,8 @@ def _step_folder(path: Path) -> Path:
 
 
 @functools.cache
-def _leave_abandoned_reads_alone() -> None:
-    """When one read fails, orbax closes its event loop on the others, begun or not.
+def mute_abandoned() -> None:
+    """When one read or write fails, orbax closes its event loop on the others, begun or not.
 
     Each of them would print a traceback or a warning, some later; the first failure is raised.
     """
@@ -150,7 +150,7 @@ def _leave_abandoned_reads_alone() -> None:
 
 
 def _reader() -> ocp.Checkpointer:
-    _leave_abandoned_reads_alone()
+    mute_abandoned()
     handler = ocp.CompositeCheckpointHandler(
         params=ocp.StandardCheckpointHandler(),
         optimizer=ocp.StandardCheckpointHandler(),

@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -18,7 +18,6 @@ def start(main: Callable[[list[str]], None]) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # What goes wrong in the threads of orbax and grain is raised, and told in a line, in ours.
     absl_logging.set_verbosity(absl_logging.FATAL)
-    sys.unraisablehook = _without_late_writes
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("jaxdet: %(message)s"))
     ours = logging.getLogger("jaxdet")
@@ -37,12 +36,6 @@ def fail(message: str, code: int) -> NoReturn:
     """Prints one line and exits."""
     complain(message)
     sys.exit(code)
-
-
-def _without_late_writes(unraisable: Any) -> None:
-    """Passes over what tensorstore says, once a tensor, when a checkpoint could not be written."""
-    if str(unraisable.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(unraisable)
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -12,7 +12,14 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxdet.checkpoint import Damaged, read_step, require_same_shapes, save_args, saved_shapes
+from jaxdet.checkpoint import (
+    Damaged,
+    mute_abandoned,
+    read_step,
+    require_same_shapes,
+    save_args,
+    saved_shapes,
+)
 from jaxdet.config import ModelConfig
 from jaxdet.errors import InputError
 from jaxdet.hosts import all_agree, is_first_host, say
@@ -28,6 +35,7 @@ class Checkpoints:
 
     def __init__(self, workdir: str | Path, keep: int = 3) -> None:
         """Opens, or creates, `workdir`/checkpoints and keeps the newest `keep` of it."""
+        mute_abandoned()
         self.folder = Path(workdir).absolute() / "checkpoints"
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
