@@ -48,9 +48,9 @@ def shapes():
 
 
 def seeded(seed=0):
-    """A parameter tree of random numbers."""
+    """A parameter tree of random numbers, positive because variances are among them."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes())
+    return jax.tree.map(lambda x: rng.uniform(size=x.shape).astype(np.float32), shapes())
 
 
 def checkpoint(frozen=True, **meta):
