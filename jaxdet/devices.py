@@ -1,6 +1,6 @@
 """One mesh over all devices of all hosts, and moving arrays on and off it."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -14,12 +14,20 @@ Tree = TypeVar("Tree")
 
 
 def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """The given devices, or all there are, along the axis `data`."""
-    return Mesh(np.array(devices or jax.devices()), (AXIS,))
+    """The given devices, or all there are, along the axis `data`, host after host."""
+    devices = sorted(devices or jax.devices(), key=lambda d: (d.process_index, d.id))
+    return Mesh(np.array(devices), (AXIS,))
 
 
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
     """A copy of every (host or device) array on every device of the mesh."""
+
+    def movable(x: Any) -> Any:
+        # What one host holds on a device can be moved within that host only.
+        return np.asarray(x) if getattr(x, "is_fully_addressable", True) else x
+
+    if jax.process_count() > 1:
+        tree = jax.tree.map(movable, tree)
     return jax.device_put(tree, NamedSharding(mesh, REPLICATED))
 
 

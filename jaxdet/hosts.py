@@ -33,6 +33,8 @@ def join_hosts(address: str = "", count: int | None = None, index: int | None = 
         InputError: too little is known, or the others cannot be reached.
     """
     address = address or os.environ.get(ADDRESS, "")
+    if address and not address.rpartition(":")[2].isdecimal():
+        raise InputError(f"--coordinator_address: must be HOST:PORT, not {address!r}")
     count = _number(COUNT) if count is None else count
     index = _number(INDEX) if index is None else index
     try:
@@ -63,6 +65,20 @@ def all_agree(ok: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.array(ok)).all())
 
 
+def first_hosts(value: int) -> int:
+    """The number that the first host gives; all must ask."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.array(value)))
+
+
+def sum_over_hosts(value: int) -> int:
+    """The sum of what every host gives; all must ask."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.process_allgather(np.array(value)).sum())
+
+
 class StopSignal:
     """SIGTERM as something to ask for between two steps; use it as a context."""
 
@@ -91,6 +107,6 @@ def _number(variable: str) -> int | None:
     text = os.environ.get(variable)
     if text is None:
         return None
-    if not text.isdigit():
+    if not (text.isascii() and text.isdecimal()):
         raise InputError(f"{variable}: must be a number, not {text!r}")
     return int(text)

@@ -17,7 +17,7 @@ from jaxdet.data.pipeline import Loader, train_batches
 from jaxdet.devices import gather, split
 from jaxdet.environment import peak_memory
 from jaxdet.evaluate import evaluate
-from jaxdet.hosts import StopSignal, say
+from jaxdet.hosts import StopSignal, say, sum_over_hosts
 from jaxdet.logbook import Logbook, ProgressLine
 from jaxdet.models.build import merge_params
 from jaxdet.proposer import Proposer
@@ -181,7 +181,8 @@ class Loop:
         # Every checkpoint follows a line, so that a resumed run begins a line of its own.
         self._log(number, skipped)
         if stopping or self._saving_due(number):
-            self.checkpoints.save(state, {"step": number, "config": self.config.name})
+            meta = {"config": self.config.name, "global_batch": self.plan.global_batch}
+            self.checkpoints.save(state, {"step": number, **meta})
         if stopping:
             self.checkpoints.wait()
             raise Stopped(f"SIGTERM: saved step {number}; the same command goes on from there")
@@ -198,7 +199,8 @@ class Loop:
         row = {"epoch": epoch, **summary, "learning_rate": rate, "images_per_second": images}
         if (memory := peak_memory()[0]) is not None:
             row["memory_gb"] = memory
-        if skipped:  # unreadable pictures since this process began
+        # Unreadable pictures since these processes began.
+        if skipped := sum_over_hosts(skipped):
             row["skipped_images"] = skipped
         self.logbook.scalars(number, row)
         epochs = -(-self.plan.total_steps // self.plan.steps_per_epoch)
@@ -222,6 +224,7 @@ class Loop:
         result, proposals = evaluate(self.proposer, self.validation, self.config)
         self.result = {"step": number, **result}
         self.best.offer(number, params, result["AR@1000"] or 0.0)
-        self.logbook.evaluation(number, self.result)
         picture = report.write_evaluation(self.workdir, self.result, self.validation, proposals)
-        self.logbook.image(number, "proposals", picture)
+        if not self.logbook.evaluated(number):  # as when a run that ended is started again
+            self.logbook.image(number, "proposals", picture)
+            self.logbook.evaluation(number, self.result)

@@ -66,7 +66,8 @@ def _run(config: config_lib.Config) -> None:
 
     from jaxdet import check, export, hosts, modes
 
-    if _DISTRIBUTED.value or _COORDINATOR.value:
+    given = (_NUM_PROCESSES.value, _PROCESS_ID.value)
+    if _DISTRIBUTED.value or _COORDINATOR.value or given != (None, None):
         hosts.join_hosts(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     workdir = Path(_WORKDIR.value or f"runs/{config.name}")
     checkpoint = _CHECKPOINT.value

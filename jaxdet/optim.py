@@ -3,9 +3,14 @@
 import jax.numpy as jnp
 import optax
 
-from jaxdet.config import OptimizerConfig
+from jaxdet.config import Config, OptimizerConfig
 
 REFERENCE_BATCH = 16
+
+
+def global_batch(config: Config, num_devices: int) -> int:
+    """Images in a step, over all devices of all hosts."""
+    return config.data.images_per_device * num_devices * config.train.accumulation
 
 
 def base_rate(config: OptimizerConfig, global_batch: int) -> float:

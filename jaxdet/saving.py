@@ -22,7 +22,7 @@ from jaxdet.checkpoint import (
 )
 from jaxdet.config import ModelConfig
 from jaxdet.errors import InputError
-from jaxdet.hosts import all_agree, is_first_host, say
+from jaxdet.hosts import all_agree, first_hosts, is_first_host, say
 from jaxdet.models.build import Params, merge_params, split_params
 from jaxdet.train_step import TrainState
 
@@ -88,19 +88,22 @@ class Checkpoints:
         with _reported(self.folder):
             self._manager.wait_until_finished()
 
-    def restore_newest(self, like: TrainState, model: ModelConfig) -> TrainState | None:
-        """The newest state that is whole, laid out and placed as `like` is; None if none is saved.
+    def restore_newest(
+        self, like: TrainState, model: ModelConfig
+    ) -> tuple[TrainState, dict[str, Any]] | None:
+        """The newest state that is whole, and its `meta`; None if none is saved.
 
-        A damaged checkpoint is put aside into `damaged/`, and the one before it is used.
+        The state is laid out and placed as `like` is.  A damaged checkpoint is put aside into
+        `damaged/`, and the one before it is used.
 
         Raises:
             InputError: the checkpoints are of another architecture, or all of them damaged.
         """
         tried = []
         while (step := self._manager.latest_step()) is not None:
-            state, fault = self._try(step, like, model)
-            if all_agree(state is not None):
-                return state
+            found, fault = self._try(step, like, model)
+            if all_agree(found is not None):
+                return found
             tried.append(fault or f"{self.folder / str(step)}: damaged on another host")
             self._put_aside(step, tried[-1])
         if tried:
@@ -109,8 +112,8 @@ class Checkpoints:
 
     def _try(
         self, step: int, like: TrainState, model: ModelConfig
-    ) -> tuple[TrainState | None, str]:
-        """A saved state, or what is wrong with it."""
+    ) -> tuple[tuple[TrainState, dict[str, Any]] | None, str]:
+        """A saved state and its `meta`, or what is wrong with it."""
         folder = self.folder / str(step)
         targets = {"params": merge_params(like.trainable, like.frozen)}
         if (folder / "optimizer").exists():  # not in a converted checkpoint
@@ -118,11 +121,14 @@ class Checkpoints:
         try:
             require_same_shapes(targets["params"], saved_shapes(folder), folder)
             found = read_step(folder, targets)
+            if missing := found["meta"]["checksums"].keys() - targets.keys():
+                raise Damaged(f"{folder}: damaged: {', '.join(missing)} is missing")
         except Damaged as error:
             return None, str(error)
         trainable, frozen = split_params(found["params"], model)
         number = jax.device_put(np.int32(step), like.step.sharding)
-        return TrainState(number, trainable, frozen, found.get("optimizer", like.optimizer)), ""
+        slots = found.get("optimizer", like.optimizer)
+        return (TrainState(number, trainable, frozen, slots), found["meta"]), ""
 
     def _put_aside(self, step: int, fault: str) -> None:
         aside = self.folder.parent / "damaged" / str(step)
@@ -153,7 +159,8 @@ class BestCheckpoint:
         )
         with _reported(self.folder), ocp.CheckpointManager(self.folder, options=options) as manager:
             latest = manager.latest_step()
-            if latest is not None and recall <= self._recall(manager, latest):
+            is_better = latest is None or recall > self._recall(manager, latest)
+            if not first_hosts(is_better):
                 return
             if latest is not None and latest >= step:
                 manager.delete(latest)  # of steps that a damaged checkpoint has undone
@@ -171,25 +178,32 @@ class BestCheckpoint:
 
 @contextlib.contextmanager
 def _reported(folder: Path) -> Iterator[None]:
-    """What cannot be written is the user's to mend; what was written before is kept."""
+    """What cannot be written is the user's to mend; what was written before is kept.
+
+    Raises:
+        InputError: the system refused to write.
+    """
     try:
         yield
     except InputError:
         raise
-    # A full disk comes as any of these, by way of orbax's threads and tensorstore.
+    # The system's errors come as any of these, by way of orbax's threads and tensorstore.
     except (OSError, ValueError, RuntimeError) as error:
+        code = _system_code(error)
+        if code is None:
+            raise
         raise InputError(
-            f"{folder}: cannot be written: {_reason(error)}; make room there, and the same command "
+            f"{folder}: cannot be written: {os.strerror(code)}; mend that, and the same command "
             "goes on from the last complete checkpoint"
         ) from error
 
 
-def _reason(error: Exception) -> str:
-    """The system's own words, where tensorstore wraps them up in many of its own."""
+def _system_code(error: Exception) -> int | None:
+    """The system's number of an error, which tensorstore wraps up in many words of its own."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
     code = re.search(r"os_error_code='(\d+)'", str(error))
-    if code:
-        return os.strerror(int(code[1]))
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return int(code[1]) if code else None
 
 
 def _free_name(path: Path) -> Path:

@@ -14,6 +14,7 @@ from jaxdet.data.dataset import Dataset
 from jaxdet.data.load import load_dataset
 from jaxdet.data.schedule import Schedule
 from jaxdet.devices import data_mesh, replicate
+from jaxdet.errors import InputError
 from jaxdet.hosts import is_first_host, say
 from jaxdet.html.report import write_report
 from jaxdet.logbook import Logbook
@@ -25,7 +26,7 @@ from jaxdet.train_step import TrainState, make_train_step
 
 def make_plan(config: Config, dataset: Dataset, num_devices: int) -> Plan:
     """Turns epochs of a data set into steps."""
-    batch = config.data.images_per_device * num_devices * config.train.accumulation
+    batch = optim.global_batch(config, num_devices)
     per_epoch = Schedule(
         dataset,
         image_scale=config.data.image_scale,
@@ -58,7 +59,8 @@ def train(config: Config, workdir: Path, checkpoint: str = "") -> dict[str, Any]
         state = replicate(first_state(config, model, optimizer, checkpoint), mesh)
         saved = checkpoints.restore_newest(state, config.model)
         if saved is not None:
-            state = saved
+            state, meta = saved
+            require_same_batch(meta, plan, workdir)
             say(f"going on from step {int(state.step)} of {workdir}")
         say(describe(config, plan, mesh.size))
         start = int(state.step)
@@ -78,6 +80,21 @@ def train(config: Config, workdir: Path, checkpoint: str = "") -> dict[str, Any]
             result = loop.run(state)
     write_report(workdir, config, trained=start < plan.total_steps)
     return result
+
+
+def require_same_batch(meta: dict[str, Any], plan: Plan, workdir: Path) -> None:
+    """Refuses to go on with other steps than those that were made, on fewer devices perhaps.
+
+    Raises:
+        InputError: says how to come to the same number of images in a step.
+    """
+    before = meta.get("global_batch", plan.global_batch)  # a converted checkpoint has none
+    if before != plan.global_batch:
+        raise InputError(
+            f"{workdir}: trained with {before} images a step, and this would be "
+            f"{plan.global_batch}; set --config.train.accumulation so that devices x images per "
+            f"device x accumulation is {before}, or choose another --workdir"
+        )
 
 
 def describe(config: Config, plan: Plan, num_devices: int) -> str:

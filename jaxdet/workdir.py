@@ -12,12 +12,14 @@ from typing import Any
 
 from jaxdet.config import Config
 from jaxdet.errors import InputError
-from jaxdet.hosts import is_first_host
+from jaxdet.files import write_whole
+from jaxdet.hosts import all_agree, is_first_host
 
 # A run may be resumed with another value of these: they do not change what is learned.
 FREE_FIELDS = (
     ("data", "root"),
     ("data", "num_workers"),
+    ("train", "accumulation"),  # the images of a step are compared, see `train.require_same_batch`
     ("train", "num_epochs"),
     ("train", "num_steps"),
     ("train", "log_every"),
@@ -28,10 +30,12 @@ FREE_FIELDS = (
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
-    temporary.replace(path)
+    """Writes a file whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    write_whole(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 @contextlib.contextmanager
@@ -44,6 +48,7 @@ def claim_workdir(workdir: Path, config: Config) -> Iterator[None]:
     """
     wanted = _as_json(config)
     path = workdir / "config.json"
+    fault = ""
     with contextlib.ExitStack() as held:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
@@ -53,10 +58,12 @@ def claim_workdir(workdir: Path, config: Config) -> Iterator[None]:
                 _require_same_run(json.loads(path.read_text()), wanted, path)
             if is_first_host():
                 write_json(path, wanted)
-        except InputError:
-            raise
+        except InputError as error:
+            fault = str(error)
         except (OSError, ValueError) as error:  # of the second kind: what is no JSON
-            raise InputError(f"{path}: {error}; choose another --workdir") from error
+            fault = f"{path}: {error}; choose another --workdir"
+        if not all_agree(not fault):
+            raise InputError(fault or f"{workdir}: another host may not use it and says why")
         yield
 
 

@@ -1,6 +1,7 @@
 """Checkpoints of a run: whole or put aside, and the best one."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -35,10 +36,10 @@ def state_at(step: int) -> TrainState:
 def save(workdir, *steps: int) -> None:
     with Checkpoints(workdir, keep=5) as checkpoints:
         for step in steps:
-            checkpoints.save(state_at(step), {})
+            checkpoints.save(state_at(step), {"name": "x"})
 
 
-def newest(workdir) -> TrainState | None:
+def newest(workdir):
     with Checkpoints(workdir, keep=5) as checkpoints:
         return checkpoints.restore_newest(state_at(0), MODEL)
 
@@ -54,7 +55,8 @@ def spoil(workdir, step: int) -> None:
 def test_restores_the_newest(tmp_path):
     assert newest(tmp_path) is None
     save(tmp_path, 1, 2)
-    found = newest(tmp_path)
+    found, meta = newest(tmp_path)
+    assert meta["name"] == "x"
     assert int(found.step) == 2
     jax.tree.map(np.testing.assert_array_equal, found, state_at(2))
 
@@ -63,12 +65,19 @@ def test_damaged_ones_are_put_aside_and_not_overwritten(tmp_path, capsys):
     save(tmp_path, 1, 2, 3)
     spoil(tmp_path, 3)
     spoil(tmp_path, 2)
-    assert int(newest(tmp_path).step) == 1
+    assert int(newest(tmp_path)[0].step) == 1
     assert capsys.readouterr().out.count("damaged: the bytes of optimizer") == 2
     save(tmp_path, 2)
     spoil(tmp_path, 2)
-    assert int(newest(tmp_path).step) == 1
+    assert int(newest(tmp_path)[0].step) == 1
     assert {p.name for p in (tmp_path / "damaged").iterdir()} == {"3", "2", "2.1"}
+
+
+def test_a_part_that_is_missing_is_damage(tmp_path, capsys):
+    save(tmp_path, 1, 2)
+    shutil.rmtree(tmp_path / "checkpoints" / "2" / "optimizer")
+    assert int(newest(tmp_path)[0].step) == 1
+    assert "checkpoints/2: damaged: optimizer is missing" in capsys.readouterr().out
 
 
 def test_all_damaged_is_an_error_that_loses_nothing(tmp_path):

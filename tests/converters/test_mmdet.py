@@ -135,7 +135,7 @@ def test_training_goes_on_with_the_momentum(tmp_path, frozen):
     optimizer = optim.make_optimizer(CONFIG.optimizer, optax.constant_schedule(0.1))
     like = TrainState(jnp.int32(0), trainable, rest, optimizer.init(trainable))
     with Checkpoints(tmp_path / "run") as checkpoints:
-        state = checkpoints.restore_newest(like, CONFIG.model)
+        state, _ = checkpoints.restore_newest(like, CONFIG.model)
     assert int(state.step) == 21
     expected, _ = split_params(seeded(), CONFIG.model)
     jax.tree.map(np.testing.assert_array_equal, state.trainable, expected)
