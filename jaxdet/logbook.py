@@ -25,6 +25,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
 
 from jaxdet.errors import InputError
+from jaxdet.files import write_whole
 
 EVENTS_PREFIX = "events.out.tfevents."
 
@@ -58,7 +59,7 @@ class Logbook:
             kept, self._evaluated = _lines_until(self._path, resume_step)
             if write:
                 folder.mkdir(parents=True, exist_ok=True)
-                _replace(self._path, kept)
+                write_whole(self._path, b"".join(kept))
                 self._file = self._path.open("ab", buffering=0)
                 self._events = _open_events(folder, resume_step)
         self._open = write
@@ -247,16 +248,6 @@ def _lines_until(path: Path, resume_step: int | None) -> tuple[list[bytes], set[
     if torn:
         logging.getLogger(__name__).warning("%s: dropped %d torn line(s)", path, torn)
     return kept, evaluated
-
-
-def _replace(path: Path, lines: list[bytes]) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _open_events(folder: Path, resume_step: int | None) -> RecordWriter:

@@ -7,6 +7,7 @@ import numpy as np
 from rich.console import Console
 
 from jaxdet.evaluate import ImageProposals
+from jaxdet.files import whole
 from jaxdet.hosts import is_first_host
 from jaxdet.metrics import format_table
 from jaxdet.visualize import draw_proposals, proposal_grid, write_png
@@ -18,7 +19,11 @@ NUM_PICTURES = 8
 def write_evaluation(
     workdir: Path, result: dict[str, Any], dataset: Any, proposals: list[ImageProposals]
 ) -> np.ndarray:
-    """Prints the table, writes `eval.json` and `proposals.png`; returns the picture."""
+    """Prints the table, writes `eval.json` and `proposals.png`; returns the picture.
+
+    Raises:
+        InputError: a picture cannot be read, or a file not be written.
+    """
     with_boxes = [i for i in range(len(dataset)) if len(dataset.boxes_of(i))]
     # Spread over the data set, the same pictures at every evaluation.
     chosen = with_boxes[:: max(len(with_boxes) // NUM_PICTURES, 1)][:NUM_PICTURES]
@@ -33,11 +38,14 @@ def write_evaluation(
 
 
 def write_proposals(workdir: Path, dataset: Any, proposals: list[ImageProposals]) -> None:
-    """Writes `proposals.npz`: image_id [I], count [I], and boxes and scores of all, in order."""
+    """Writes `proposals.npz`: image_id [I], count [I], and boxes and scores of all, in order.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
     if not is_first_host():
         return
-    temporary = workdir / ".proposals.npz.tmp"
-    with temporary.open("wb") as file:
+    with whole(workdir / "proposals.npz") as file:
         np.savez_compressed(
             file,
             image_id=dataset.image_ids,
@@ -45,4 +53,3 @@ def write_proposals(workdir: Path, dataset: Any, proposals: list[ImageProposals]
             boxes=np.concatenate([p.boxes for p in proposals]),
             scores=np.concatenate([p.scores for p in proposals]),
         )
-    temporary.replace(workdir / "proposals.npz")

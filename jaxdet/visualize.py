@@ -5,7 +5,6 @@ enlarged or shrunk before anything is drawn, so that lines and labels are as rea
 ones as on large ones.  Found and missed boxes differ in line style as well as in colour.
 """
 
-import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxdet.errors import InputError
+from jaxdet.files import write_whole
 from jaxdet.metrics import iou_matrix
 
 Colour = tuple[int, int, int]  # RGB
@@ -157,16 +156,8 @@ def write_png(path: str | os.PathLike[str], image: UInt8[np.ndarray, "h w 3"]) -
     Raises:
         InputError: the file cannot be written.
     """
-    path = Path(path)
     encoded = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(encoded.tobytes())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    write_whole(Path(path), encoded.tobytes())
 
 
 class _Canvas:

@@ -16,6 +16,7 @@ from jaxdet import command
 from jaxdet import config as config_lib
 from jaxdet.config import Config
 from jaxdet.errors import InputError
+from jaxdet.files import make_folder, write_whole
 from jaxdet.table import Measured, markdown_table, page, records
 
 FLAGS = flags.FLAGS
@@ -77,14 +78,9 @@ def _configs(paths: list[str]) -> list[Config]:
 
 def _write(folder: Path, files: Mapping[str, str]) -> None:
     """Writes each file whole or not at all."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            temporary = folder / f".{name}.tmp"
-            temporary.write_text(text.rstrip("\n") + "\n")
-            temporary.replace(folder / name)
-    except OSError as error:
-        raise InputError(f"{folder}: {error.strerror or error}; choose another --out") from error
+    make_folder(folder)
+    for name, text in files.items():
+        write_whole(folder / name, (text.rstrip("\n") + "\n").encode())
 
 
 def define_flags() -> None:

@@ -15,6 +15,7 @@ import cv2
 from jaxdet.config import Config
 from jaxdet.environment import environment, peak_memory
 from jaxdet.errors import InputError
+from jaxdet.files import write_whole
 from jaxdet.hosts import is_first_host
 from jaxdet.html import sections
 from jaxdet.html.curves import training
@@ -41,18 +42,14 @@ def write_report(workdir: Path, config: Config, trained: bool = False) -> None:
     if not is_first_host():
         return
     path = workdir / FILE
+    if trained:
+        write_json(workdir / "environment.json", this_machine(sections.TRAINED))
     try:
-        if trained:
-            write_json(workdir / "environment.json", this_machine(sections.TRAINED))
         text = render(workdir, config)
-        temporary = workdir / f".{FILE}.tmp"
-        # A path in a config may hold bytes that are no text.
-        temporary.write_bytes(text.encode("utf-8", "replace"))
-        temporary.replace(path)
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be made: {error}; free some space or choose another --workdir"
-        ) from error
+        raise InputError(f"{path}: cannot be made: {error}") from error
+    # A path in a config may hold bytes that are no text.
+    write_whole(path, text.encode("utf-8", "replace"))
 
 
 def this_machine(process: str) -> dict[str, Any]:

@@ -393,7 +393,7 @@ def test_the_old_page_stays_until_the_new_one_is_whole(run, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.replace", full)
-    with pytest.raises(InputError, match=r"report\.html: cannot be made: .*No space left"):
+    with pytest.raises(InputError, match=r"report\.html: cannot be written: No space left"):
         write_report(run, Config(name="other"))
     assert (run / "report.html").read_text() == before
 
@@ -405,5 +405,9 @@ def test_files_that_are_something_else(run):
     (run / "eval.json").write_text("{")
     with pytest.raises(InputError, match=r"eval\.json: not JSON"):
         write_report(run, Config())
-    with pytest.raises(InputError, match=r"cannot be made"):
+    with pytest.raises(InputError, match=r"nowhere/report\.html: cannot be written: No such"):
         write_report(run / "nowhere", Config())
+    (run / "eval.json").unlink()
+    (run / "eval.json").mkdir()
+    with pytest.raises(InputError, match=r"report\.html: cannot be made: .*eval\.json"):
+        write_report(run, Config())

@@ -1,0 +1,81 @@
+"""Files are whole or absent, and whatever stands in their way is one line."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from jaxdet.errors import InputError
+from jaxdet.files import make_folder, whole, write_whole
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_file_is_written_and_replaced(tmp_path):
+    for text in (b"long text", b"new"):
+        write_whole(tmp_path / "a", text)
+        assert content(tmp_path) == {"a": text}
+
+
+def test_nothing_is_seen_before_the_end(tmp_path):
+    (tmp_path / "a").write_bytes(b"old")
+    with whole(tmp_path / "a") as file:
+        file.write(b"new")
+        file.flush()
+        assert (tmp_path / "a").read_bytes() == b"old"
+    assert content(tmp_path) == {"a": b"new"}
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_in_the_block_comes_out_and_leaves_the_old_file(tmp_path, error):
+    (tmp_path / "a").write_bytes(b"old")
+
+    def write():
+        with whole(tmp_path / "a") as file:
+            file.write(b"half")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert content(tmp_path) == {"a": b"old"}
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_full_disk(tmp_path, monkeypatch, step):
+    (tmp_path / "a").write_bytes(b"old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(*{"fsync": (os, "fsync"), "replace": (Path, "replace")}[step], full)
+    with pytest.raises(InputError) as caught:
+        write_whole(tmp_path / "a", b"new")
+    assert str(caught.value) == (
+        f"{tmp_path}/a: cannot be written: No space left on device; "
+        "make room there or choose another folder"
+    )
+    assert content(tmp_path) == {"a": b"old"}
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("none/a", "No such file"), ("file/a", "Not a directory"), ("folder", "Is a directory")],
+)
+def test_places_where_no_file_can_be(tmp_path, name, reason):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match=f"{name}: cannot be written: {reason}"):
+        write_whole(tmp_path / name, b"")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_folders(tmp_path):
+    for _ in range(2):
+        make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").touch()
+    for name in ("file", "file/a"):
+        with pytest.raises(InputError, match=f"{name}: cannot be made: .*; make room there"):
+            make_folder(tmp_path / name)
