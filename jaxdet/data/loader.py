@@ -22,8 +22,10 @@ from jaxdet.types import Batch
 
 _LOG = logging.getLogger(__name__)
 
-# Loader processes that are killed are started again, but not for ever.
+# Loader processes that are killed are started again, but not for ever: at most so often with
+# fewer than so many batches between one time and the next.
 MAX_RESTARTS = 5
+FORGOTTEN_AFTER = 100
 
 
 class Element(NamedTuple):
@@ -71,6 +73,7 @@ class Loader(Iterator[Batch]):
         self._source = source
         self._num_workers = num_workers
         self._restarts = 0
+        self._restarted_at = start_step
         self._elements: Any = self._start()
 
     def __next__(self) -> Batch:
@@ -109,9 +112,17 @@ class Loader(Iterator[Batch]):
             return next(self._elements)
         except RuntimeError as error:
             # What grain raises for a process that was killed, for want of memory perhaps.
-            if "terminated unexpectedly" not in str(error) or self._restarts == MAX_RESTARTS:
+            if "terminated unexpectedly" not in str(error):
                 raise
+        if self.step - self._restarted_at >= FORGOTTEN_AFTER:
+            self._restarts = 0
+        if self._restarts == MAX_RESTARTS:
+            raise InputError(
+                "loader processes keep being killed, for want of memory perhaps; set fewer "
+                "config.data.num_workers (0 for none) or give the run more memory"
+            )
         self._restarts += 1
+        self._restarted_at = self.step
         _LOG.warning("step %d: a loader process was killed; starting all anew", self.step)
         self._elements.close()
         self._elements = self._start()

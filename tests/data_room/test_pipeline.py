@@ -9,10 +9,12 @@ import pytest
 
 from jaxdet.data.coco import load_coco
 from jaxdet.data.dataset import from_files
-from jaxdet.data.loader import Loader
+from jaxdet.data import loader as loader_lib
+from jaxdet.data.loader import Element, Loader
 from jaxdet.data.pipeline import eval_batches, max_boxes, train_batches
 from jaxdet.data.schedule import flips
 from jaxdet.errors import InputError
+from jaxdet.types import Batch
 
 SCALE = (96, 64)
 SIZES = [(48, 64), (64, 48), (40, 80), (50, 50), (48, 70), (90, 45), (33, 99), (64, 96), (60, 60)]
@@ -253,6 +255,44 @@ def test_a_killed_loader_process_is_replaced(dataset, caplog):
         batches += list(loader)
     assert_same(batches, expected)
     assert "a loader process was killed" in caplog.text
+
+
+class _Numbers:
+    """Batches that hold nothing but their step."""
+
+    def __len__(self):
+        return 1000
+
+    def __getitem__(self, step):
+        return Element(Batch(*(np.array(step) for _ in Batch._fields)), ())
+
+
+@pytest.fixture
+def killed_after(monkeypatch):
+    """Loader processes that are killed whenever they made so many batches."""
+
+    def until_killed(source, batches):
+        yield from (source[i] for i in range(min(batches, len(source))))
+        if batches < len(source):
+            raise RuntimeError("Grain worker process 0 was terminated unexpectedly")
+
+    monkeypatch.setattr(loader_lib, "_in_background", until_killed)
+    return lambda batches: Loader(_Numbers(), batches)
+
+
+def test_loader_processes_killed_now_and_then_end_no_run(killed_after):
+    with killed_after(loader_lib.FORGOTTEN_AFTER) as loader:
+        assert [int(batch.index) for batch in loader] == list(range(1000))
+
+
+@pytest.mark.parametrize("batches", [0, 1, loader_lib.FORGOTTEN_AFTER - 1])
+def test_loader_processes_killed_all_the_time_end_a_run(killed_after, batches):
+    with (
+        killed_after(batches) as loader,
+        pytest.raises(InputError, match=r"keep being killed, .*; set fewer config\.data\.num_w"),
+    ):
+        list(loader)
+    assert loader.step == batches * (loader_lib.MAX_RESTARTS + 1)
 
 
 class _Broken:
