@@ -26,8 +26,9 @@ from jaxdet.data.check import (
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.findings import Finding, Findings, Tell
 from jaxdet.data.load import load_dataset
-from jaxdet.errors import InputError
+from jaxdet.files import make_folder
 from jaxdet.hosts import is_first_host
+from jaxdet.optim import global_batch
 from jaxdet.workdir import write_json
 
 # Lines printed of each kind; `check.json` has more.
@@ -52,8 +53,7 @@ def run_check(config: Config, workdir: Path) -> None:
     if not is_first_host():
         return
     path = workdir / "check.json"
-    with _written(path):
-        workdir.mkdir(parents=True, exist_ok=True)
+    make_folder(workdir)
     findings = {split: Findings() for split in ("train", "val")}
     # Both before the pictures of either, which take minutes.
     datasets = {split: load_dataset(config.data, split, findings[split]) for split in findings}
@@ -66,8 +66,7 @@ def run_check(config: Config, workdir: Path) -> None:
         "faults": sum(kind.count for kinds in faults.values() for kind in kinds),
         "warnings": sum(kind.count for each in findings.values() for kind in each.warnings),
     }
-    with _written(path):
-        write_json(path, {"config": config.name, **counts, "splits": splits})
+    write_json(path, {"config": config.name, **counts, "splits": splits})
     _print(f"{counts['faults']} faults, {counts['warnings']} warnings; wrote {path}")
     if counts["faults"]:
         said = (f"{kind.count} {kind.what} ({s})" for s, kinds in faults.items() for kind in kinds)
@@ -87,7 +86,7 @@ def examine(config: Config, split: str, dataset: Dataset, findings: Findings) ->
             dataset,
             findings,
             image_scale=scale,
-            global_batch=config.data.images_per_device * jax.device_count(),
+            global_batch=global_batch(config, jax.device_count()),
             keep_empty=config.data.keep_empty,
         )
     buckets = count_buckets(dataset, scale)
@@ -118,15 +117,6 @@ def _coverage(config: Config, split: str, dataset: Dataset, tell: Tell) -> dict[
         tell(Finding(what, np.flatnonzero(ious < least), line, harmless=True))
     areas = dataset.area[dataset.usable]
     return summarise(boxes, areas, ious, config.targets)
-
-
-@contextmanager
-def _written(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        what = error.strerror or error
-        raise InputError(f"{path}: cannot be written ({what}); choose another --workdir") from None
 
 
 @contextmanager

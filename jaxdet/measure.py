@@ -91,7 +91,7 @@ def measure(job: Job) -> dict[str, Any]:
     return {
         "config": config.name,
         "checkpoint": job.checkpoint or None,
-        "images_per_step": config.data.images_per_device * mesh.size,
+        "images_per_step": optim.global_batch(config, mesh.size),
         "seconds_per_step": seconds,
         "memory_gb": memory,
         "memory_of": memory_of,

@@ -1,5 +1,6 @@
 """`--mode=check` as a user sees it."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -70,6 +71,14 @@ def test_nothing_wrong(root, tmp_path, capsys, name):
     assert everything["boxes"] == 9
     assert everything["under_min_positive_iou"] == 0
     assert sum(bin["boxes"] for bin in train["anchors"]["side"].values()) == 9
+
+
+def test_steps_are_counted_as_training_does(root, tmp_path, capsys):
+    config = make_config(root, images_per_device=1)
+    train = dataclasses.replace(config.train, accumulation=2)
+    run_check(dataclasses.replace(config, train=train), tmp_path / "run")
+    result = json.loads((tmp_path / "run" / "check.json").read_text())
+    assert result["splits"]["train"]["training"]["global_batch"] == 16  # eight devices
 
 
 def test_faults_of_both_splits(root, tmp_path, capsys):
@@ -143,7 +152,7 @@ def test_what_cannot_be_read_at_all(root, tmp_path):
         run_check(make_config(root), tmp_path / "run")
     assert not (tmp_path / "run" / "check.json").exists()
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"file/check\.json: cannot be written"):
+    with pytest.raises(InputError, match=r"file: cannot be made: File exists; "):
         run_check(make_config(root), tmp_path / "file")
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdet.config import OptimizerConfig
-from jaxdet.optim import learning_rate, make_optimizer
+from jaxdet.config import Config, DataConfig, OptimizerConfig, TrainConfig
+from jaxdet.optim import global_batch, learning_rate, make_optimizer
 
 
 def test_warm_up_and_steps():
@@ -25,6 +25,11 @@ def test_warm_up_and_steps():
     ]:
         assert float(rate(step)) == pytest.approx(expected, rel=1e-6), step
         assert float(jax.jit(rate)(jnp.int32(step))) == pytest.approx(expected, rel=1e-6)
+
+
+def test_an_update_learns_from_all_groups_of_all_devices():
+    config = Config(data=DataConfig(images_per_device=3), train=TrainConfig(accumulation=4))
+    assert global_batch(config, num_devices=2) == 24
 
 
 def test_rate_follows_the_global_batch():

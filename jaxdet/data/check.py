@@ -10,7 +10,7 @@ they are said to be resized.
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
@@ -19,7 +19,7 @@ from jaxdet.data.buckets import Size, bucket_sizes, buckets_of
 from jaxdet.data.dataset import Dataset, corners
 from jaxdet.data.findings import Finding, Tell
 from jaxdet.data.schedule import MIN_SIDE, aspect_groups, steps_per_epoch
-from jaxdet.data.transforms import rescale_sizes
+from jaxdet.data.transforms import NoPictureError, OtherSizeError, rescale_sizes
 from jaxdet.errors import InputError
 
 # Some of COCO's own boxes end a fraction of a pixel outside.
@@ -31,12 +31,18 @@ MIN_INSIDE = 0.5
 # Pictures per task of a thread.
 _BLOCK = 64
 
-_UNREADABLE = "unreadable pictures"
-# By what `Dataset.read` says.
+# By what `Dataset.read` raises; all others are unreadable.
 _PICTURE_FAULTS = {
-    ": no such picture": "missing pictures",
-    ", annotated as ": "pictures of another size than annotated",
+    NoPictureError: "missing pictures",
+    OtherSizeError: "pictures of another size than annotated",
 }
+
+
+class _Fault(NamedTuple):
+    """What is wrong with a picture."""
+
+    kind: str
+    said: str
 
 
 def check_pictures(
@@ -49,34 +55,37 @@ def check_pictures(
         tell: Is told of pictures that are missing, unreadable or not of the annotated size.
         progress: Is called with the number of pictures read so far.
     """
-    wrong: dict[int, str] = {}
+    wrong: dict[int, _Fault] = {}
 
-    def read(block: Iterable[int]) -> dict[int, str]:
-        return {index: said for index in block if (said := _said_of(dataset, index))}
+    def read(block: Iterable[int]) -> dict[int, _Fault]:
+        return {index: fault for index in block if (fault := _fault_of(dataset, index))}
 
     blocks = [range(i, min(i + _BLOCK, len(dataset))) for i in range(0, len(dataset), _BLOCK)]
     for block, found in zip(blocks, _in_threads(read, blocks), strict=True):
         wrong |= found
         progress(block.stop)
     by_kind: dict[str, list[int]] = {}
-    for index, said in wrong.items():
-        kinds = [kind for part, kind in _PICTURE_FAULTS.items() if part in said]
-        by_kind.setdefault((kinds or [_UNREADABLE])[0], []).append(index)
+    for index, fault in wrong.items():
+        by_kind.setdefault(fault.kind, []).append(index)
+
+    def line(index: int) -> str:
+        return f"image {dataset.image_ids[index]}: {wrong[index].said}"
+
     for kind, where in by_kind.items():
-        tell(Finding(kind, np.array(where), lambda i: f"image {dataset.image_ids[i]}: {wrong[i]}"))
+        tell(Finding(kind, np.array(where), line))
 
 
-def _said_of(dataset: Dataset, index: int) -> str:
+def _fault_of(dataset: Dataset, index: int) -> _Fault | None:
     try:
         dataset.read(index)
-    except InputError as error:
-        return str(error)
-    return ""
+    except InputError as error:  # not kept itself, because pictures hang on its traceback
+        return _Fault(_PICTURE_FAULTS.get(type(error), "unreadable pictures"), str(error))
+    return None
 
 
 def _in_threads(
-    function: Callable[[range], dict[int, str]], blocks: list[range]
-) -> Iterator[dict[int, str]]:
+    function: Callable[[range], dict[int, _Fault]], blocks: list[range]
+) -> Iterator[dict[int, _Fault]]:
     """Results in order; decoding does not hold Python's lock."""
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
@@ -155,17 +164,8 @@ def check_training(
     except InputError as error:
         said = str(error)
         tell(Finding("nothing to train on", np.zeros(1, np.int64), lambda i: said))
-    small = np.minimum(dataset.heights, dataset.widths) < MIN_SIDE
-    empty = ~small & ~visited & (dataset.num_annotations == 0)
     useless = visited & (dataset.num_boxes == 0) & (not keep_empty)
-    reasons = {
-        f"pictures with a side under {MIN_SIDE} pixels: not trained on": small,
-        "pictures without annotations: not trained on": empty,
-        "pictures with only crowds, ignored or degenerate boxes: others take their turn": useless,
-        "pictures of an orientation in which none has a box to train on: not trained on": (
-            ~visited & ~small & ~empty
-        ),
-    }
+    reasons = _left_out(dataset, visited, useless)
     for reason, where in reasons.items():
         tell(
             Finding(
@@ -180,6 +180,22 @@ def check_training(
         "left_out": {reason: int(where.sum()) for reason, where in reasons.items()},
         "global_batch": global_batch,
         "steps_per_epoch": steps,
+    }
+
+
+def _left_out(
+    dataset: Dataset, visited: Bool[np.ndarray, " I"], useless: Bool[np.ndarray, " I"]
+) -> dict[str, Bool[np.ndarray, " I"]]:
+    """The pictures that are not trained on, by the reason."""
+    small = np.minimum(dataset.heights, dataset.widths) < MIN_SIDE
+    empty = ~small & ~visited & (dataset.num_annotations == 0)
+    return {
+        f"pictures with a side under {MIN_SIDE} pixels: not trained on": small,
+        "pictures without annotations: not trained on": empty,
+        "pictures with only crowds, ignored or degenerate boxes: others take their turn": useless,
+        "pictures of an orientation in which none has a box to train on: not trained on": (
+            ~visited & ~small & ~empty
+        ),
     }
 
 

@@ -30,6 +30,14 @@ _set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLe
 _set_log_level(0)
 
 
+class NoPictureError(InputError):
+    """The file is not there."""
+
+
+class OtherSizeError(InputError):
+    """The picture is not of the size that was annotated."""
+
+
 def read_image(
     path: str | Path, expected_size: tuple[int, int] | None = None
 ) -> UInt8[np.ndarray, "h w 3"]:
@@ -61,7 +69,7 @@ def decode_image(
     image = _decode(data, name)
     size = image.shape[:2]
     if expected_size is not None and size != tuple(expected_size):
-        raise InputError(
+        raise OtherSizeError(
             f"{name}: picture of {size[1]} x {size[0]} pixels, "
             f"annotated as {expected_size[1]} x {expected_size[0]}"
         )
@@ -112,7 +120,7 @@ def _read(path: str | Path) -> bytes:
         else:
             return path.read_bytes()
     except FileNotFoundError:
-        raise InputError(f"{path}: no such picture") from None
+        raise NoPictureError(f"{path}: no such picture") from None
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         what = getattr(error, "strerror", None) or str(error)
     raise InputError(f"{path}: picture cannot be read ({what})")
