@@ -45,7 +45,7 @@ def test_full_disk_ends_the_run_and_keeps_the_checkpoint_before(coco, tmp_path):
     resource.prlimit(run.process.pid, resource.RLIMIT_FSIZE, (48_000, 48_000))
     output = run.end(2)
     assert "Traceback" not in output
-    assert output.strip().splitlines()[-1].startswith(f"jaxdet: {workdir}")
+    assert output.strip().splitlines()[-1].startswith(f"jaxdet: {workdir}/checkpoints: cannot")
     kept = saved(workdir)
     assert kept
     assert f"going on from step {kept[-1]} of" in Run(coco, workdir).end(0)

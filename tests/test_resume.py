@@ -23,7 +23,7 @@ from jaxdet.checkpoint import read_params
 from jaxdet.models.build import Params, build_model, param_shapes
 
 ROOT = Path(__file__).parents[1]
-STEPS = 400
+STEPS = 600
 KILLS = 20
 # What a step learned; times and speeds differ from run to run.
 LEARNED = ("step", "epoch", "loss", "loss_cls", "loss_bbox", "num_positive", "grad_norm")
@@ -105,14 +105,15 @@ def kill_somewhere(coco: Path, workdir: Path, rng: random.Random) -> str:
     run = Run(coco, workdir)
     before = saved(workdir)[-1:]
     moment = rng.choice(["starting", "writing", "training", "training"])
+    # Some ten steps from kill to kill at most, so that twenty fit into the run on any machine.
     if moment == "starting":
-        time.sleep(rng.uniform(0, 8))
+        time.sleep(rng.uniform(0, 2))
     else:
         run.wait_for(lambda: saved(workdir)[-1:] != before)
-        time.sleep(rng.uniform(0, 0.2))
+        time.sleep(rng.uniform(0, 0.05))
     if moment == "writing":
         run.wait_for(lambda: is_writing(workdir))
-        time.sleep(rng.uniform(0, 0.03))
+        time.sleep(rng.uniform(0, 0.01))
     run.signal(signal.SIGKILL)
     run.end(-signal.SIGKILL)
     return "writing" if is_writing(workdir) else moment
