@@ -3,7 +3,7 @@
 import pickle
 import struct
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -45,48 +45,47 @@ def dumps(obj: Any) -> tuple[bytes, list[np.ndarray]]:
     Raises:
         TypeError: `obj` holds what a `.pth` file cannot.
     """
-    out = [b"\x80\x02"]
     arrays: list[np.ndarray] = []
+    return b"".join([b"\x80\x02", *_parts(obj, arrays), b"."]), arrays
 
-    def put(item: Any) -> None:
-        if isinstance(item, np.ndarray):
-            put_tensor(np.ascontiguousarray(item).reshape(item.shape))
-        elif isinstance(item, np.bool | np.number):
-            put(item.item())
-        elif type(item) in _CONSTANTS:
-            out.append(_CONSTANTS[type(item)](item))
-        elif type(item) in (dict, OrderedDict):
-            out.append(b"}(" if type(item) is dict else b"ccollections\nOrderedDict\n)R(")
-            for key, value in item.items():
-                put(key)
-                put(value)
-            out.append(b"u")
-        elif type(item) in (list, tuple):
-            out.append(b"](" if type(item) is list else b"(")
-            for value in item:
-                put(value)
-            out.append(b"e" if type(item) is list else b"t")
-        else:
-            raise TypeError(f"cannot write a {type(item).__name__} to a .pth file")
 
-    def put_tensor(array: np.ndarray) -> None:
-        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        if array.dtype.str not in _STORAGE_NAMES:
-            raise TypeError(f"PyTorch has no tensors of dtype {array.dtype}")
-        out.append(b"ctorch._utils\n_rebuild_tensor_v2\n((")
-        put("storage")
-        out.append(b"ctorch\n" + _STORAGE_NAMES[array.dtype.str].encode() + b"\n")
-        put(str(len(arrays)))
-        put("cpu")
-        put(array.size)
-        out.append(b"tQ")
-        put(0)  # offset
-        put(array.shape)
-        put(tuple(s // array.itemsize for s in array.strides))
-        put(False)  # requires_grad
-        put(OrderedDict())  # hooks
-        out.append(b"tR")
-        arrays.append(array)
+def _parts(item: Any, arrays: list[np.ndarray]) -> Iterator[bytes]:
+    """The commands that make `item`; what they refer to is added to `arrays`."""
+    if isinstance(item, np.ndarray):
+        yield from _tensor(np.ascontiguousarray(item).reshape(item.shape), arrays)
+    elif isinstance(item, np.bool | np.number):
+        yield from _parts(item.item(), arrays)
+    elif type(item) in _CONSTANTS:
+        yield _CONSTANTS[type(item)](item)
+    elif type(item) in (dict, OrderedDict):
+        yield b"}(" if type(item) is dict else b"ccollections\nOrderedDict\n)R("
+        for key, value in item.items():
+            yield from _parts(key, arrays)
+            yield from _parts(value, arrays)
+        yield b"u"
+    elif type(item) in (list, tuple):
+        yield b"](" if type(item) is list else b"("
+        for value in item:
+            yield from _parts(value, arrays)
+        yield b"e" if type(item) is list else b"t"
+    else:
+        raise TypeError(f"cannot write a {type(item).__name__} to a .pth file")
 
-    put(obj)
-    return b"".join(out) + b".", arrays
+
+def _tensor(array: np.ndarray, arrays: list[np.ndarray]) -> Iterator[bytes]:
+    array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    if array.dtype.str not in _STORAGE_NAMES:
+        raise TypeError(f"PyTorch has no tensors of dtype {array.dtype}")
+    name = str(len(arrays))
+    arrays.append(array)
+    yield b"ctorch._utils\n_rebuild_tensor_v2\n(("
+    yield _str("storage")
+    yield b"ctorch\n" + _STORAGE_NAMES[array.dtype.str].encode() + b"\n"
+    yield _str(name) + _str("cpu") + _int(array.size)
+    yield b"tQ"
+    strides = tuple(s // array.itemsize for s in array.strides)
+    # Offset, shape, strides, requires_grad, hooks.
+    rest: list[Any] = [0, array.shape, strides, False, OrderedDict()]
+    for argument in rest:
+        yield from _parts(argument, arrays)
+    yield b"tR"

@@ -163,9 +163,8 @@ class Logbook:
         try:
             yield
         except OSError as error:
-            reason = error.strerror or error
             raise InputError(
-                f"{self._path.parent}: cannot write the log: {reason}; "
+                f"{self._path.parent}: cannot write the log: {error.strerror or error}; "
                 "free some space or choose another --workdir"
             ) from error
 
@@ -258,9 +257,7 @@ def _open_events(folder: Path, resume_step: int | None) -> RecordWriter:
     """
     # TensorBoard reads a run's files in the order of their names, which must therefore grow even
     # when two runs start within a second or the clock was set back.
-    stamps = [
-        path.name.removeprefix(EVENTS_PREFIX)[:10] for path in folder.glob(EVENTS_PREFIX + "*")
-    ]
+    stamps = [p.name.removeprefix(EVENTS_PREFIX)[:10] for p in folder.glob(EVENTS_PREFIX + "*")]
     used = [int(stamp) for stamp in stamps if stamp.isdecimal()]
     stamp = max([int(time.time()), *(other + 1 for other in used)])
     writer = RecordWriter(str(folder / f"{EVENTS_PREFIX}{stamp:010d}.jaxdet"))

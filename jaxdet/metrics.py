@@ -112,10 +112,7 @@ def coco_recall(
     Raises:
         ValueError: the lists differ in length.
     """
-    counted = [~gt.iscrowd for gt in ground_truth]
-    areas = np.concatenate(
-        [np.zeros(0), *(gt.area[keep] for gt, keep in zip(ground_truth, counted, strict=True))]
-    )
+    areas = np.concatenate([np.zeros(0), *(gt.area[~gt.iscrowd] for gt in ground_truth)])
     scored = [_best_first(image_proposals, LIMITS[-1]) for image_proposals in proposals]
     # COCOeval is slow Python, quadratic in the worst case.  A detection whose IoU with every
     # annotation is below 0.5 can match none at any threshold and so leaves recall as it is; they
@@ -153,12 +150,10 @@ def evaluate_proposals(
     coco = coco_recall(ground_truth, proposals)
     wanted = [gt.boxes[~(gt.iscrowd | gt.ignore)] for gt in ground_truth]
     fast = fast_recall(wanted, proposals)
-    by_size = coco.by_size.mean(axis=1)
+    by_size = [_number(value) for value in coco.by_size.mean(axis=1)]
     return {
         **_figures(coco.recall),
-        "recall_by_size": {
-            size: _number(value) for size, value in zip(SIZES, by_size, strict=True)
-        },
+        "recall_by_size": dict(zip(SIZES, by_size, strict=True)),
         "boxes_by_size": dict(zip(SIZES, coco.num_by_size, strict=True)),
         "fast": {**_figures(fast), "num_boxes": sum(len(boxes) for boxes in wanted)},
         "num_images": len(ground_truth),
@@ -237,12 +232,11 @@ def _xywh(boxes: np.ndarray) -> np.ndarray:
 
 
 def _truth_records(ground_truth: Sequence[GroundTruth]) -> list[dict[str, Any]]:
-    records: list[dict[str, Any]] = []
-    for image_id, gt in enumerate(ground_truth, start=1):
-        for box, crowd, area in zip(gt.xywh, gt.iscrowd, gt.area, strict=True):
-            record = {"bbox": box.tolist(), "iscrowd": int(crowd), "area": float(area)}
-            records.append({"image_id": image_id, **record})
-    return records
+    return [
+        {"image_id": image_id, "bbox": box.tolist(), "iscrowd": int(crowd), "area": float(area)}
+        for image_id, gt in enumerate(ground_truth, start=1)
+        for box, crowd, area in zip(gt.xywh, gt.iscrowd, gt.area, strict=True)
+    ]
 
 
 def _coco_object(num_images: int, records: list[dict[str, Any]]) -> COCO:

@@ -73,20 +73,16 @@ def line_chart(
     y_axis = _upward_axis(
         np.concatenate([s.values() for s in drawn]), y_range, from_zero, may_be_log
     )
-    parts = [_grid(x_axis, y_axis, height, x_name)]
     lines, dots = [], []
     for i, s in enumerate(series):
         if s in drawn:
             lines += _lines(i, s, x_axis, y_axis, smooth)
             dots += _dots(i, s, x_axis, y_axis, height, x_name) if markers else []
-    parts.append(
-        f'<svg viewBox="0 0 {PLOT_WIDTH} {PLOT_HEIGHT}" preserveAspectRatio="none" '
-        f'width="100%" height="{height}" class="lines">{"".join(lines)}</svg>'
-    )
+    parts = [_grid(x_axis, y_axis, height, x_name), _stretched(lines, height), *dots]
     described = "; ".join(_described(s, x_name) for s in drawn)
     if y_axis.log:
         legend += "<li>logarithmic</li>"
-    return _figure(title, legend, _svg(title, described, height, "".join([*parts, *dots])), "axes")
+    return _figure(title, legend, _svg(title, described, height, "".join(parts)), "axes")
 
 
 def bar_chart(title: str, bars: Sequence[tuple[str, Number | None, str]]) -> str:
@@ -154,6 +150,14 @@ def _lines(number: int, s: Series, x_axis: Axis, y_axis: Axis, smooth: bool) -> 
         f'<path class="s{number} faint" d="{_path(x, y, x_axis, y_axis)}"/>',
         f'<path class="s{number}" d="{_path(x, moving_mean(y), x_axis, y_axis)}"/>',
     ]
+
+
+def _stretched(lines: list[str], height: int) -> str:
+    """Lines in units of the plot, over its whole width."""
+    return (
+        f'<svg viewBox="0 0 {PLOT_WIDTH} {PLOT_HEIGHT}" preserveAspectRatio="none" '
+        f'width="100%" height="{height}" class="lines">{"".join(lines)}</svg>'
+    )
 
 
 def _path(x: np.ndarray, y: np.ndarray, x_axis: Axis, y_axis: Axis) -> str:
