@@ -244,7 +244,8 @@ def sections() -> Iterable[str]:
 INTRODUCTION = """# Measured side by side
 
 Made by `python -m benchmarks.page` from the JSON files beside it. All times are medians of runs
-that take turns with PyTorch's in one process, on the same threads, weights and pictures. "Not
+that take turns with PyTorch's in one process, on the same threads, weights and pictures; only
+annotations are loaded by a process for each side, whose memory is measured too. "Not
 measured" means that no such machine was at hand; the command beside it measures there.
 
 PyTorch's network is `benchmarks/plain_rpn.py`, whose outputs, losses and gradients the tests hold
