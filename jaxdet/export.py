@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from jaxdet.data.buckets import Size, bucket_sizes
 from jaxdet.data.transforms import STRIDE
 from jaxdet.errors import InputError
 from jaxdet.exported import FORMAT, FORMAT_VERSION, MANIFEST, Manifest, program_member
+from jaxdet.files import make_folder, whole
 from jaxdet.hosts import say
 from jaxdet.models.build import Params, build_model, param_shapes
 from jaxdet.proposals import propose
@@ -30,7 +30,14 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def run_export(config: Config, checkpoint: str | Path, out: Path) -> None:
-    """Writes the model of a checkpoint to the file `out`."""
+    """Writes the model of a checkpoint to the file `out`.
+
+    Raises:
+        InputError: the checkpoint cannot be read or the file not written, or there are several
+            hosts.
+    """
+    if jax.process_count() > 1:
+        raise InputError("--mode=export: runs on one host; start it there, without --distributed")
     params = read_params(checkpoint, param_shapes(build_model(config.model)))
     write_exported(config, params, out)
     megabytes = out.stat().st_size / 1e6
@@ -45,17 +52,9 @@ def write_exported(config: Config, params: Params, path: Path) -> None:
     """
     if path.is_dir():
         raise InputError(f"{path}: is a folder; give --out the name of a file")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(temporary, "w") as file:
-            _write_members(file, config, params)
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    make_folder(path.parent)
+    with whole(path) as file, zipfile.ZipFile(file, "w") as members:
+        _write_members(members, config, params)
 
 
 def _write_members(file: zipfile.ZipFile, config: Config, params: Params) -> None:

@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from jaxdet import command, report
 from jaxdet.checkpoint import read_params
 from jaxdet.config import Config
@@ -12,6 +14,7 @@ from jaxdet.data.load import load_dataset
 from jaxdet.devices import data_mesh
 from jaxdet.errors import InputError
 from jaxdet.evaluate import Speed, evaluate, propose_each
+from jaxdet.files import make_folder
 from jaxdet.hosts import say
 from jaxdet.html.report import write_report
 from jaxdet.loop import Stopped, TrainingError
@@ -42,8 +45,8 @@ def run_eval(
     """Evaluates a checkpoint on the validation pictures; writes into `workdir`."""
     dataset = load_dataset(config.data, "val")
     proposer = Proposer(config, _params(config, checkpoint), data_mesh())
+    make_folder(workdir)
     result, proposals = evaluate(proposer, dataset, config)
-    workdir.mkdir(parents=True, exist_ok=True)
     report.write_evaluation(workdir, result, dataset, proposals)
     write_report(workdir, config)
     if save_proposals:
@@ -57,14 +60,19 @@ def run_predict(
     """Writes `<out>/<picture's name>.json`, and `.png` if asked, for every picture.
 
     Pictures that cannot be read are left out; each is a line at the end, and the exit code is 2.
+
+    Raises:
+        InputError: nothing can be read or written, or there are several hosts.
     """
     unreadable: list[str] = []
+    if jax.process_count() > 1:
+        raise InputError("--mode=predict: runs on one host; start it there, without --distributed")
     paths = _pictures(images)
     if draw:
         _require_apart(paths, out)
     dataset = from_files(paths, unreadable)
+    make_folder(out)
     proposer = Proposer(config, _params(config, checkpoint), data_mesh())
-    out.mkdir(parents=True, exist_ok=True)
     speed = Speed()
     for i, found in propose_each(proposer, dataset, config, speed, unreadable):
         path = dataset.path_of(i)
@@ -106,17 +114,10 @@ def _pictures(images: list[str]) -> list[Path]:
         raise InputError("--images: names no picture; give files or folders, separated by commas")
     paths: list[Path] = []
     for name in map(Path, images):
-        if name.is_dir():
-            inside = sorted(p for p in name.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
-            if not inside:
-                raise InputError(
-                    f"{name}: holds no pictures ({', '.join(sorted(PICTURE_SUFFIXES))})"
-                )
-            paths += inside
-        elif name.is_file():
-            paths.append(name)
-        else:
-            raise InputError(f"{name}: no such picture or folder")
+        try:
+            paths += _pictures_of(name)
+        except OSError as error:
+            raise InputError(f"{name}: cannot be read: {error.strerror or error}") from error
     names: dict[str, Path] = {}
     for path in paths:
         if path.stem in names:
@@ -126,3 +127,15 @@ def _pictures(images: list[str]) -> list[Path]:
             )
         names[path.stem] = path
     return paths
+
+
+def _pictures_of(name: Path) -> list[Path]:
+    """A picture alone, or what a folder holds."""
+    if name.is_file():
+        return [name]
+    if not name.is_dir():
+        raise InputError(f"{name}: no such picture or folder")
+    inside = sorted(p for p in name.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
+    if not inside:
+        raise InputError(f"{name}: holds no pictures ({', '.join(sorted(PICTURE_SUFFIXES))})")
+    return inside

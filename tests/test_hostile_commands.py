@@ -10,7 +10,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
-from tiny_coco import TINY_MODEL
+from tiny_coco import TINY_MODEL, write_coco
 
 from jaxdet import config as config_lib
 from jaxdet.models.build import build_model, init_params
@@ -186,3 +186,34 @@ def test_predict_names_bad_pictures_and_finishes_the_others(model, tmp_path):
     refused([none, same], ["none of 1 pictures can be read", "a drawing would replace"])
     assert not (tmp_path / "none").exists()
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_results_have_no_place(model, tmp_path):
+    coco = write_coco(tmp_path / "coco")
+    (tmp_path / "file").write_text("precious")
+    for folder in ("out/0.json", "out2/0.png", "run/eval.json", "run2/proposals.npz"):
+        (tmp_path / folder).mkdir(parents=True)
+    predict = [*model, "--mode=predict", f"--images={coco}/val2017/0.png"]
+    data = ["--config.data.name=coco", f"--config.data.root={coco}"]
+    evaluate = [*model, *data, "--mode=eval", "--save_proposals"]
+    outcomes = run(
+        [*predict, f"--out={tmp_path}/file"],
+        [*predict, f"--out={tmp_path}/out"],
+        [*predict, f"--out={tmp_path}/out2", "--draw"],
+        [*evaluate, f"--workdir={tmp_path}/file"],
+        [*evaluate, f"--workdir={tmp_path}/run"],
+        [*evaluate, f"--workdir={tmp_path}/run2"],
+    )
+    said = [
+        "file: cannot be made: File exists",
+        "out/0.json: cannot be written: Is a directory",
+        "out2/0.png: cannot be written: Is a directory",
+        "file: cannot be made: File exists",
+        "run/eval.json: cannot be written: Is a directory",
+        "run2/proposals.npz: cannot be written: Is a directory",
+    ]
+    for (code, _, err), words in zip(outcomes, said, strict=True):
+        line = f"jaxdet: {tmp_path}/{words}; make room there or choose another folder"
+        assert (code, err.splitlines()) == (2, [line])
+    assert (tmp_path / "file").read_text() == "precious"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["0.json"]
