@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
+from jaxdet.data import loader as loader_lib
 from jaxdet.data.coco import load_coco
 from jaxdet.data.dataset import from_files
-from jaxdet.data import loader as loader_lib
 from jaxdet.data.loader import Element, Loader
 from jaxdet.data.pipeline import eval_batches, max_boxes, train_batches
 from jaxdet.data.schedule import flips
