@@ -60,7 +60,7 @@ R50 = "configs/rpn_r50_fpn_1x.py"
         (["--measure", R50, R50], "more than once"),
         (["--measure", R50, "--checkpoint=a,b"], "2 for 1 configs"),
         (["--measure", R50, "--steps=-1"], "steps"),
-        (["--measure", R50, "--out=README.md/x"], "README.md/x: cannot be made: Not a directory; make room"),
+        (["--measure", R50, "--out=README.md/x"], "README.md/x: cannot be made: Not a directory"),
         (["--measured"], "measured"),
     ],
 )
