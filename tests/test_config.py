@@ -59,12 +59,16 @@ def is_usable(config: Config) -> None:
     optim.make_optimizer(config.optimizer, rate)
 
 
+PAIRED = ("config.model.anchor_scales", "config.model.base_width", "config.targets.negative_iou")
+
+
 def check(path, value) -> None:
     try:
         config = parse(with_value(path, value))
     except InputError as error:
         line = str(error)
-        assert line.startswith(f"config.{NAMES[path]}") or "anchor_scales" in line
+        # By its own name, or by that of the field that it does not go with.
+        assert line.startswith((f"config.{NAMES[path]}", *PAIRED))
         assert "\n" not in line
         assert len(line) < 500
     else:
