@@ -117,8 +117,8 @@ def _step_folder(path: Path) -> Path:
     path = path.absolute()
     try:
         path.stat()
-    except (OSError, ValueError) as error:  # not there, or a name that none can have
-        raise InputError(f"{path}: no such checkpoint ({_first_line(error)[:60]})") from None
+    except (OSError, ValueError):  # not there, or a name that none can have
+        raise InputError(f"{path}: no such checkpoint") from None
     if not path.is_dir():
         raise InputError(f"{path}: neither a work directory nor a .pth file")
     if (path / "params").is_dir():
