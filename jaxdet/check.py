@@ -1,15 +1,13 @@
 """`--mode=check`: what is wrong with a data set, before half a day is lost."""
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 from rich.table import Table
 
 from jaxdet import command
@@ -29,6 +27,7 @@ from jaxdet.data.load import load_dataset
 from jaxdet.files import make_folder
 from jaxdet.hosts import is_first_host
 from jaxdet.optim import global_batch
+from jaxdet.progress import progress
 from jaxdet.workdir import write_json
 
 # Lines printed of each kind; `check.json` has more.
@@ -76,8 +75,10 @@ def run_check(config: Config, workdir: Path) -> None:
 def examine(config: Config, split: str, dataset: Dataset, findings: Findings) -> dict[str, Any]:
     """All that `check.json` says of one split; adds to the findings of its annotation file."""
     scale = config.data.image_scale
-    with _progress(split, len(dataset)) as progress:
-        check_pictures(dataset, findings, progress)
+    title, count = f"decoding {split}", len(dataset)
+    columns = MofNCompleteColumn(), TimeRemainingColumn()
+    with progress(title, f"{title}: {count} pictures", *columns, total=count) as advance:
+        check_pictures(dataset, findings, advance)
     check_annotations(dataset, findings)
     result: dict[str, Any] = {"source": dataset.source, "images": len(dataset)}
     result |= count_annotations(dataset)
@@ -117,21 +118,6 @@ def _coverage(config: Config, split: str, dataset: Dataset, tell: Tell) -> dict[
         tell(Finding(what, np.flatnonzero(ious < least), line, harmless=True))
     areas = dataset.area[dataset.usable]
     return summarise(boxes, areas, ious, config.targets)
-
-
-@contextmanager
-def _progress(split: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, else a line."""
-    console = Console(stderr=True)
-    title = f"decoding {split}"
-    if not console.is_terminal:
-        print(f"{title}: {total} pictures", file=sys.stderr, flush=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(
-        *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda done: bar.update(task, completed=done)
 
 
 def _print(text: str) -> None:

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import http.client
 import re
-import sys
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -17,11 +16,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import DownloadColumn, TransferSpeedColumn
 
 from jaxdet.cache import cache_folder
 from jaxdet.errors import InputError
+from jaxdet.progress import Advance, progress
 from jaxdet.published import PRETRAINED, ROWS, ZOO_SITES
 
 TIMEOUT = 30.0  # seconds without a byte
@@ -122,10 +121,11 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
 def _download_from(url: str, part: Path, target: Path) -> None:
     """Completes `part` and renames it, going on after cuts as long as bytes arrive."""
     resumed = part.exists()
-    with _progress(target.name) as progress:
+    columns = DownloadColumn(), TransferSpeedColumn()
+    with progress(target.name, f"downloading {target.name}", *columns) as advance:
         for _ in range(ATTEMPTS):
             before = part.stat().st_size if part.exists() else 0
-            if _transfer(url, part, before, progress):
+            if _transfer(url, part, before, advance):
                 if _is_right(part, target):
                     part.replace(target)
                     return
@@ -138,7 +138,7 @@ def _download_from(url: str, part: Path, target: Path) -> None:
     raise _SiteError("the connection is cut again and again")
 
 
-def _transfer(url: str, part: Path, have: int, progress: Any) -> bool:
+def _transfer(url: str, part: Path, have: int, advance: Advance) -> bool:
     """Appends what one connection gives; True when the file's end was reached."""
     request = urllib.request.Request(url, headers={"User-Agent": "jaxdet"})
     if have:
@@ -157,10 +157,10 @@ def _transfer(url: str, part: Path, have: int, progress: Any) -> bool:
         if response.status != 206:  # a server that ignores Range sends the whole file
             have = 0
         length = response.headers.get("Content-Length")
-        return _append(response, part, have, have + int(length) if length else None, progress)
+        return _append(response, part, have, have + int(length) if length else None, advance)
 
 
-def _append(response: Any, part: Path, have: int, total: int | None, progress: Any) -> bool:
+def _append(response: Any, part: Path, have: int, total: int | None, advance: Advance) -> bool:
     with part.open("r+b" if have else "wb") as file:
         file.seek(have)
         while True:
@@ -170,7 +170,7 @@ def _append(response: Any, part: Path, have: int, total: int | None, progress: A
                 return False
             file.write(chunk)
             have += len(chunk)
-            progress(have, total)
+            advance(have, total)
             if not chunk:
                 return total is None or have >= total
 
@@ -182,17 +182,3 @@ def _is_right(path: Path, named: Path | None = None) -> bool:
         raise ValueError(f"{path.name} does not name its SHA-256")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest().startswith(digits[1])
-
-
-@contextlib.contextmanager
-def _progress(title: str) -> Iterator[Any]:
-    """A bar on a terminal, one line elsewhere; yields a function of (bytes, bytes in all)."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        print(f"downloading {title}", file=sys.stderr, flush=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(
-        *columns, TransferSpeedColumn(), console=console, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,4 +1,4 @@
-"""What a run leaves for reading: `metrics.jsonl`, TensorBoard events, the progress line.
+"""What a run leaves for reading: `metrics.jsonl` and TensorBoard events.
 
 `metrics.jsonl` holds one JSON object per line: `{"kind": "train", "step": 50, "loss": ...}` for a
 logged step and `{"kind": "eval", "step": 7330, "AR@100": ..., ...}` for an evaluation.  Step k
@@ -12,7 +12,6 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -169,63 +168,14 @@ class Logbook:
             ) from error
 
 
-@dataclass(frozen=True)
-class ProgressLine:
-    """Formats the line that a person watches; equal widths from step to step."""
-
-    total_steps: int
-    num_epochs: int
-
-    def format(
-        self,
-        step: int,
-        epoch: int,
-        losses: Mapping[str, float],
-        learning_rate: float,
-        seconds_per_step: float,
-        images_per_second: float,
-        wait_share: float,
-    ) -> str:
-        """One line about the last few steps.
-
-        Args:
-            step: updates made.
-            epoch: the current one, from 1.
-            losses: terms by name, in the order to show.
-            learning_rate: of the last update.
-            seconds_per_step: wall time; the remaining time is judged by it.
-            images_per_second: over all devices.
-            wait_share: share of the time spent waiting for the loader, 0 to 1.
-
-        Returns:
-            Text without a line break.
-        """
-        remaining = (self.total_steps - step) * seconds_per_step
-        return "  ".join(
-            [
-                f"step {step:{len(str(self.total_steps))}d}/{self.total_steps}",
-                f"epoch {epoch:{len(str(self.num_epochs))}d}/{self.num_epochs}",
-                *(f"{name} {_loss(value)}" for name, value in losses.items()),
-                f"lr {learning_rate:.2e}",
-                f"{seconds_per_step:7.3f} s/it",
-                f"{images_per_second:7.1f} img/s",
-                f"wait {100 * wait_share:3.0f}%",
-                f"ETA {_duration(remaining):>9}",
-            ]
-        )
-
-
-def _loss(value: float) -> str:
-    """Seven characters; four decimals while they fit."""
-    return f"{value:7.1e}" if 100 <= abs(value) < math.inf else f"{value:7.4f}"
-
-
-def _duration(seconds: float) -> str:
-    """Hours, minutes and seconds."""
-    if not math.isfinite(seconds):
-        return "-:--:--"
-    minutes, second = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}"
+def read_rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
+    """Lines of a `metrics.jsonl`, if there is one, and what they hold; None for a torn line."""
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+            yield line, {**row, "step": int(row["step"]), "kind": row["kind"]}
+        except (ValueError, TypeError, KeyError):
+            yield line, None
 
 
 def _lines_until(path: Path, resume_step: int | None) -> tuple[list[bytes], set[int]]:
@@ -233,17 +183,13 @@ def _lines_until(path: Path, resume_step: int | None) -> tuple[list[bytes], set[
     kept: list[bytes] = []
     evaluated = set()
     torn = 0
-    for line in path.read_bytes().splitlines() if path.exists() else []:
-        try:
-            record = json.loads(line)
-            step, kind = int(record["step"]), record["kind"]
-        except (ValueError, TypeError, KeyError):
+    for line, row in read_rows(path):
+        if row is None:
             torn += 1
-            continue
-        if resume_step is None or step <= resume_step:
+        elif resume_step is None or row["step"] <= resume_step:
             kept.append(line + b"\n")
-            if kind == "eval":
-                evaluated.add(step)
+            if row["kind"] == "eval":
+                evaluated.add(row["step"])
     if torn:
         logging.getLogger(__name__).warning("%s: dropped %d torn line(s)", path, torn)
     return kept, evaluated

@@ -18,8 +18,9 @@ from jaxdet.devices import gather, split
 from jaxdet.environment import peak_memory
 from jaxdet.evaluate import evaluate
 from jaxdet.hosts import StopSignal, say, sum_over_hosts
-from jaxdet.logbook import Logbook, ProgressLine
+from jaxdet.logbook import Logbook
 from jaxdet.models.build import merge_params
+from jaxdet.progress import ProgressLine
 from jaxdet.proposer import Proposer
 from jaxdet.saving import BestCheckpoint, Checkpoints
 from jaxdet.train_step import Metrics, TrainState, TrainStep

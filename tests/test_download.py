@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from jaxdet import download as download_lib
+from jaxdet import progress as progress_lib
 from jaxdet.download import download, fetch
 from jaxdet.errors import InputError
 from jaxdet.published import PRETRAINED, ROWS
@@ -114,7 +115,7 @@ def test_downloads_once_and_keeps(serve, target, capsys):
 def test_a_bar_on_a_terminal(serve, target, monkeypatch):
     screen = io.StringIO()
     terminal = functools.partial(Console, file=screen, force_terminal=True, width=100)
-    monkeypatch.setattr(download_lib, "Console", lambda stderr: terminal())
+    monkeypatch.setattr(progress_lib, "Console", lambda stderr: terminal())
     download([serve().url], target)
     assert NAME in screen.getvalue()
     assert "1.0/1.0 MB" in screen.getvalue()

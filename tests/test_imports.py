@@ -7,7 +7,7 @@ ROOT = Path(__file__).parents[1]
 
 # From the top down; a module may import those of its own line and of the lines above.
 ROOMS = [
-    ["errors", "files", "cache", "types", "limits", "config"],
+    ["errors", "files", "progress", "cache", "types", "limits", "config"],
     ["boxes", "anchors", "nms", "matching"],
     ["data"],
     ["models"],

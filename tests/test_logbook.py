@@ -11,7 +11,8 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from jaxdet.errors import InputError
-from jaxdet.logbook import Logbook, ProgressLine
+from jaxdet.logbook import Logbook
+from jaxdet.progress import ProgressLine
 
 
 def lines(folder):

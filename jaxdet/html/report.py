@@ -20,6 +20,7 @@ from jaxdet.hosts import is_first_host
 from jaxdet.html import sections
 from jaxdet.html.curves import training
 from jaxdet.html.page import page
+from jaxdet.logbook import read_rows
 from jaxdet.workdir import write_json
 
 FILE = "report.html"
@@ -68,7 +69,7 @@ def this_machine(process: str) -> dict[str, Any]:
 
 def render(workdir: Path, config: Config) -> str:
     """The page's text; see `write_report`."""
-    rows = _read_rows(workdir / "metrics.jsonl")
+    rows = [row for _, row in read_rows(workdir / "metrics.jsonl") if row is not None]
     steps, evaluations = (_by_step(rows, kind) for kind in ("train", "eval"))
     result = _read_json(workdir / "eval.json")
     machine = _read_json(workdir / "environment.json") or this_machine(sections.REPORTED)
@@ -86,18 +87,6 @@ def render(workdir: Path, config: Config) -> str:
         "</main>",
         sections.foot(machine),
     )
-
-
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    """The objects of `metrics.jsonl`; a line torn by a kill is left out, as the logbook does."""
-    rows = []
-    for line in path.read_bytes().splitlines() if path.exists() else []:
-        try:
-            row = json.loads(line)
-            rows.append({**row, "step": int(row["step"]), "kind": row["kind"]})
-        except (ValueError, TypeError, KeyError):
-            continue
-    return rows
 
 
 def _by_step(rows: Iterable[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
