@@ -118,17 +118,24 @@ def finished(
     }
 
 
-def main() -> None:
-    """Measures, prints and saves the table."""
-    args = parser(__doc__.splitlines()[0], repeats=7).parse_args()
+def run_table(name: str, measure: Callable[..., dict[str, Any]], about: str, repeats: int) -> None:
+    """Measures the models that the command line names, prints and saves the table.
+
+    Args:
+        name: of the file in `results/`; a precision other than float32 is added to it.
+        measure: gives a row, as `measure` here does.
+        about: what the command does, for its help.
+        repeats: timed rounds, unless the command line says otherwise.
+    """
+    args = parser(about, repeats=repeats).parse_args()
     use_same_threads()
     peak = flops.measured_peak(args.precision, load_config(args.config[0]).train.matmul_precision)
     size = (args.size[0], args.size[1])
     save(
-        "forward" if args.precision == "float32" else f"forward-{args.precision}",
+        name if args.precision == "float32" else f"{name}-{args.precision}",
         [measure(n, size, args.batch, args.precision, args.repeats, peak) for n in args.config],
     )
 
 
 if __name__ == "__main__":
-    main()
+    run_table("forward", measure, __doc__.splitlines()[0], repeats=7)

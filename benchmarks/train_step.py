@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import flops
-from benchmarks.forward import finished
+from benchmarks.forward import finished, run_table
 from benchmarks.setups import (
     load_config,
-    parser,
     plain_images,
     plain_model,
     plain_precision,
@@ -26,10 +25,8 @@ from benchmarks.setups import (
 from benchmarks.timing import (
     compared,
     paired_medians,
-    save,
     torch,
     torch_device,
-    use_same_threads,
 )
 from jaxdet.config import Config
 from jaxdet.devices import data_mesh, replicate, split
@@ -107,17 +104,5 @@ def measure(
     return finished(name, size, count, precision, row, total, peak, program)
 
 
-def main() -> None:
-    """Measures, prints and saves the table."""
-    args = parser(__doc__.splitlines()[0], repeats=5).parse_args()
-    use_same_threads()
-    peak = flops.measured_peak(args.precision, load_config(args.config[0]).train.matmul_precision)
-    size = (args.size[0], args.size[1])
-    save(
-        "train_step" if args.precision == "float32" else f"train_step-{args.precision}",
-        [measure(n, size, args.batch, args.precision, args.repeats, peak) for n in args.config],
-    )
-
-
 if __name__ == "__main__":
-    main()
+    run_table("train_step", measure, __doc__.splitlines()[0], repeats=5)
