@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import traverse_util
-from zoo_cases import config_of, make_batch, params_of, train_batch
+from zoo_cases import SMALL, config_of, make_batch, params_of, train_batch
 
 from converters import layout
 from jaxdet import optim
@@ -103,18 +103,8 @@ def test_first_steps_match_reference(case, golden):
 def small_config() -> Config:
     """A network that compiles in seconds; every image fills its 16 samples."""
     config = Config()
-    model = dataclasses.replace(
-        config.model,
-        depth=18,
-        stem_channels=8,
-        fpn_channels=8,
-        head_channels=8,
-        frozen_stages=-1,
-        anchor_scales=(4.0,),
-        pretrained="",
-    )
     targets = dataclasses.replace(config.targets, num_samples=16)
-    return dataclasses.replace(config, model=model, targets=targets)
+    return dataclasses.replace(config, model=SMALL, targets=targets)
 
 
 def random_batch(count: int, seed: int = 0):

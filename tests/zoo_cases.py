@@ -9,7 +9,7 @@ import reference_weights
 
 from converters import layout
 from jaxdet import config as config_lib
-from jaxdet.config import Config
+from jaxdet.config import Config, ModelConfig
 from jaxdet.models.build import Params, build_model, param_shapes
 from jaxdet.types import Batch
 
@@ -28,6 +28,17 @@ CASES: dict[str, tuple[str, dict]] = {
     "x101_32x4d_fpn": ("rpn_x101_32x4d_fpn_1x", {"depth": 101, "groups": 32, "base_width": 4}),
     "x101_64x4d_fpn": ("rpn_x101_64x4d_fpn_1x", {"depth": 101, "groups": 64, "base_width": 4}),
 }
+
+
+# A network of no case that compiles in seconds.
+SMALL = ModelConfig(
+    depth=18,
+    stem_channels=8,
+    fpn_channels=8,
+    head_channels=8,
+    frozen_stages=-1,
+    anchor_scales=(4.0,),
+)
 
 
 def config_of(case: str) -> Config:

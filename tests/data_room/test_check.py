@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from odd_json import change_anywhere
 from tiny_coco import write_coco
 
 from jaxdet.data.check import (
@@ -368,13 +369,6 @@ def test_only_so_many_lines_are_kept_but_all_are_counted():
     assert kind.lines[-1] == "19"
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner),
-    max_leaves=8,
-)
-
-
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
     return write_coco(tmp_path_factory.mktemp("shared"))
@@ -386,18 +380,7 @@ def test_what_loads_has_no_fault_and_what_is_refused_has_one(shared, data):
     """The check and the loader agree on any file; the check survives what it finds."""
     path = shared / "annotations" / "instances_train2017.json"
     value = copy.deepcopy(json.loads(path.read_text()))
-    for _ in range(data.draw(st.integers(1, 3))):
-        item = value
-        while True:
-            key = data.draw(
-                st.sampled_from(list(item) if isinstance(item, dict) else range(len(item)))
-            )
-            inner = item[key]
-            if isinstance(inner, (list, dict)) and inner and data.draw(st.booleans()):
-                item = inner
-                continue
-            break
-        item[key] = data.draw(JSON)
+    change_anywhere(value, data)
     fuzzed = shared / "fuzz.json"
     fuzzed.write_text(json.dumps(value))
     findings = Findings()

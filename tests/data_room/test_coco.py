@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from odd_json import change_anywhere
 
 from jaxdet.data.coco import coco_directory, load_coco
 from jaxdet.errors import InputError
@@ -182,30 +183,12 @@ def test_missing_files_are_named(tmp_path):
         load_coco(path, tmp_path / "elsewhere")
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner),
-    max_leaves=8,
-)
-
-
 @settings(max_examples=300)
 @given(st.data())
 def test_any_json_loads_or_is_refused(tmp_path_factory, data):
     folder = tmp_path_factory.getbasetemp()
     value = content()
-    for _ in range(data.draw(st.integers(1, 3))):
-        item = value
-        while True:
-            key = data.draw(
-                st.sampled_from(list(item) if isinstance(item, dict) else range(len(item)))
-            )
-            inner = item[key]
-            if isinstance(inner, (list, dict)) and inner and data.draw(st.booleans()):
-                item = inner
-                continue
-            break
-        item[key] = data.draw(JSON)
+    change_anywhere(value, data)
     path = folder / "fuzz.json"
     path.write_text(json.dumps(value))
     try:

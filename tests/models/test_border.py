@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from zoo_cases import config_of, params_of
+from zoo_cases import SMALL, config_of, params_of
 
 from jaxdet.anchors import in_grid
 from jaxdet.config import Config, ModelConfig, ProposalConfig
@@ -37,14 +37,6 @@ from jaxdet.types import Batch
 BOUND = 2e-5
 ZOO_BOUND = 1e-4
 
-SMALL = ModelConfig(
-    depth=18,
-    stem_channels=8,
-    fpn_channels=8,
-    head_channels=8,
-    frozen_stages=-1,
-    anchor_scales=(4.0,),
-)
 C4 = {"num_stages": 3, "fpn_channels": 0, "head_channels": 16, "anchor_scales": (2.0, 4.0)}
 NETS = {
     "pytorch_grouped_fpn": dataclasses.replace(SMALL, depth=50, groups=4, base_width=32),
