@@ -18,7 +18,7 @@ from jaxdet.models.resnet import BLOCKS
 
 
 class Convolution(NamedTuple):
-    """One of the network's convolutions on one picture."""
+    """One of the network's convolutions on one image."""
 
     operations: int  # of its output
     trains: bool  # its kernel has a gradient
@@ -26,7 +26,7 @@ class Convolution(NamedTuple):
 
 
 def forward_operations(config: ModelConfig, size: tuple[int, int]) -> int:
-    """Of one picture of (height, width), multiples of 32."""
+    """Of one image of (height, width), multiples of 32."""
     return sum(conv.operations for conv in convolutions(config, size))
 
 

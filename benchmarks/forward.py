@@ -1,8 +1,8 @@
-"""The network alone, from a picture on the device to logits and deltas: jaxdet beside PyTorch.
+"""The network alone, from an image on the device to logits and deltas: jaxdet beside PyTorch.
 
     python -m benchmarks.forward
 
-Same weights and pictures for both, whose outputs must agree.  jaxdet takes bytes and normalises
+Same weights and images for both, whose outputs must agree.  jaxdet takes bytes and normalises
 them; PyTorch is given normalised floats.
 """
 
@@ -26,7 +26,7 @@ from benchmarks.setups import (
 )
 from benchmarks.timing import compared, paired_medians, save, shown, torch, use_same_threads
 from jaxdet.config import Config
-from jaxdet.models.build import Outputs, Params, apply_model, build_model
+from jaxdet.detectors.network import Outputs, Params, apply_model, build_model
 from jaxdet.types import Batch
 
 # Largest difference between the two, next to the output's standard deviation.

@@ -1,4 +1,4 @@
-"""How forward and training step grow with the picture and the batch: jaxdet beside PyTorch.
+"""How forward and training step grow with the image and the batch: jaxdet beside PyTorch.
 
     python -m benchmarks.growth
 

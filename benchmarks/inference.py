@@ -2,9 +2,9 @@
 
     python -m benchmarks.inference
 
-Loader, network and post-processing, same weights and pictures.  PyTorch's side is its own
+Loader, network and post-processing, same weights and images.  PyTorch's side is its own
 DataLoader with the reference's recipe, the plain network and NMS in C++ (on a GPU: torchvision).
-The clock starts when the first picture is done.
+The clock starts when the first image is done.
 """
 
 import argparse
@@ -16,8 +16,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from benchmarks.loader import median_rates, plain_pictures
-from benchmarks.pictures import write_pictures
+from benchmarks.images import write_images
+from benchmarks.loader import median_rates, plain_images
 from benchmarks.setups import (
     load_config,
     plain_model,
@@ -28,16 +28,16 @@ from benchmarks.timing import save, torch, torch_device, use_same_threads
 from jaxdet.config import Config
 from jaxdet.data.coco import coco_directory
 from jaxdet.data.dataset import Dataset
+from jaxdet.detectors.network import Params
 from jaxdet.devices import data_mesh
-from jaxdet.evaluate import ImageProposals, Speed, propose_each
-from jaxdet.models.build import Params
-from jaxdet.proposer import Proposer
+from jaxdet.inference.evaluate import ImageProposals, Speed, propose_each
+from jaxdet.inference.proposer import Proposer
 
 Found = tuple[np.ndarray, np.ndarray]  # boxes, scores
 
 
 class Plain:
-    """PyTorch from files to boxes, a picture at a time."""
+    """PyTorch from files to boxes, an image at a time."""
 
     def __init__(self, config: Config, params: Params, dataset: Dataset) -> None:
         from benchmarks import plain_rpn
@@ -45,9 +45,9 @@ class Plain:
 
         self.config, self.dataset = config, dataset
         self.model = plain_model(config, params)
-        torch.backends.cudnn.benchmark = False  # pictures have many sizes
-        _, nms = reference(config.test.nms_threshold)
-        self.propose = plain_rpn.Proposer(config.test, nms)
+        torch.backends.cudnn.benchmark = False  # images have many sizes
+        _, nms = reference(config.proposals.nms_threshold)
+        self.propose = plain_rpn.Proposer(config.proposals, nms)
 
     def __iter__(self) -> Iterator[Found]:
         from benchmarks import plain_rpn
@@ -55,11 +55,11 @@ class Plain:
 
         device = torch_device()
         workers = self.config.data.num_workers
-        pictures = plain_pictures(self.dataset, flip=False)
-        for images, sizes, scales, _ in plain_loader(pictures, None, workers):
+        images = plain_images(self.dataset, flip=False)
+        for tensors, sizes, scales, _ in plain_loader(images, None, workers):
             with torch.inference_mode(), plain_precision(self.config):
-                levels = self.model(images.to(device))
-            height, width = images.shape[2:]
+                levels = self.model(tensors.to(device))
+            height, width = tensors.shape[2:]
             anchors = plain_rpn.anchors_of((height, width), self.config.model, device)
             ((boxes, scores),) = self.propose(levels, anchors, sizes)
             yield (boxes / scales[0]).cpu().numpy(), scores.cpu().numpy()
@@ -95,7 +95,7 @@ def main() -> None:
     config = replace(config, data=replace(config.data, num_workers=args.workers))
     params = random_params(config)
     with tempfile.TemporaryDirectory() as folder:
-        dataset = coco_directory(write_pictures(Path(folder), args.images), "train")
+        dataset = coco_directory(write_images(Path(folder), args.images), "train")
         proposer = Proposer(config, params, data_mesh(jax.local_devices()[:1]))
         runs = {"jaxdet": lambda: ones(propose_each(proposer, dataset, config, Speed()))}
         first = dict(propose_each(proposer, dataset, config, Speed()))

@@ -2,7 +2,7 @@
 
     python -m benchmarks.loader
 
-The same pictures and as many processes for both.  The reference's recipe normalises to float32 in
+The same images and as many processes for both.  The reference's recipe normalises to float32 in
 the loader; jaxdet hands over bytes, padded to a bucket, and the network normalises them, which
 `benchmarks/forward.py` counts.  The clock starts with the first batch, when processes run.
 """
@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pictures import write_pictures
+from benchmarks.images import write_images
 from benchmarks.timing import save, torch
 from jaxdet.config import Config
 from jaxdet.data.coco import coco_directory
@@ -26,7 +26,7 @@ BATCH = 2
 
 
 def our_batches(dataset: Dataset, steps: int, workers: int) -> Iterator[int]:
-    """The number of pictures of each batch."""
+    """The number of images of each batch."""
     data = Config().data
     loader = train_batches(
         dataset,
@@ -48,13 +48,13 @@ def plain_batches(dataset: Dataset, steps: int, workers: int) -> Iterator[int]:
 
     epochs = -(-steps * BATCH // len(dataset))
     sampler = Groups(dataset.widths > dataset.heights, BATCH, epochs)
-    for images, *_ in plain_loader(plain_pictures(dataset, flip=True), sampler, workers):
+    for images, *_ in plain_loader(plain_images(dataset, flip=True), sampler, workers):
         yield len(images)
 
 
-def plain_pictures(dataset: Dataset, flip: bool) -> Any:
+def plain_images(dataset: Dataset, flip: bool) -> Any:
     """The data set as PyTorch's loader takes it."""
-    from benchmarks.plain_loader import Pictures, Settings
+    from benchmarks.plain_loader import Images, Settings
 
     config = Config()
     model, data = config.model, config.data
@@ -63,7 +63,7 @@ def plain_pictures(dataset: Dataset, flip: bool) -> Any:
         (long, short), model.pixel_mean, model.pixel_std, data.flip if flip else 0.0
     )
     paths = [str(dataset.path_of(i)) for i in range(len(dataset))]
-    return Pictures(paths, [dataset.boxes_of(i) for i in range(len(dataset))], settings)
+    return Images(paths, [dataset.boxes_of(i) for i in range(len(dataset))], settings)
 
 
 def images_per_second(batches: Iterator[int]) -> float:
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        dataset = coco_directory(write_pictures(Path(folder), args.images), "train")
+        dataset = coco_directory(write_images(Path(folder), args.images), "train")
         sides = {"jaxdet": our_batches, **({"torch": plain_batches} if torch else {})}
         runs = {
             name: partial(side, dataset, args.steps, args.workers) for name, side in sides.items()

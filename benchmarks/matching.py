@@ -2,7 +2,7 @@
 
     python -m benchmarks.matching
 
-All anchors of an 800 x 1344 picture (five levels), boxes of log-uniform sizes.  Both must
+All anchors of an 800 x 1344 image (five levels), boxes of log-uniform sizes.  Both must
 assign every anchor alike.
 """
 
@@ -24,8 +24,8 @@ from benchmarks.timing import (
     torch_device,
     use_same_threads,
 )
-from jaxdet.anchors import pyramid_anchors
-from jaxdet.matching import match
+from jaxdet.ops.anchors import pyramid_anchors
+from jaxdet.ops.matching import match
 
 COUNTS = (1, 10, 30, 100, 300, 1000)
 POSITIVE, NEGATIVE, FORCED = 0.7, 0.3, 0.3
@@ -59,11 +59,11 @@ def torch_match(anchors: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
 
 
 def objects(count: int, seed: int = 0) -> np.ndarray:
-    """float32 `[count, 4]` inside the picture."""
+    """float32 `[count, 4]` inside the image."""
     rng = np.random.default_rng(seed)
-    picture = np.array([1344, 800])
-    sides = np.exp(rng.uniform(np.log(12), np.log(0.7 * picture), (count, 2)))
-    corner = rng.uniform(0, picture - sides)
+    image = np.array([1344, 800])
+    sides = np.exp(rng.uniform(np.log(12), np.log(0.7 * image), (count, 2)))
+    corner = rng.uniform(0, image - sides)
     return np.concatenate([corner, corner + sides - 1], axis=1).astype(np.float32)
 
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.nms
 
-Boxes are clusters of near-duplicates in a 1333 x 800 picture, as a network proposes them; the
+Boxes are clusters of near-duplicates in a 1333 x 800 image, as a network proposes them; the
 same arrays for both, sorted by score.  On CPU both must keep the same boxes.
 """
 
@@ -24,7 +24,7 @@ from benchmarks.timing import (
     torch_device,
     use_same_threads,
 )
-from jaxdet.nms import nms
+from jaxdet.ops.nms import nms
 
 THRESHOLD = 0.7
 COUNTS = (500, 1000, 2000, 4000, 8000, 12000)

@@ -140,7 +140,7 @@ def _percent(name: str) -> Callable[[Row], str]:
 
 NETWORK: dict[str, Callable[[Row], str]] = {
     "model": lambda row: row["model"],
-    "picture": lambda row: "{} x {}".format(*row["size"]),
+    "image": lambda row: "{} x {}".format(*row["size"]),
     "batch": lambda row: str(row["batch"]),
     "PyTorch": _seconds("torch"),
     "jaxdet": _seconds("jaxdet"),
@@ -170,7 +170,7 @@ SECTIONS = (
     ("Training step", "train_step", "", NETWORK),
     ("Training step, bf16", "train_step-bfloat16", "", NETWORK),
     (
-        "Growth with picture and batch",
+        "Growth with image and batch",
         "growth",
         "",
         {"what": lambda row: row["what"].replace("_", " "), **NETWORK},
@@ -244,7 +244,7 @@ def sections() -> Iterable[str]:
 INTRODUCTION = """# Measured side by side
 
 Made by `python -m benchmarks.page` from the JSON files beside it. All times are medians of runs
-that take turns with PyTorch's in one process, on the same threads, weights and pictures; only
+that take turns with PyTorch's in one process, on the same threads, weights and images; only
 annotations are loaded by a process for each side, whose memory is measured too. "Not
 measured" means that no such machine was at hand; the command beside it measures there.
 

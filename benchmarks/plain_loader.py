@@ -16,7 +16,7 @@ Example = tuple[torch.Tensor, tuple[int, int], float, torch.Tensor]
 
 @dataclass
 class Settings:
-    """How pictures become inputs."""
+    """How images become inputs."""
 
     scale: tuple[int, int]  # (long, short) side
     mean: tuple[float, ...]
@@ -24,8 +24,8 @@ class Settings:
     flip: float  # probability
 
 
-class Pictures(Dataset):
-    """Normalised pictures [3, H, W], (height, width), scale and boxes."""
+class Images(Dataset):
+    """Normalised images [3, H, W], (height, width), scale and boxes."""
 
     def __init__(self, paths: list[str], boxes: list[np.ndarray], settings: Settings) -> None:
         self.paths, self.boxes, self.settings = paths, boxes, settings
@@ -57,7 +57,7 @@ class Pictures(Dataset):
 
 
 class Groups(Sampler):
-    """Shuffled batches of pictures of one aspect (wide, or not), for `epochs`."""
+    """Shuffled batches of images of one aspect (wide, or not), for `epochs`."""
 
     def __init__(self, wide: np.ndarray, batch: int, epochs: int) -> None:
         self.kinds = [np.flatnonzero(wide == kind) for kind in (True, False)]
@@ -75,7 +75,7 @@ class Groups(Sampler):
 
 
 def collate(examples: list[Example]) -> tuple:
-    """[B, 3, H, W], zero beyond each picture, and lists of the rest."""
+    """[B, 3, H, W], zero beyond each image, and lists of the rest."""
     images, *rest = zip(*examples, strict=True)
     height, width = (max(x.shape[i] for x in images) for i in (1, 2))
     batch = torch.zeros(len(images), 3, height, width)
@@ -91,12 +91,12 @@ def start_worker(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def plain_loader(pictures: Pictures, sampler: Sampler | None, workers: int) -> DataLoader:
-    """Batches of a sampler's choice, or else single pictures in order."""
+def plain_loader(images: Images, sampler: Sampler | None, workers: int) -> DataLoader:
+    """Batches of a sampler's choice, or else single images in order."""
     how = {"batch_size": 1} if sampler is None else {"batch_sampler": sampler}
     # Spawned, because forking a process that has jax's threads may hang.
     return DataLoader(
-        pictures,
+        images,
         num_workers=workers,
         collate_fn=collate,
         worker_init_fn=start_worker,

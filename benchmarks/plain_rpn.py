@@ -4,7 +4,7 @@ ResNet or ResNeXt, FPN, RPN head, anchors, decoding, NMS, matching, losses: no t
 jaxdet's but its settings.  Names are those of published checkpoints, so that the two can hold
 the same weights; tests hold their outputs against each other.
 
-Pictures are [B, 3, H, W] floats, normalised; boxes have inclusive corners.
+Images are [B, 3, H, W] floats, normalised; boxes have inclusive corners.
 """
 
 import math
@@ -158,7 +158,7 @@ class PlainRPN(nn.Module):
 
 
 def anchors_of(size: tuple[int, int], config: ModelConfig, device: str) -> list[torch.Tensor]:
-    """[N, 4] per level, of a padded picture of (height, width)."""
+    """[N, 4] per level, of a padded image of (height, width)."""
     levels = []
     for stride in config.strides:
         ratios = torch.tensor(config.anchor_ratios, dtype=torch.float32)
@@ -175,7 +175,7 @@ def anchors_of(size: tuple[int, int], config: ModelConfig, device: str) -> list[
 
 
 def decode(anchors: torch.Tensor, deltas: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """[N, 4] boxes within a picture of (height, width)."""
+    """[N, 4] boxes within an image of (height, width)."""
     centres = (anchors[:, :2] + anchors[:, 2:]) * 0.5
     sides = anchors[:, 2:] - anchors[:, :2] + 1
     centres = centres + sides * deltas[:, :2]
@@ -188,7 +188,7 @@ def decode(anchors: torch.Tensor, deltas: torch.Tensor, size: tuple[int, int]) -
 
 
 class Proposer:
-    """From levels to the best boxes of each picture."""
+    """From levels to the best boxes of each image."""
 
     def __init__(self, config: ProposalConfig, nms: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self.config = config
@@ -198,7 +198,7 @@ class Proposer:
     def __call__(
         self, levels: Levels, anchors: list[torch.Tensor], sizes: list[tuple[int, int]]
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Boxes [n, 4] and scores [n] of each picture, best first."""
+        """Boxes [n, 4] and scores [n] of each image, best first."""
         return [
             self._image([x[i] for x in levels[0]], [x[i] for x in levels[1]], anchors, size)
             for i, size in enumerate(sizes)
@@ -222,7 +222,7 @@ class Proposer:
 def targets(
     anchors: torch.Tensor, boxes: torch.Tensor, size: tuple[int, int], config: Config
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Sampled positives and negatives (positions) and the positives' deltas, of one picture."""
+    """Sampled positives and negatives (positions) and the positives' deltas, of one image."""
     height, width = size
     inside = (anchors[:, :2] >= 0).all(1) & (anchors[:, 2] < width) & (anchors[:, 3] < height)
     places = inside.nonzero().flatten()

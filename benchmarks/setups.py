@@ -1,4 +1,4 @@
-"""The same network, weights and pictures for jaxdet and for PyTorch."""
+"""The same network, weights and images for jaxdet and for PyTorch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import numpy as np
 
 from benchmarks.matching import objects
 from benchmarks.timing import torch, torch_device
-from converters.layout import to_state_dict
 from jaxdet.config import Config, load_file, parse
-from jaxdet.models.build import Params, build_model, init_params
+from jaxdet.detectors.network import Params, build_model, init_params
 from jaxdet.types import Batch
+from jaxdet.weights.layout import to_state_dict
 
 if TYPE_CHECKING:
     from benchmarks.plain_rpn import PlainRPN

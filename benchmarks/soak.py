@@ -2,10 +2,10 @@
 
     nice -n 15 python -m benchmarks.soak
 
-Training is `python -m jaxdet.main` with the demo's pictures and its rhythm of lines, checkpoints
+Training is `python -m jaxdet.main` with the demo's images and its rhythm of lines, checkpoints
 and evaluations, but smaller batches and layers, so that the steps of an hour take minutes: what
 is forgotten after a step, a line or a checkpoint would add up just the same.  Predictions go
-through `jaxdet.load`, from files and arrays, every picture of another size.  What a process holds
+through `jaxdet.load`, from files and arrays, every image of another size.  What a process holds
 is read from `/proc`, as Linux has it.
 """
 
@@ -41,7 +41,7 @@ EVERY = 100  # steps or predictions from one look to the next
 FIRST = 60  # the first look; checkpoints, after 200, 400, ... steps, are written by then
 # Programs are compiled, caches and pools of memory filled, before anything can be called flat.
 WARM_UP = 0.2
-SIDES = (60, 240)  # of the pictures to predict on, in pixels; scaled up or down to SCALE
+SIDES = (60, 240)  # of the images to predict on, in pixels; scaled up or down to SCALE
 
 
 class Sample(NamedTuple):
@@ -112,13 +112,13 @@ def predict_here(count: int, workdir: Path) -> None:
     config.data.image_scale = SCALE
     rpn = jaxdet.load(config, workdir)
     rng = np.random.default_rng(0)
-    path = str(workdir / "picture.png")
+    path = str(workdir / "image.png")
     for number in range(1, count + 1):
         height, width = rng.integers(*SIDES, 2)
-        picture = rng.integers(0, 256, (height, width, 3), np.uint8)
+        image = rng.integers(0, 256, (height, width, 3), np.uint8)
         if number % 2:
-            cv2.imwrite(path, picture)
-        rpn(path if number % 2 else picture)
+            cv2.imwrite(path, image)
+        rpn(path if number % 2 else image)
         if number % EVERY == FIRST:
             print(f"step {number}/{count}", flush=True)
 

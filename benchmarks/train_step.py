@@ -29,10 +29,10 @@ from benchmarks.timing import (
     torch_device,
 )
 from jaxdet.config import Config
+from jaxdet.detectors.network import Params, build_model, split_params
 from jaxdet.devices import data_mesh, replicate, split
-from jaxdet.models.build import Params, build_model, split_params
-from jaxdet.optim import make_optimizer
-from jaxdet.train_step import TrainState, make_train_step
+from jaxdet.training.optimizer import make_optimizer
+from jaxdet.training.step import TrainState, make_train_step
 from jaxdet.types import Batch
 
 # Small, so that many steps on noise stay finite.

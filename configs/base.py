@@ -33,7 +33,7 @@ def rpn(
         model.fpn_channels = 0
         model.head_channels = 1024
         model.anchor_scales = (2.0, 4.0, 8.0, 16.0, 32.0)
-        config.test.nms_pre = 12000
+        config.proposals.nms_pre = 12000
     if schedule == "2x":
         config.train.num_epochs = 24
         config.optimizer.decay_epochs = (16.0, 22.0)

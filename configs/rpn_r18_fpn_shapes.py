@@ -7,7 +7,7 @@ from configs import base
 
 
 def get_config():
-    """Small pictures, a narrow pyramid, and what lets so short a run learn to fit boxes."""
+    """Small images, a narrow pyramid, and what lets so short a run learn to fit boxes."""
     config = base.rpn("rpn_r18_fpn_shapes", depth=18, pretrained="")
     config.model.stem_channels = 32
     config.model.fpn_channels = config.model.head_channels = 64
@@ -37,6 +37,6 @@ def get_config():
     config.train.log_every = 20
     config.train.eval_every = 18
     config.train.checkpoint_every = 200
-    config.test.nms_threshold = 0.8
-    config.test.batch_size = 10
+    config.proposals.nms_threshold = 0.8
+    config.proposals.batch_size = 10
     return config

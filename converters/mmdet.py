@@ -19,16 +19,16 @@ import numpy as np
 import optax
 from absl import logging
 
-from converters import layout, torch_file
 from jaxdet import config as config_lib
-from jaxdet import optim
 from jaxdet.checkpoint import read_params
 from jaxdet.config import Config
-from jaxdet.download import fetch
+from jaxdet.detectors.network import Params, build_model, param_shapes, split_params
 from jaxdet.errors import InputError
-from jaxdet.models.build import Params, build_model, param_shapes, split_params
 from jaxdet.saving import Checkpoints
-from jaxdet.train_step import TrainState
+from jaxdet.training import optimizer as optim
+from jaxdet.training.step import TrainState
+from jaxdet.weights import layout, torch_file
+from jaxdet.zoo.download import fetch
 
 
 def import_checkpoint(

@@ -9,11 +9,11 @@ __all__ = ["InputError", "load", "load_exported"]
 def __getattr__(name: str) -> Any:
     # Looked up late: loader processes import jaxdet.data and must not pay for jax.
     if name == "load":
-        from jaxdet.predictor import load
+        from jaxdet.inference.predictor import load
 
         return load
     if name == "load_exported":
-        from jaxdet.exported import load_exported
+        from jaxdet.inference.exported import load_exported
 
         return load_exported
     if name == "InputError":

@@ -18,10 +18,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
-from converters import backbones, layout, torch_file
-from jaxdet.download import fetch
+from jaxdet.detectors.network import Params
 from jaxdet.errors import InputError
-from jaxdet.models.build import Params
+from jaxdet.weights import backbones, layout, torch_file
+from jaxdet.zoo.download import fetch
 
 PYTORCH_SUFFIXES = (".pth", ".pt", ".pkl")
 

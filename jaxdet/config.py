@@ -22,7 +22,7 @@ from jaxdet.limits import CHOICES, MAX_ITEMS, RANGES
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network.  Lengths are in pixels of the resized picture."""
+    """The network.  Lengths are in pixels of the resized image."""
 
     depth: int = 50
     style: str = "pytorch"  # which convolution of a block strides: pytorch 3x3, caffe first 1x1
@@ -52,14 +52,14 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where pictures come from and how large they become."""
+    """Where images come from and how large they become."""
 
     name: str = "coco"  # coco, tfds or shapes
     root: str = ""  # folder with annotations/, train2017/ and val2017/
     image_scale: tuple[int, ...] = (1333, 800)  # bounds of the long and the short side
     images_per_device: int = 2  # that go through the network together
     num_workers: int = 2  # loader processes; 0 loads in threads of this one
-    keep_empty: bool = False  # train on pictures without boxes
+    keep_empty: bool = False  # train on images without boxes
     flip: float = 0.5  # probability of a horizontal mirror image in training
 
 
@@ -116,7 +116,7 @@ class ProposalConfig:
     nms_post: int = 2000  # boxes kept per level
     max_num: int = 2000  # boxes kept per image
     nms_threshold: float = 0.7
-    min_box_size: float = 0.0  # pixels of the resized picture
+    min_box_size: float = 0.0  # pixels of the resized image
     batch_size: int = 1  # images per device
 
 
@@ -130,7 +130,7 @@ class Config:
     targets: TargetConfig = field(default_factory=TargetConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    test: ProposalConfig = field(default_factory=ProposalConfig)
+    proposals: ProposalConfig = field(default_factory=ProposalConfig)
 
 
 def to_config_dict(config: Config) -> ml_collections.ConfigDict:

@@ -1,10 +1,11 @@
 """Files that are whole or not there at all, and folders to put them in."""
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from jaxdet.errors import InputError
 
@@ -23,6 +24,15 @@ def write_whole(path: Path, content: bytes) -> None:
     """Writes or replaces a file; see `whole`."""
     with whole(path) as file:
         file.write(content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a file whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    write_whole(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 @contextlib.contextmanager
@@ -60,3 +70,11 @@ def _reported(path: Path, done: str) -> Iterator[None]:
             f"{path}: cannot be {done}: {error.strerror or error}; "
             "make room there or choose another folder"
         ) from error
+
+
+def cache_folder() -> Path:
+    """Returns where things that can be made or fetched again are kept; it may not exist yet.
+
+    That is `$JAXDET_CACHE`, or else `~/.cache/jaxdet`.
+    """
+    return Path(os.environ.get("JAXDET_CACHE") or "~/.cache/jaxdet").expanduser()

@@ -44,12 +44,12 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.eval_every": (1, _STEPS),
     "train.checkpoint_every": (1, _STEPS),
     "train.keep_checkpoints": (1, _MANY),
-    "test.nms_pre": (1, _MANY),
-    "test.nms_post": (1, _MANY),
-    "test.max_num": (1, _MANY),
-    "test.nms_threshold": (0, 1),
-    "test.min_box_size": (0, 8192),
-    "test.batch_size": (1, 4096),
+    "proposals.nms_pre": (1, _MANY),
+    "proposals.nms_post": (1, _MANY),
+    "proposals.max_num": (1, _MANY),
+    "proposals.nms_threshold": (0, 1),
+    "proposals.min_box_size": (0, 8192),
+    "proposals.batch_size": (1, 4096),
 }
 CHOICES: dict[str, tuple[Any, ...]] = {
     "model.depth": (18, 34, 50, 101, 152),

@@ -6,10 +6,10 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from jaxdet import command
 from jaxdet import config as config_lib
-from jaxdet.cache import cache_folder
+from jaxdet import console
 from jaxdet.errors import InputError
+from jaxdet.files import cache_folder
 
 DEFAULT_CONFIG = Path(__file__).parents[1] / "configs" / "rpn_r18_fpn_shapes.py"
 
@@ -26,11 +26,11 @@ _WORKDIR = flags.DEFINE_string("workdir", "", "Where the run's files go; runs/<c
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "", "A work directory, a .pth file or zoo://NAME; the work directory's own."
 )
-_IMAGES = flags.DEFINE_list("images", [], "predict: pictures or folders, separated by commas.")
+_IMAGES = flags.DEFINE_list("images", [], "predict: images or folders, separated by commas.")
 _OUT = flags.DEFINE_string(
     "out", "", "predict: the folder for results, proposals; export: the file, <config's name>.zip."
 )
-_DRAW = flags.DEFINE_bool("draw", False, "predict: also write pictures with their best boxes.")
+_DRAW = flags.DEFINE_bool("draw", False, "predict: also write images with their best boxes.")
 _SAVE = flags.DEFINE_bool("save_proposals", False, "eval: also write proposals.npz.")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Join the other hosts, as JAX_* variables or the cluster describe them."
@@ -45,11 +45,11 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several hosts: which thi
 def main(argv: list[str]) -> None:
     """Runs one mode; bad input ends with one line and exit code 2."""
     if len(argv) > 1:
-        command.fail(f"{argv[1]}: not understood; flags begin with --", 2)
+        console.fail(f"{argv[1]}: not understood; flags begin with --", 2)
     try:
         _run(_config())
     except InputError as error:
-        command.fail(str(error), 2)
+        console.fail(str(error), 2)
 
 
 def _config() -> config_lib.Config:
@@ -64,7 +64,10 @@ def _run(config: config_lib.Config) -> None:
     # Imported late: loader processes import this module again and must not pay for jax.
     import jax
 
-    from jaxdet import check, export, hosts, modes
+    from jaxdet import cli as modes
+    from jaxdet import data_check as check
+    from jaxdet import hosts
+    from jaxdet.inference import export
 
     given = (_NUM_PROCESSES.value, _PROCESS_ID.value)
     if _DISTRIBUTED.value or _COORDINATOR.value or given != (None, None):
@@ -89,4 +92,4 @@ if __name__ == "__main__":
     if not any(argument.split("=")[0].strip("-") == "config" for argument in sys.argv):
         # As a default of the flag, a wrong override would raise before flags are parsed.
         sys.argv.insert(1, f"--config={DEFAULT_CONFIG}")
-    command.start(main)
+    console.start(main)

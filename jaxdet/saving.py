@@ -21,10 +21,10 @@ from jaxdet.checkpoint import (
     saved_shapes,
 )
 from jaxdet.config import ModelConfig
+from jaxdet.detectors.network import Params, merge_params, split_params
 from jaxdet.errors import InputError
 from jaxdet.hosts import all_agree, first_hosts, is_first_host, say
-from jaxdet.models.build import Params, merge_params, split_params
-from jaxdet.train_step import TrainState
+from jaxdet.training.step import TrainState
 
 
 class Checkpoints:
@@ -71,7 +71,7 @@ class Checkpoints:
         """
         params = merge_params(state.trainable, state.frozen)
         with _reported(self.folder):
-            self._manager.save(int(state.step), args=save_args(params, state.optimizer, meta))
+            self._manager.save(int(state.step), args=save_args(params, state.opt_state, meta))
 
     def save_params(self, params: Params, meta: dict[str, Any], optimizer: Any = None) -> None:
         """Writes step 0 of a converted checkpoint; `optimizer` are slots, if any."""
@@ -117,7 +117,7 @@ class Checkpoints:
         folder = self.folder / str(step)
         targets = {"params": merge_params(like.trainable, like.frozen)}
         if (folder / "optimizer").exists():  # not in a converted checkpoint
-            targets["optimizer"] = like.optimizer
+            targets["optimizer"] = like.opt_state
         try:
             require_same_shapes(targets["params"], saved_shapes(folder), folder)
             found = read_step(folder, targets)
@@ -127,7 +127,7 @@ class Checkpoints:
             return None, str(error)
         trainable, frozen = split_params(found["params"], model)
         number = jax.device_put(np.int32(step), like.step.sharding)
-        slots = found.get("optimizer", like.optimizer)
+        slots = found.get("optimizer", like.opt_state)
         return (TrainState(number, trainable, frozen, slots), found["meta"]), ""
 
     def _put_aside(self, step: int, fault: str) -> None:

@@ -12,16 +12,16 @@ Array = Any
 
 
 class Batch(NamedTuple):
-    """Pictures of one bucket, ready for the device."""
+    """Images of one bucket, ready for the device."""
 
-    image: Array  # uint8 [B, H, W, 3], RGB, zero to the right of and below the picture
-    image_size: Array  # int32 [B, 2], (height, width) of the resized picture
+    image: Array  # uint8 [B, H, W, 3], RGB, zero to the right of and below the image
+    image_size: Array  # int32 [B, 2], (height, width) of the resized image
     pad_size: Array  # int32 [B, 2], (height, width) that the network sees; multiples of 32
     scale: Array  # float32 [B], resized pixels per original pixel
     boxes: Array  # float32 [B, M, 4], resized pixels; zero where not `box_mask`
     box_mask: Array  # bool [B, M]
     seed: Array  # uint32 [B], a function of (config.train.seed, epoch, image id) alone
-    index: Array  # int32 [B], position in the data set; -1 for a filler picture
+    index: Array  # int32 [B], position in the data set; -1 for a filler image
 
 
 class Proposals(NamedTuple):

@@ -31,10 +31,10 @@ install_import_hook("jaxdet", "beartype.beartype")
 
 @pytest.fixture(scope="session")
 def golden():
-    """Loads an array file of tests/data by name: `golden("ops")["iou"]`."""
+    """Loads an array file of tests/golden by name: `golden("ops")["iou"]`."""
 
     def load(name: str) -> dict[str, np.ndarray]:
-        with np.load(Path(__file__).parent / "data" / f"{name}.npz") as arrays:
+        with np.load(Path(__file__).parent / "golden" / f"{name}.npz") as arrays:
             return dict(arrays)
 
     return load

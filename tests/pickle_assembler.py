@@ -8,8 +8,8 @@ import zipfile
 
 import pytest
 
-from converters import torch_file
 from jaxdet.errors import InputError
+from jaxdet.weights import torch_file
 
 
 def message_of(path, reader=torch_file.read):

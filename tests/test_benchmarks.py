@@ -12,9 +12,9 @@ from benchmarks import flops
 from benchmarks.setups import on_device, plain_images, plain_model, random_batch, random_params
 from benchmarks.timing import compared, paired_medians
 from jaxdet.config import Config, ModelConfig, TargetConfig
-from jaxdet.models.build import apply_model, build_model, split_params
-from jaxdet.proposals import propose
-from jaxdet.train_step import loss_and_gradient
+from jaxdet.detectors.network import apply_model, build_model, split_params
+from jaxdet.detectors.proposals import propose
+from jaxdet.training.step import loss_and_gradient
 
 torch = pytest.importorskip("torch")
 plain_rpn = pytest.importorskip("benchmarks.plain_rpn")
@@ -48,7 +48,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("groups", "c4")]
 
 @pytest.fixture(scope="module", params=["fpn", *SLOW])
 def setup(request):
-    """Config, parameters, both networks' outputs on the same two pictures."""
+    """Config, parameters, both networks' outputs on the same two images."""
     # Every anchor takes part in the loss, so that there is nothing to draw.
     config = Config(model=MODELS[request.param], targets=TargetConfig(num_samples=0))
     params, batch = random_params(config), random_batch(SIZE, 2, boxes=4)
@@ -88,8 +88,8 @@ def test_same_proposals_from_the_same_outputs(setup):
     deltas = [torch.tensor(np.asarray(x)).reshape(2, -1, 4) for x in ours.deltas]
     anchors = plain_rpn.anchors_of(SIZE, config.model, "cpu")
     # The C++ of the benchmark takes half a minute to compile; NumPy knows the same rule.
-    find = plain_rpn.Proposer(config.test, nms=sequential)
-    mine = jax.jit(lambda *args: propose(*args, SIZE, config.model, config.test))(
+    find = plain_rpn.Proposer(config.proposals, nms=sequential)
+    mine = jax.jit(lambda *args: propose(*args, SIZE, config.model, config.proposals))(
         ours, placed.image_size, placed.pad_size
     )
     found = find((logits, deltas), anchors, sizes_of(batch))

@@ -11,7 +11,7 @@ import pytest
 from tiny_coco import write_coco
 
 from jaxdet import config as config_lib
-from jaxdet.check import run_check
+from jaxdet.data_check import run_check
 from jaxdet.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +52,7 @@ def test_nothing_wrong(root, tmp_path, capsys, name):
     assert out.splitlines()[-1] == f"0 faults, 0 warnings; wrote {workdir}/check.json"
     assert "FAULT" not in out
     assert "WARNING" not in out
-    assert err.splitlines() == ["decoding train: 6 pictures", "decoding val: 6 pictures"]
+    assert err.splitlines() == ["decoding train: 6 images", "decoding val: 6 images"]
     assert [path.name for path in workdir.iterdir()] == ["check.json"]
     result = json.loads((workdir / "check.json").read_text())
     assert result["faults"] == result["warnings"] == 0
@@ -62,7 +62,7 @@ def test_nothing_wrong(root, tmp_path, capsys, name):
     assert train["annotations"] == train["to_train_on"] == 9
     assert train["faults"] == train["warnings"] == []
     assert train["buckets"] == [{"size": [64, 64], "images": 6}]
-    # Eight devices in the tests, eight pictures on each.
+    # Eight devices in the tests, eight images on each.
     assert train["training"]["global_batch"] == 64
     assert train["training"]["steps_per_epoch"] == 1
     assert "training" not in val
@@ -94,7 +94,7 @@ def test_faults_of_both_splits(root, tmp_path, capsys):
     out, last, result = failing(make_config(root), tmp_path / "run", capsys)
     assert last == (
         "jaxdet: 9 faults: 7 annotations of unknown images (train), "
-        "1 pictures of another size than annotated (train), 1 missing pictures (val)"
+        "1 images of another size than annotated (train), 1 missing images (val)"
     )
     assert result["faults"] == 9
     assert result["warnings"] == 0
@@ -102,13 +102,13 @@ def test_faults_of_both_splits(root, tmp_path, capsys):
     assert unknown["what"] == "annotations of unknown images"
     assert unknown["count"] == len(unknown["examples"]) == 7
     assert size["examples"] == [
-        f"image 1: {root}/train2017/0.png: picture of 64 x 48 pixels, annotated as 63 x 48"
+        f"image 1: {root}/train2017/0.png: image of 64 x 48 pixels, annotated as 63 x 48"
     ]
     assert "FAULT: 7 annotations of unknown images\n    annotation 50 belongs to image 9," in out
     assert "    annotation 54 belongs" in out
     assert "    and 2 more\n" in out
     assert f"    {size['examples'][0]}\n" in out  # a line, however long
-    assert f"    image 6: {root}/val2017/5.png: no such picture\n" in out
+    assert f"    image 6: {root}/val2017/5.png: no such image\n" in out
 
 
 def test_warnings_do_not_fail(root, tmp_path, capsys):
@@ -125,7 +125,7 @@ def test_warnings_do_not_fail(root, tmp_path, capsys):
     left_out = "boxes under a pixel wide or high, or of no area: left out"
     assert train == [
         left_out,
-        "pictures with only crowds, ignored or degenerate boxes: others take their turn",
+        "images with only crowds, ignored or degenerate boxes: others take their turn",
         "boxes that no anchor overlaps by 0.3: not learned",
     ]
     assert val == [left_out]
@@ -140,8 +140,8 @@ def test_markup_and_odd_letters_in_names(root, tmp_path, capsys):
 
     edit(root, "train", change)
     out, last, _ = failing(make_config(root), tmp_path / "run", capsys)
-    assert "train2017/[red]\u00e9\u9053[/b].png: no such picture" in out
-    assert last == "jaxdet: 1 faults: 1 missing pictures (train)"
+    assert "train2017/[red]\u00e9\u9053[/b].png: no such image" in out
+    assert last == "jaxdet: 1 faults: 1 missing images (train)"
 
 
 def test_what_cannot_be_read_at_all(root, tmp_path):
@@ -185,9 +185,9 @@ def test_the_command(root, tmp_path):
 
     result = run(root)
     assert result.returncode == 1, result.stderr
-    last = "jaxdet: 1 faults: 1 missing pictures (train)"
+    last = "jaxdet: 1 faults: 1 missing images (train)"
     assert result.stderr.splitlines()[-1] == last
-    assert "2.png: no such picture" in result.stdout
+    assert "2.png: no such image" in result.stdout
     result = run(tmp_path / "nowhere")
     assert result.returncode == 2
     path = tmp_path / "nowhere" / "annotations" / "instances_train2017.json"

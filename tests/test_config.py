@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxdet import config as config_lib
-from jaxdet import optim
-from jaxdet.anchors import base_anchors
 from jaxdet.config import Config, parse
 from jaxdet.errors import InputError
 from jaxdet.limits import RANGES
+from jaxdet.ops.anchors import base_anchors
+from jaxdet.training import optimizer as optim
 
 DEFAULT = dataclasses.asdict(Config())
 

@@ -12,15 +12,15 @@ import reference_weights
 from flax import traverse_util
 from zoo_cases import CASES, CONFIGS, make_batch, params_of
 
-from converters import layout
 from jaxdet import config as config_lib
-from jaxdet import optim
 from jaxdet.config import Config
+from jaxdet.detectors.network import build_model, param_shapes, split_params
 from jaxdet.devices import data_mesh, replicate, split
-from jaxdet.models.build import build_model, param_shapes, split_params
-from jaxdet.proposer import Proposer
-from jaxdet.published import PRETRAINED, ROWS, Row
-from jaxdet.train_step import TrainState, make_train_step
+from jaxdet.inference.proposer import Proposer
+from jaxdet.training import optimizer as optim
+from jaxdet.training.step import TrainState, make_train_step
+from jaxdet.weights import layout
+from jaxdet.zoo.published import PRETRAINED, ROWS, Row
 
 FILES = sorted(CONFIGS.glob("rpn_*.py"))
 SHAPES = "rpn_r18_fpn_shapes"
@@ -97,9 +97,9 @@ def test_the_setting_is_the_references(row):
     assert model.frozen_stages == 1
     assert model.strides == ((16,) if c4 else (4, 8, 16, 32, 64))
     assert model.anchor_scales == ((2.0, 4.0, 8.0, 16.0, 32.0) if c4 else (8.0,))
-    assert config.test.nms_pre == (12000 if c4 else 2000)
-    assert (config.test.nms_post, config.test.max_num) == (2000, 2000)
-    assert (config.test.nms_threshold, config.test.min_box_size) == (0.7, 0.0)
+    assert config.proposals.nms_pre == (12000 if c4 else 2000)
+    assert (config.proposals.nms_post, config.proposals.max_num) == (2000, 2000)
+    assert (config.proposals.nms_threshold, config.proposals.min_box_size) == (0.7, 0.0)
 
 
 @each_row
@@ -142,17 +142,17 @@ def test_a_longer_schedule_is_the_same_network(row):
     assert load(row.config).model == load(other).model
 
 
-def picture_and_boxes():
-    """A picture of 64 x 64 pixels with two boxes."""
+def image_and_boxes():
+    """An image of 64 x 64 pixels with two boxes."""
     boxes = np.array([[4, 6, 40, 44], [20, 10, 60, 30]], np.float32)
-    picture = reference_weights.seeded_image(64, 64)
-    return make_batch([picture], (64, 64), [(64, 64)], [boxes])
+    image = reference_weights.seeded_image(64, 64)
+    return make_batch([image], (64, 64), [(64, 64)], [boxes])
 
 
 def assert_runs(config: Config, params) -> None:
     """One forward pass with its proposals and one training step on one device."""
     mesh = data_mesh(jax.devices()[:1])
-    batch = picture_and_boxes()
+    batch = image_and_boxes()
     proposals = Proposer(config, params, mesh)(batch)
     count = proposals.valid.sum()
     assert count > 0

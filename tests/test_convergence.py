@@ -13,42 +13,42 @@ import reference_weights
 from test_train_step import golden_config
 from zoo_cases import config_of, forward_batch, state_dict_of
 
-from converters import torch_file
-from jaxdet import train as train_module
 from jaxdet.config import Config
 from jaxdet.data import pipeline
 from jaxdet.data.load import load_dataset
+from jaxdet.detectors.network import build_model
 from jaxdet.devices import data_mesh
-from jaxdet.models.build import build_model
-from jaxdet.train import train
+from jaxdet.training import train as train_module
+from jaxdet.training.train import train
+from jaxdet.weights import torch_file
 
 
-def write_coco(root: Path, pictures: list[np.ndarray], boxes: list[np.ndarray]) -> None:
-    """Pictures (BGR) as PNG files; boxes are x1 y1 x2 y2 in their own pixels, corners included."""
+def write_coco(root: Path, images: list[np.ndarray], boxes: list[np.ndarray]) -> None:
+    """Images (BGR) as PNG files; boxes are x1 y1 x2 y2 in their own pixels, corners included."""
     annotations: list[dict] = []
     for split in ("train", "val"):
         folder = root / f"{split}2017"
         folder.mkdir(parents=True)
-        for i, picture in enumerate(pictures):
-            cv2.imwrite(str(folder / f"{i}.png"), picture)
+        for i, image in enumerate(images):
+            cv2.imwrite(str(folder / f"{i}.png"), image)
     for i, own in enumerate(boxes):
         for x1, y1, x2, y2 in own.tolist():
             size = {"bbox": [x1, y1, x2 - x1 + 1, y2 - y1 + 1], "area": (x2 - x1) * (y2 - y1)}
             ids = {"id": len(annotations) + 1, "image_id": i + 1, "category_id": 1, "iscrowd": 0}
             annotations.append({**ids, **size})
-    images = [
+    records = [
         {"id": i + 1, "file_name": f"{i}.png", "height": p.shape[0], "width": p.shape[1]}
-        for i, p in enumerate(pictures)
+        for i, p in enumerate(images)
     ]
     categories = [{"id": 1, "name": "thing"}]
-    content = {"images": images, "annotations": annotations, "categories": categories}
+    content = {"images": records, "annotations": annotations, "categories": categories}
     (root / "annotations").mkdir()
     for split in ("train", "val"):
         path = root / "annotations" / f"instances_{split}2017.json"
         path.write_text(json.dumps(content))
 
 
-def golden_pictures(golden: dict[str, np.ndarray]) -> list[np.ndarray]:
+def golden_images(golden: dict[str, np.ndarray]) -> list[np.ndarray]:
     sizes = np.atleast_2d(golden["source_hw"])
     seed = int(golden["seed"])
     return [reference_weights.seeded_image(*map(int, hw), seed + j) for j, hw in enumerate(sizes)]
@@ -64,7 +64,7 @@ def with_data(config: Config, root: Path, scale: np.ndarray) -> Config:
 def test_input_is_the_references_to_the_last_bit(golden, tmp_path):
     """A PNG file through loader and normalisation, against the reference's own input."""
     expected = golden("forward_r50_fpn")
-    write_coco(tmp_path, golden_pictures(expected), [np.array([[10, 10, 50, 50]])])
+    write_coco(tmp_path, golden_images(expected), [np.array([[10, 10, 50, 50]])])
     config = with_data(config_of("r50_fpn"), tmp_path, expected["scale"])
     loader = pipeline.eval_batches(
         load_dataset(config.data, "val"),
@@ -94,12 +94,12 @@ def test_four_steps_from_files(golden, tmp_path, monkeypatch):
     config = dataclasses.replace(
         config, train=dataclasses.replace(config.train, num_steps=4, log_every=1)
     )
-    pictures = golden_pictures(expected)
-    factors = [min(320 / p.shape[0], 448 / p.shape[1]) for p in pictures]
+    images = golden_images(expected)
+    factors = [min(320 / p.shape[0], 448 / p.shape[1]) for p in images]
     boxes = [expected[f"gt{j}"].astype(np.float64) / factors[j] for j in range(2)]
-    write_coco(tmp_path, pictures, boxes)
+    write_coco(tmp_path, images, boxes)
     torch_file.write(tmp_path / "start.pth", {"state_dict": state_dict_of("r50_fpn")})
-    # The golden run padded both pictures to the batch's size, as the reference's collation does.
+    # The golden run padded both images to the batch's size, as the reference's collation does.
     size = tuple(map(int, expected["batch_hw"]))
     monkeypatch.setattr(pipeline, "padded_size", lambda _: size)
     mesh = data_mesh(jax.devices()[:1])

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxdet import metrics
-from jaxdet.anchors import inside, pyramid_anchors
 from jaxdet.config import ModelConfig, ProposalConfig, TargetConfig
 from jaxdet.data.dataset import GroundTruth
-from jaxdet.losses import binary_cross_entropy, rpn_losses
-from jaxdet.models.build import Outputs
-from jaxdet.proposals import propose
-from jaxdet.targets import Targets, make_targets
+from jaxdet.detectors.losses import binary_cross_entropy, rpn_losses
+from jaxdet.detectors.network import Outputs
+from jaxdet.detectors.proposals import propose
+from jaxdet.detectors.targets import Targets, make_targets
+from jaxdet.inference import recall as metrics
+from jaxdet.ops.anchors import inside, pyramid_anchors
 from jaxdet.types import Batch
 
 BUCKET = (64, 96)
@@ -81,13 +81,13 @@ def test_no_box_256_negatives_and_no_box_loss():
     positive, negative, classification, box = trained([])
     assert (positive.sum(), negative.sum()) == (0, 256)
     assert box == 0
-    # log 2 each, over 256 and the one positive that every picture counts.
+    # log 2 each, over 256 and the one positive that every image counts.
     assert classification == pytest.approx(256 * np.log(2) / 257, rel=1e-6)
 
 
 ONE_BOX = {
     "an anchor": [30, 30, 45, 45],
-    "the picture": [0, 0, 95, 63],
+    "the image": [0, 0, 95, 63],
     "a pixel": [50, 20, 50, 20],
     "a row": [0, 10, 95, 10],
     "a corner, what clipping leaves of a box outside": [95, 63, 95, 63],
@@ -110,10 +110,8 @@ def test_one_box_is_assigned_as_in_numpy(box):
 @pytest.mark.parametrize(
     ("size", "overlap"), [((64, 96), 0.17), ((40, 40), 0.64), ((20, 96), 0.14), ((25, 96), 0.42)]
 )
-def test_a_box_like_the_picture_is_learnt_where_an_anchor_overlaps_it_by_three_tenths(
-    size, overlap
-):
-    """As with any box.  `overlap` is that of the best anchor inside the picture."""
+def test_a_box_like_the_image_is_learnt_where_an_anchor_overlaps_it_by_three_tenths(size, overlap):
+    """As with any box.  `overlap` is that of the best anchor inside the image."""
     assert bool(trained([[0, 0, size[1] - 1, size[0] - 1]], size)[0].any()) == (overlap >= 0.3)
 
 
@@ -132,8 +130,8 @@ def test_a_thousand_times_the_same_box_is_that_box():
 
 
 @pytest.mark.parametrize("boxes", [[], [[0, 0, 4, 4]], [[0, 0, 4, 4]] * M])
-def test_no_anchor_inside_the_picture_no_loss_and_no_gradient(boxes):
-    """In pictures of 5 x 5, whose smallest anchor has 6 x 11 pixels; N is 2 for each."""
+def test_no_anchor_inside_the_image_no_loss_and_no_gradient(boxes):
+    """In images of 5 x 5, whose smallest anchor has 6 x 11 pixels; N is 2 for each."""
     targets = targets_of(batch_of(boxes, (5, 5)))
     assert not targets.positive.any()
     assert not targets.negative.any()
@@ -175,7 +173,7 @@ def proposals_of(outputs: Outputs, threshold: float = 0.7):
 
 
 def checked(outputs: Outputs, threshold: float = 0.7):
-    """The valid proposals; all are numbers, in the picture, in order."""
+    """The valid proposals; all are numbers, in the image, in order."""
     found = jax.tree.map(lambda x: np.asarray(x[0]), proposals_of(outputs, threshold))
     count = int(found.valid.sum())
     assert found.valid[:count].all()
@@ -195,7 +193,7 @@ EXTREMES = [np.nan, np.inf, -np.inf, 3e38, -3e38, 1e-45, 0.0, -0.0, 20.0, -200.0
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.001, 0.1, 0.5, 1.0]))
-def test_any_outputs_give_boxes_in_the_picture(seed, share):
+def test_any_outputs_give_boxes_in_the_image(seed, share):
     """With a share of extremes among ordinary numbers."""
     rng = np.random.default_rng(seed)
 
@@ -265,28 +263,28 @@ def recall(boxes, proposals):
     return [result[f"AR@{limit}"] for limit in metrics.LIMITS]
 
 
-PICTURE, PIXEL = [0, 0, 639, 479], [639, 479, 639, 479]
+IMAGE, PIXEL = [0, 0, 639, 479], [639, 479, 639, 479]
 
 
-@pytest.mark.parametrize("box", [PICTURE, PIXEL], ids=["the picture", "a pixel"])
+@pytest.mark.parametrize("box", [IMAGE, PIXEL], ids=["the image", "a pixel"])
 def test_recall_of_one_box(box):
     assert recall([box], [box]) == [1, 1, 1]
     assert recall([box], []) == [0, 0, 0]
 
 
 def test_recall_with_equal_scores_goes_by_the_proposals_order():
-    assert recall([PICTURE], [PIXEL] * 150 + [PICTURE]) == [0, 1, 1]
-    assert recall([PICTURE], [PIXEL] * 299 + [PICTURE] * 2) == [0, 1, 1]
+    assert recall([IMAGE], [PIXEL] * 150 + [IMAGE]) == [0, 1, 1]
+    assert recall([IMAGE], [PIXEL] * 299 + [IMAGE] * 2) == [0, 1, 1]
 
 
 @pytest.mark.slow
-def test_recall_of_a_thousand_boxes_in_one_picture():
+def test_recall_of_a_thousand_boxes_in_one_image():
     grid = np.stack(np.meshgrid(np.arange(40), np.arange(25)), axis=-1).reshape(-1, 2) * 12
     thousand = np.concatenate([grid, grid + 9], axis=1)
     assert recall(thousand, thousand) == pytest.approx([0.1, 0.3, 1])
 
 
 def test_recall_of_a_thousand_boxes_on_one_spot():
-    boxes = np.tile(np.float32(PICTURE), (M, 1))
+    boxes = np.tile(np.float32(IMAGE), (M, 1))
     found = metrics.fast_recall([boxes], [(boxes, np.ones(M, np.float32))])
     np.testing.assert_allclose(found.mean(axis=1), [0.1, 0.3, 1])

@@ -1,4 +1,4 @@
-"""What happens in practice: a full disk, a second run, a dead worker, a spoilt picture."""
+"""What happens in practice: a full disk, a second run, a dead worker, a spoilt image."""
 
 import contextlib
 import dataclasses
@@ -19,7 +19,7 @@ from test_resume import Run, rows_of, saved
 from test_train import tiny_config
 from tiny_coco import write_coco
 
-from jaxdet.train import train
+from jaxdet.training.train import train
 
 pytestmark = pytest.mark.slow
 
@@ -101,7 +101,7 @@ def workers_of(pid: int) -> set[int]:
     return found
 
 
-def test_picture_replaced_by_garbage_while_training(coco, tmp_path):
+def test_image_replaced_by_garbage_while_training(coco, tmp_path):
     """The run goes on without it and says so; the evaluation, which needs it, names it."""
     workdir = tmp_path / "run"
     run = Run(coco, workdir, "--config.train.num_steps=100000")
@@ -110,7 +110,7 @@ def test_picture_replaced_by_garbage_while_training(coco, tmp_path):
     victim.write_bytes(random.Random(0).randbytes(500))
     wait_for_steps(run, workdir)
     run.signal(signal.SIGTERM)
-    assert f"picture skipped: {victim}" in run.end(143)
+    assert f"image skipped: {victim}" in run.end(143)
     last = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()][-1]
     assert last["skipped_images"] > 0
 

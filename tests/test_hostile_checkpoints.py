@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from tiny_coco import TINY_MODEL
 
-from converters import layout, torch_file
 from jaxdet import config as config_lib
 from jaxdet.checkpoint import read_backbone, read_params
+from jaxdet.detectors.network import build_model, param_shapes
 from jaxdet.errors import InputError
-from jaxdet.exported import load_exported
-from jaxdet.models.build import build_model, param_shapes
+from jaxdet.inference.exported import load_exported
 from jaxdet.saving import Checkpoints
+from jaxdet.weights import layout, torch_file
 
 # What orbax leaves behind when a read fails; see checkpoint.py.  Pytest sets its own filters.
 pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")

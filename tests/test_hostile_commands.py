@@ -13,7 +13,7 @@ import pytest
 from tiny_coco import TINY_MODEL, write_coco
 
 from jaxdet import config as config_lib
-from jaxdet.models.build import build_model, init_params
+from jaxdet.detectors.network import build_model, init_params
 from jaxdet.saving import Checkpoints
 
 ROOT = Path(__file__).parents[1]
@@ -22,7 +22,7 @@ CONFIG = "--config=configs/rpn_r18_fpn_shapes.py"
 # Runs `python -m jaxdet.main` once per list of arguments, in forks that need not import again.
 DRIVER = """
 import json, os, runpy, signal, sys, tempfile
-import jaxdet.check, jaxdet.export, jaxdet.modes
+import jaxdet.data_check, jaxdet.inference.export, jaxdet.cli
 from ml_collections import config_flags
 
 for arguments in json.load(sys.stdin):
@@ -128,8 +128,8 @@ def test_config_files_flags_and_paths(tmp_path):
         ("x\ny",): "x\\x0ay: not understood",
         ("--num_processes=x",): "num_processes",
         ("--mode=predict",): "--images",
-        ("--mode=predict", f"--images={pipe}"): "no such picture or folder",
-        ("--mode=predict", f"--images={tmp_path}"): "holds no pictures",
+        ("--mode=predict", f"--images={pipe}"): "no such image or folder",
+        ("--mode=predict", f"--images={tmp_path}"): "holds no images",
         ("--mode=eval", f"--checkpoint={pipe}"): "not a regular file",
         ("--mode=eval", f"--checkpoint={'a' * 5000}"): "no such checkpoint",
         ("--mode=eval", "--checkpoint=zoo://../../x"): "nothing of this name is published",
@@ -155,8 +155,8 @@ def model(tmp_path_factory) -> list[str]:
     return [CONFIG, *fields, "--config.data.image_scale=(64, 64)", f"--checkpoint={workdir}"]
 
 
-def test_predict_names_bad_pictures_and_finishes_the_others(model, tmp_path):
-    """One picture is none by its header, one turns out to be cut off when it is decoded."""
+def test_predict_names_bad_images_and_finishes_the_others(model, tmp_path):
+    """One image is none by its header, one turns out to be cut off when it is decoded."""
     folder, out = tmp_path / "photos", tmp_path / "out"
     folder.mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
@@ -174,16 +174,16 @@ def test_predict_names_bad_pictures_and_finishes_the_others(model, tmp_path):
     )
     code, said, err = mixed
     assert code == 2
-    assert "wrote proposals of 2 pictures" in said
+    assert "wrote proposals of 2 images" in said
     assert err.splitlines() == [
-        f"jaxdet: {folder}/page.jpg: not a JPEG, PNG, WebP, BMP, GIF or TIFF picture, "
+        f"jaxdet: {folder}/page.jpg: not a JPEG, PNG, WebP, BMP, GIF or TIFF image, "
         "or cut off within its header",
-        f"jaxdet: {folder}/cut.png: picture cannot be decoded; it is damaged or cut off",
+        f"jaxdet: {folder}/cut.png: image cannot be decoded; it is damaged or cut off",
     ]
     names = ["first.json", "first.png", "last.json", "last.png"]
     assert sorted(path.name for path in out.iterdir()) == names
     assert len(json.loads((out / "last.json").read_text())["boxes"]) > 0
-    refused([none, same], ["none of 1 pictures can be read", "a drawing would replace"])
+    refused([none, same], ["none of 1 images can be read", "a drawing would replace"])
     assert not (tmp_path / "none").exists()
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 

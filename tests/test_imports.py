@@ -1,33 +1,36 @@
-"""Rooms import only from rooms above them."""
+"""Modules import only from their own row of the README's map, or from rows above."""
 
 import ast
+import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
-
-# From the top down; a module may import those of its own line and of the lines above.
-ROOMS = [
-    ["errors", "files", "progress", "cache", "types", "limits", "config"],
-    ["boxes", "anchors", "nms", "matching"],
-    ["data"],
-    ["models"],
-    ["targets", "losses", "proposals", "coverage"],
-    ["hosts", "devices", "environment", "optim", "train_step"],
-    ["published", "download", "converters", "checkpoint", "saving"],
-    ["proposer", "metrics", "evaluate", "visualize", "logbook", "predictor", "single", "exported"],
-    ["workdir"],
-    ["html"],
-    ["report", "loop", "train", "command", "modes", "measure", "table", "export"],
-    ["zoo", "check", "main"],
-]
-LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}
+MODULES = sorted(p for p in (ROOT / "jaxdet").rglob("*.py") if "configs" not in p.parts)
 
 
-def room_of(module: str) -> str | None:
-    parts = module.split(".")
-    if parts[0] == "converters":
-        return "converters"
-    return parts[1] if parts[0] == "jaxdet" and len(parts) > 1 else None
+def rows() -> dict[str, int]:
+    """The names in the README's map and the number of the row that each stands in."""
+    text = (ROOT / "README.md").read_text().partition("## The map")[2].partition("\n## ")[0]
+    lines = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    return {name: i for i, line in enumerate(lines) for name in re.findall(r"`([\w/]+)`", line)}
+
+
+ROWS = rows()
+
+
+def row_of(module: str) -> int | None:
+    """The row of `jaxdet.ops.nms`: that of `ops/nms`, or of its room `ops/`."""
+    parts = module.split(".")[1:]
+    for name in ("/".join(parts[:2]), f"{parts[0]}/" if parts else "", parts[0] if parts else ""):
+        if name in ROWS:
+            return ROWS[name]
+    return None
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 def imports(path: Path) -> set[str]:
@@ -38,32 +41,27 @@ def imports(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+    return {name for name in names if name.startswith("jaxdet.")}
 
 
-def test_every_module_has_a_room():
-    modules = {p.stem for p in (ROOT / "jaxdet").iterdir() if p.suffix == ".py" or p.is_dir()}
-    modules -= {"__init__", "__pycache__"}
-    assert modules == set(LEVEL) - {"converters"}
+def test_the_map_names_every_module_and_nothing_else():
+    lost = [name_of(p) for p in MODULES if row_of(name_of(p)) is None]
+    assert lost == ["jaxdet", "jaxdet.zoo"]  # both import nothing of jaxdet's at once
+    for name in ROWS:
+        path = ROOT / "jaxdet" / name
+        assert path.is_dir() if name.endswith("/") else path.with_suffix(".py").is_file(), name
 
 
-def test_no_room_imports_downward():
-    wrong = []
-    for path in (ROOT / "jaxdet").rglob("*.py"):
-        relative = path.relative_to(ROOT).with_suffix("")
-        own = room_of(".".join(relative.parts))
-        if own in (None, "__init__"):
-            continue
-        for name in imports(path):
-            other = room_of(name)
-            if other in LEVEL and LEVEL[other] > LEVEL[own]:
-                wrong.append(f"{relative} imports {name}")
-    assert not wrong
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_module_imports_downward(path):
+    own = row_of(name_of(path))
+    if own is None:
+        return
+    below = [name for name in imports(path) if (row_of(name) or 0) > own]
+    assert not below
 
 
-def test_converters_need_no_network_code_and_no_model():
-    for path in (ROOT / "converters").glob("*.py"):
-        if path.stem == "mmdet":  # the command
-            continue
-        rooms = {room_of(name) for name in imports(path)} - {None, "converters"}
-        assert rooms <= {"errors"}, path
+def test_weights_know_arrays_and_errors_only():
+    for path in (ROOT / "jaxdet" / "weights").glob("*.py"):
+        rooms = {name.split(".")[1] for name in imports(path)} - {"weights"}
+        assert rooms <= {"errors", "files"}, path

@@ -5,10 +5,10 @@ from functools import partial
 import jax
 import pytest
 
+from jaxdet.cli import run_predict
 from jaxdet.config import Config
 from jaxdet.errors import InputError
-from jaxdet.export import run_export
-from jaxdet.modes import run_predict
+from jaxdet.inference.export import run_export
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from tiny_coco import TINY_FLAGS, TINY_MODEL, write_coco
 
 from jaxdet import config as config_lib
 from jaxdet.checkpoint import read_params
-from jaxdet.models.build import Params, build_model, param_shapes
+from jaxdet.detectors.network import Params, build_model, param_shapes
 
 ROOT = Path(__file__).parents[1]
 STEPS = 600

@@ -11,10 +11,10 @@ import pytest
 
 from jaxdet.checkpoint import read_params
 from jaxdet.config import ModelConfig
+from jaxdet.detectors.network import split_params
 from jaxdet.errors import InputError
-from jaxdet.models.build import split_params
 from jaxdet.saving import BestCheckpoint, Checkpoints
-from jaxdet.train_step import TrainState
+from jaxdet.training.step import TrainState
 
 MODEL = ModelConfig(frozen_stages=0)
 

@@ -31,7 +31,7 @@ def test_steps_and_predictions_leave_memory_and_files_as_they_were(tmp_path, mon
     for row in (steps, predictions):
         first, second = row["handles"]
         assert first == second
-    # A batch of four pictures that is kept would be 110 MB for 1000 steps; the pools that
+    # A batch of four images that is kept would be 110 MB for 1000 steps; the pools that
     # evaluations fill still grow, by 22 MB.  The input of a prediction that is kept would be
     # 28 MB for 1000, and its result 20 MB.
     assert steps["mb_per_1000"] < 50

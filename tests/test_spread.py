@@ -16,15 +16,15 @@ import pytest
 from test_train import tiny_config
 from tiny_coco import TINY_FLAGS, write_coco
 
-from jaxdet import train as train_module
 from jaxdet.checkpoint import read_params
 from jaxdet.config import Config
 from jaxdet.data.load import load_dataset
+from jaxdet.detectors.network import build_model, param_shapes
 from jaxdet.devices import data_mesh
-from jaxdet.evaluate import evaluate
-from jaxdet.models.build import build_model, param_shapes
-from jaxdet.proposer import Proposer
-from jaxdet.train import train
+from jaxdet.inference.evaluate import evaluate
+from jaxdet.inference.proposer import Proposer
+from jaxdet.training import train as train_module
+from jaxdet.training.train import train
 
 ROOT = Path(__file__).parents[1]
 STEPS = 5
@@ -132,7 +132,7 @@ def test_two_hosts(coco, tmp_path, monkeypatch):
 
 
 def assert_same_proposals(coco: Path, folder: Path, config: Config) -> None:
-    """Two hosts evaluate a checkpoint: every picture has the proposals that one process finds."""
+    """Two hosts evaluate a checkpoint: every image has the proposals that one process finds."""
     checkpoint = folder / "two"
     flags = ("--mode=eval", f"--checkpoint={checkpoint}", "--save_proposals")
     hosts = start_hosts(coco, folder / "eval", *flags)

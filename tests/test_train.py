@@ -18,19 +18,19 @@ from jaxdet import config as config_lib
 from jaxdet.checkpoint import read_params
 from jaxdet.config import Config
 from jaxdet.data.load import load_dataset
+from jaxdet.detectors.network import build_model, init_params, param_shapes
 from jaxdet.devices import data_mesh
-from jaxdet.evaluate import evaluate
-from jaxdet.loop import TrainingError
-from jaxdet.models.build import build_model, init_params, param_shapes
-from jaxdet.proposer import Proposer
-from jaxdet.train import make_plan, train
+from jaxdet.inference.evaluate import evaluate
+from jaxdet.inference.proposer import Proposer
+from jaxdet.training.loop import TrainingError
+from jaxdet.training.train import make_plan, train
 
 ROOT = Path(__file__).parents[1]
 DEMO = config_lib.parse(config_lib.load_file(ROOT / "configs" / "rpn_r18_fpn_shapes.py"))
 
 
 def tiny_config(root: Path, **optimizer) -> Config:
-    """Six pictures, one per device in a batch, a network that compiles in seconds."""
+    """Six images, one per device in a batch, a network that compiles in seconds."""
     return dataclasses.replace(
         DEMO,
         model=dataclasses.replace(DEMO.model, **TINY_MODEL),
@@ -42,11 +42,11 @@ def tiny_config(root: Path, **optimizer) -> Config:
     )
 
 
-def test_plan_counts_repeated_pictures(tmp_path):
+def test_plan_counts_repeated_images(tmp_path):
     config = tiny_config(write_coco(tmp_path))
     plan = make_plan(config, load_dataset(config.data, "train"), num_devices=4)
     assert plan.global_batch == 4
-    assert plan.steps_per_epoch == 2  # six pictures of one aspect group, filled up to eight
+    assert plan.steps_per_epoch == 2  # six images of one aspect group, filled up to eight
     assert plan.total_steps == 6
 
 

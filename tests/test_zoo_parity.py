@@ -15,8 +15,8 @@ import pytest
 from zoo_cases import CONFIGS
 
 from jaxdet import config as config_lib
-from jaxdet.measure import Job, measure
-from jaxdet.published import ROWS, ZOO_SITES, Row
+from jaxdet.zoo.measure import Job, measure
+from jaxdet.zoo.published import ROWS, ZOO_SITES, Row
 
 
 def folder_of(variable: str, content: str) -> Path:

@@ -1,4 +1,4 @@
-"""A COCO directory of a few small pictures, and a network to match."""
+"""A COCO directory of a few small images, and a network to match."""
 
 import json
 from pathlib import Path
@@ -7,27 +7,27 @@ import cv2
 import numpy as np
 
 TINY_MODEL = {"stem_channels": 4, "fpn_channels": 4, "head_channels": 4}
-# The same from the command line, on pictures of 64 pixels; it compiles in seconds.
+# The same from the command line, on images of 64 pixels; it compiles in seconds.
 TINY_FLAGS = (
     "--config=configs/rpn_r18_fpn_shapes.py",
     *(f"--config.model.{name}={value}" for name, value in TINY_MODEL.items()),
     "--config.data.image_scale=(64, 64)",
     "--config.data.images_per_device=2",
-    "--config.test.batch_size=2",
+    "--config.proposals.batch_size=2",
     "--config.train.log_every=2",
 )
-NUM_PICTURES = 6
+NUM_IMAGES = 6
 
 
 def write_coco(root: Path) -> Path:
-    """Six pictures of 48 x 64 per split, ids 1 to 6, each with a box or two."""
+    """Six images of 48 x 64 per split, ids 1 to 6, each with a box or two."""
     rng = np.random.default_rng(0)
     (root / "annotations").mkdir(parents=True)
     for split in ("train", "val"):
         folder = root / f"{split}2017"
         folder.mkdir()
         annotations = []
-        for i in range(NUM_PICTURES):
+        for i in range(NUM_IMAGES):
             cv2.imwrite(str(folder / f"{i}.png"), rng.integers(0, 255, (48, 64, 3), np.uint8))
             for j in range(1 + i % 2):
                 annotations.append(
@@ -42,7 +42,7 @@ def write_coco(root: Path) -> Path:
                 )
         images = [
             {"id": i + 1, "file_name": f"{i}.png", "height": 48, "width": 64}
-            for i in range(NUM_PICTURES)
+            for i in range(NUM_IMAGES)
         ]
         content = {
             "images": images,

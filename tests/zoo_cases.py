@@ -1,4 +1,4 @@
-"""The golden architectures as configs, with their seeded weights and pictures."""
+"""The golden architectures as configs, with their seeded weights and images."""
 
 import functools
 from pathlib import Path
@@ -7,11 +7,11 @@ import cv2
 import numpy as np
 import reference_weights
 
-from converters import layout
 from jaxdet import config as config_lib
 from jaxdet.config import Config, ModelConfig
-from jaxdet.models.build import Params, build_model, param_shapes
+from jaxdet.detectors.network import Params, build_model, param_shapes
 from jaxdet.types import Batch
+from jaxdet.weights import layout
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -57,28 +57,28 @@ def params_of(case: str) -> Params:
     return layout.to_params(state_dict_of(case), param_shapes(build_model(config_of(case).model)))
 
 
-def seeded_picture(source_hw, size_hw, seed: int) -> np.ndarray:
-    """A seeded picture, RGB, resized as the reference does."""
+def seeded_image(source_hw, size_hw, seed: int) -> np.ndarray:
+    """A seeded image, RGB, resized as the reference does."""
     image = reference_weights.seeded_image(*map(int, source_hw), int(seed))
     height, width = map(int, size_hw)
     resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     return np.ascontiguousarray(resized[..., ::-1])
 
 
-def make_batch(pictures, bucket, pad_sizes, boxes=None, seeds=None) -> Batch:
-    """Pictures of given sizes in one bucket; `boxes` are lists per picture."""
-    count = len(pictures)
-    image = np.zeros((count, *map(int, bucket), 3), np.uint8)
-    for row, picture in zip(image, pictures, strict=True):
-        row[: picture.shape[0], : picture.shape[1]] = picture
+def make_batch(images, bucket, pad_sizes, boxes=None, seeds=None) -> Batch:
+    """Images of given sizes in one bucket; `boxes` are lists per image."""
+    count = len(images)
+    canvas = np.zeros((count, *map(int, bucket), 3), np.uint8)
+    for row, image in zip(canvas, images, strict=True):
+        row[: image.shape[0], : image.shape[1]] = image
     most = max([1, *(len(b) for b in boxes or [])])
     padded = np.zeros((count, most, 4), np.float32)
     mask = np.zeros((count, most), bool)
     for i, own in enumerate(boxes or []):
         padded[i, : len(own)], mask[i, : len(own)] = own, True
     return Batch(
-        image=image,
-        image_size=np.array([p.shape[:2] for p in pictures], np.int32),
+        image=canvas,
+        image_size=np.array([p.shape[:2] for p in images], np.int32),
         pad_size=np.array(pad_sizes, np.int32),
         scale=np.ones(count, np.float32),
         boxes=padded,
@@ -89,16 +89,16 @@ def make_batch(pictures, bucket, pad_sizes, boxes=None, seeds=None) -> Batch:
 
 
 def forward_batch(golden: dict[str, np.ndarray]) -> Batch:
-    """The picture of a `forward_*` file, padded as there."""
-    picture = seeded_picture(golden["source_hw"], golden["img_shape"], golden["seed"])
-    return make_batch([picture], golden["pad_shape"], [golden["pad_shape"]])
+    """The image of a `forward_*` file, padded as there."""
+    image = seeded_image(golden["source_hw"], golden["img_shape"], golden["seed"])
+    return make_batch([image], golden["pad_shape"], [golden["pad_shape"]])
 
 
 def train_batch(golden: dict[str, np.ndarray]) -> Batch:
-    """The two pictures of a `train_*` file; both count as padded to the batch's size, as there."""
-    pictures = [
-        seeded_picture(golden["source_hw"][i], golden[f"img_shape{i}"], golden["seed"] + i)
+    """The two images of a `train_*` file; both count as padded to the batch's size, as there."""
+    images = [
+        seeded_image(golden["source_hw"][i], golden[f"img_shape{i}"], golden["seed"] + i)
         for i in range(2)
     ]
     boxes = [golden["gt0"], golden["gt1"]]
-    return make_batch(pictures, golden["batch_hw"], [golden["batch_hw"]] * 2, boxes)
+    return make_batch(images, golden["batch_hw"], [golden["batch_hw"]] * 2, boxes)

@@ -1,12 +1,12 @@
-"""The few picture shapes that programs are compiled for.
+"""The few image shapes that programs are compiled for.
 
-A resized picture touches one of two borders: its short side is the scale's short side, or its
+A resized image touches one of two borders: its short side is the scale's short side, or its
 long side is the scale's long side.  A bucket is a point of that border, rounded up to multiples
-of 32: the common aspect ratios 4:3 and 3:2, the widest picture that still has the full short
+of 32: the common aspect ratios 4:3 and 3:2, the widest image that still has the full short
 side, a square, and a panorama of half the height.  The portrait buckets are the same, turned.
 
 At COCO's (1333, 800) the buckets are 800 x 800, 800 x 1088, 800 x 1216, 800 x 1344 and
-672 x 1344.  Over `COMMON_SIZES` they hold 0.3 % more pixels than pictures padded to their own
+672 x 1344.  Over `COMMON_SIZES` they hold 0.3 % more pixels than images padded to their own
 multiple of 32 do.
 """
 
@@ -15,11 +15,11 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int64
 
-from jaxdet.data.transforms import padded_size, rescale_size
+from jaxdet.data.image import padded_size, rescale_size
 
 Size = tuple[int, int]  # (height, width)
 
-# COCO's most frequent picture sizes, as (height, width).
+# COCO's most frequent image sizes, as (height, width).
 COMMON_SIZES: tuple[Size, ...] = (
     (480, 640),
     (427, 640),
@@ -49,7 +49,7 @@ def bucket_sizes(image_scale: Sequence[int]) -> tuple[Size, ...]:
         image_scale: Bounds of the long and the short side in pixels, in either order.
 
     Returns:
-        Multiples of 32.  Every picture that obeys the scale fits into at least one.
+        Multiples of 32.  Every image that obeys the scale fits into at least one.
     """
     long, short = max(image_scale), min(image_scale)
     # Half a pixel is what rounding can add to the long side.
@@ -83,7 +83,7 @@ def buckets_of(
 
 
 def padding_waste(sizes: Sequence[Size], image_scale: Sequence[int]) -> float:
-    """Pixels of the buckets over pixels of each picture's own multiple of 32, less one."""
+    """Pixels of the buckets over pixels of each image's own multiple of 32, less one."""
     buckets = bucket_sizes(image_scale)
     own = [padded_size(rescale_size(size, tuple(image_scale))[0]) for size in sizes]
     held = [bucket_of(size, buckets) for size in own]

@@ -3,7 +3,7 @@
 A fault is what would stop a run or teach it something wrong; a warning is what the loader leaves
 out, clips or repairs.  The annotation file's own faults are told by `load_coco`.
 
-Glossary: `I` images, `K` annotations.  Lengths are in pixels of the original picture unless
+Glossary: `I` images, `K` annotations.  Lengths are in pixels of the original image unless
 they are said to be resized.
 """
 
@@ -18,42 +18,42 @@ from jaxtyping import Bool, Float, Int64
 from jaxdet.data.buckets import Size, bucket_sizes, buckets_of
 from jaxdet.data.dataset import Dataset, corners
 from jaxdet.data.findings import Finding, Tell
-from jaxdet.data.schedule import MIN_SIDE, aspect_groups, steps_per_epoch
-from jaxdet.data.transforms import NoPictureError, OtherSizeError, rescale_sizes
+from jaxdet.data.image import MissingImageError, OtherSizeError, rescale_sizes
+from jaxdet.data.sampler import MIN_SIDE, aspect_groups, steps_per_epoch
 from jaxdet.errors import InputError
 
 # Some of COCO's own boxes end a fraction of a pixel outside.
 SLACK = 1.0
 
-# A proposal is clipped to the picture: of a box with less of its area there it can cover no half.
+# A proposal is clipped to the image: of a box with less of its area there it can cover no half.
 MIN_INSIDE = 0.5
 
-# Pictures per task of a thread.
+# Images per task of a thread.
 _BLOCK = 64
 
 # By what `Dataset.read` raises; all others are unreadable.
-_PICTURE_FAULTS = {
-    NoPictureError: "missing pictures",
-    OtherSizeError: "pictures of another size than annotated",
+_IMAGE_FAULTS = {
+    MissingImageError: "missing images",
+    OtherSizeError: "images of another size than annotated",
 }
 
 
 class _Fault(NamedTuple):
-    """What is wrong with a picture."""
+    """What is wrong with an image."""
 
     kind: str
     said: str
 
 
-def check_pictures(
+def check_images(
     dataset: Dataset, tell: Tell, progress: Callable[[int], None] = lambda done: None
 ) -> None:
-    """Decodes every picture, as training will, in as many threads as there are cores.
+    """Decodes every image, as training will, in as many threads as there are cores.
 
     Args:
-        dataset: Whose pictures.
-        tell: Is told of pictures that are missing, unreadable or not of the annotated size.
-        progress: Is called with the number of pictures read so far.
+        dataset: Whose images.
+        tell: Is told of images that are missing, unreadable or not of the annotated size.
+        progress: Is called with the number of images read so far.
     """
     wrong: dict[int, _Fault] = {}
 
@@ -78,8 +78,8 @@ def check_pictures(
 def _fault_of(dataset: Dataset, index: int) -> _Fault | None:
     try:
         dataset.read(index)
-    except InputError as error:  # not kept itself, because pictures hang on its traceback
-        return _Fault(_PICTURE_FAULTS.get(type(error), "unreadable pictures"), str(error))
+    except InputError as error:  # not kept itself, because images hang on its traceback
+        return _Fault(_IMAGE_FAULTS.get(type(error), "unreadable images"), str(error))
     return None
 
 
@@ -95,7 +95,7 @@ def _in_threads(
 
 
 def check_annotations(dataset: Dataset, tell: Tell) -> None:
-    """Boxes outside their picture, boxes without use, and files that several images share."""
+    """Boxes outside their image, boxes without use, and files that several images share."""
     owners = np.repeat(np.arange(len(dataset)), dataset.num_annotations)
     heights, widths = dataset.heights[owners], dataset.widths[owners]
     x, y, w, h = dataset.xywh.T
@@ -116,8 +116,8 @@ def check_annotations(dataset: Dataset, tell: Tell) -> None:
     outside = (w > 0) & (h > 0) & (inside_w * inside_h < MIN_INSIDE * w * h)
     beyond = (np.minimum(x, y) < -SLACK) | (x + w > widths + SLACK) | (y + h > heights + SLACK)
     useless = ~dataset.usable & ~dataset.iscrowd & ~dataset.ignore
-    note("boxes mostly outside their picture", outside, False)
-    note("boxes that reach beyond their picture: clipped", beyond & ~outside, True)
+    note("boxes mostly outside their image", outside, False)
+    note("boxes that reach beyond their image: clipped", beyond & ~outside, True)
     note("boxes under a pixel wide or high, or of no area: left out", useless, True)
     _check_shared_files(dataset, tell)
 
@@ -143,17 +143,17 @@ def check_training(
     global_batch: int,
     keep_empty: bool = False,
 ) -> dict[str, Any]:
-    """How many pictures training visits, why not the others, and in how many steps.
+    """How many images training visits, why not the others, and in how many steps.
 
     Args:
         dataset: The training set.
-        tell: Is told of the pictures that are left out or replaced.
-        image_scale: Bounds of the long and the short side of resized pictures.
-        global_batch: Pictures per step over all devices.
-        keep_empty: Whether pictures without boxes are trained on.
+        tell: Is told of the images that are left out or replaced.
+        image_scale: Bounds of the long and the short side of resized images.
+        global_batch: Images per step over all devices.
+        keep_empty: Whether images without boxes are trained on.
 
     Returns:
-        `images` that are visited in an epoch; `left_out`, pictures by the reason why they are
+        `images` that are visited in an epoch; `left_out`, images by the reason why they are
         not, or why another one comes in their place; `global_batch` and `steps_per_epoch`.
     """
     visited = np.zeros(len(dataset), bool)
@@ -186,14 +186,14 @@ def check_training(
 def _left_out(
     dataset: Dataset, visited: Bool[np.ndarray, " I"], useless: Bool[np.ndarray, " I"]
 ) -> dict[str, Bool[np.ndarray, " I"]]:
-    """The pictures that are not trained on, by the reason."""
+    """The images that are not trained on, by the reason."""
     small = np.minimum(dataset.heights, dataset.widths) < MIN_SIDE
     empty = ~small & ~visited & (dataset.num_annotations == 0)
     return {
-        f"pictures with a side under {MIN_SIDE} pixels: not trained on": small,
-        "pictures without annotations: not trained on": empty,
-        "pictures with only crowds, ignored or degenerate boxes: others take their turn": useless,
-        "pictures of an orientation in which none has a box to train on: not trained on": (
+        f"images with a side under {MIN_SIDE} pixels: not trained on": small,
+        "images without annotations: not trained on": empty,
+        "images with only crowds, ignored or degenerate boxes: others take their turn": useless,
+        "images of an orientation in which none has a box to train on: not trained on": (
             ~visited & ~small & ~empty
         ),
     }
@@ -212,7 +212,7 @@ def count_annotations(dataset: Dataset) -> dict[str, int]:
 
 
 def count_buckets(dataset: Dataset, image_scale: tuple[int, ...]) -> dict[Size, int]:
-    """Pictures by the smallest bucket that holds them, without the buckets that hold none."""
+    """Images by the smallest bucket that holds them, without the buckets that hold none."""
     buckets = bucket_sizes(image_scale)
     held_by = buckets_of(rescale_sizes(_sizes(dataset), image_scale), buckets)
     counts = np.bincount(held_by, minlength=len(buckets))
@@ -225,7 +225,7 @@ def boxes_as_trained(
     """All boxes that training uses, as `resize_boxes` makes them, not mirrored.
 
     Returns:
-        Inclusive corners in resized pixels, and (height, width) of the resized picture of each.
+        Inclusive corners in resized pixels, and (height, width) of the resized image of each.
     """
     sizes = _sizes(dataset)
     f = np.minimum(max(image_scale) / sizes.max(axis=1), min(image_scale) / sizes.min(axis=1))

@@ -48,7 +48,7 @@ def coco_directory(root: str | Path, split: str, tell: Tell | None = None) -> Da
 def load_coco(
     annotation_file: str | Path, image_dir: str | Path, tell: Tell | None = None
 ) -> Dataset:
-    """Loads and checks a COCO annotation file; pictures are not opened.
+    """Loads and checks a COCO annotation file; images are not opened.
 
     Images are put in the order of their ids, so that a set has one order wherever it comes from;
     the annotations of an image keep the order of the file.

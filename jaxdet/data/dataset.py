@@ -1,7 +1,7 @@
 """A detection data set in a few flat arrays: 118,000 images take some 80 MB.
 
 Glossary: `I` images, `K` annotations of all images, `n` annotations of one image.
-Lengths are in pixels of the original picture, before any resizing.
+Lengths are in pixels of the original image, before any resizing.
 """
 
 import functools
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
 
-from jaxdet.data.transforms import picture_size, read_image
+from jaxdet.data.image import read_image, read_size
 from jaxdet.errors import InputError
 
 
@@ -56,11 +56,11 @@ class Dataset:
         return len(self.file_names)
 
     def path_of(self, index: int) -> Path:
-        """The picture's file."""
+        """The image's file."""
         return self.image_dir / self.file_names[index]
 
     def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
-        """Decodes a picture as RGB.
+        """Decodes an image as RGB.
 
         Raises:
             InputError: The file is absent, unreadable, not of the annotated size, or a link that
@@ -70,9 +70,7 @@ class Dataset:
         path = self.path_of(index)
         # A data set from elsewhere may bring links along, to whatever lies on this machine.
         if not Path(os.path.realpath(path)).is_relative_to(self._real_dir):
-            raise InputError(
-                f"{path}: a link out of {self.image_dir}; put the picture itself there"
-            )
+            raise InputError(f"{path}: a link out of {self.image_dir}; put the image itself there")
         return read_image(path, expected_size=size)
 
     def boxes_of(self, index: int) -> Float32[np.ndarray, "n 4"]:
@@ -111,7 +109,7 @@ class Dataset:
 
 
 class _Files(Dataset):
-    """Pictures that the user named, wherever they are."""
+    """Images that the user named, wherever they are."""
 
     def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         size = (int(self.heights[index]), int(self.widths[index]))
@@ -119,29 +117,29 @@ class _Files(Dataset):
 
 
 def from_files(paths: Sequence[str | Path], unreadable: list[str] | None = None) -> Dataset:
-    """A data set of pictures alone; their sizes are read from the files' headers.
+    """A data set of images alone; their sizes are read from the files' headers.
 
     Args:
-        paths: Of the pictures.
+        paths: Of the images.
         unreadable: Gets a line for each file that is left out, where that is allowed.
 
     Raises:
-        InputError: A file is absent or not a picture (all of them, if `unreadable` is given), or
+        InputError: A file is absent or not an image (all of them, if `unreadable` is given), or
             there are none.
     """
     if not paths:
-        raise InputError("no pictures given")
+        raise InputError("no images given")
     names, found = [], []
     for path in map(str, paths):
         try:
-            found.append(picture_size(path))
+            found.append(read_size(path))
             names.append(path)
         except InputError as error:
             if unreadable is None:
                 raise
             unreadable.append(str(error))
     if not found:
-        raise InputError(f"none of {len(paths)} pictures can be read: {(unreadable or [''])[0]}")
+        raise InputError(f"none of {len(paths)} images can be read: {(unreadable or [''])[0]}")
     sizes = np.array(found, np.int32)
     nothing = np.zeros(0, np.int64)
     return _Files(

@@ -1,4 +1,4 @@
-"""Picture sizes from file headers, so that nothing large is decoded by surprise.
+"""Image sizes from file headers, so that nothing large is decoded by surprise.
 
 Knows the formats that jaxdet reads; everything else is refused before a decoder sees it.
 """
@@ -18,7 +18,7 @@ def stored_size(data: bytes) -> tuple[int, int] | None:
         data: The file's content.
 
     Returns:
-        The size in pixels, or None if this is no picture of a known format.
+        The size in pixels, or None if this is no image of a known format.
     """
     for magic, read in _READERS:
         if data.startswith(magic):
@@ -57,7 +57,7 @@ def _png_is_whole(data: bytes) -> bool:
         end = position + 8 + length
         if end + 4 > len(data):
             return False
-        # A lower-case letter marks chunks that pictures can do without.
+        # A lower-case letter marks chunks that images can do without.
         if kind[:1].isupper() and zlib.crc32(data[position + 4 : end]) != int.from_bytes(
             data[end : end + 4], "big"
         ):

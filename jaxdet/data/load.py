@@ -9,7 +9,7 @@ from jaxdet.errors import InputError
 
 
 def load_dataset(config: DataConfig, split: str, tell: Tell | None = None) -> Dataset:
-    """The `train` or `val` pictures of a config.
+    """The `train` or `val` images of a config.
 
     Args:
         config: Which data set, and where.
@@ -23,7 +23,7 @@ def load_dataset(config: DataConfig, split: str, tell: Tell | None = None) -> Da
     if config.name == "shapes":
         return coco_directory(config.root or make_shapes(), split, tell)
     if config.name == "tfds":
-        from jaxdet.data.tfds_source import load_tfds
+        from jaxdet.data.tfds import load_tfds
 
         return load_tfds(split, config.root or None)
     if not config.root:

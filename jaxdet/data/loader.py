@@ -32,7 +32,7 @@ class Element(NamedTuple):
     """What a source yields."""
 
     batch: Batch | None
-    skipped: tuple[str, ...]  # why pictures were left out, one line each
+    skipped: tuple[str, ...]  # why images were left out, one line each
     # What the user has to mend.  A value, because grain dresses exceptions up on their way from
     # another process.
     error: str = ""
@@ -51,7 +51,7 @@ class Loader(Iterator[Batch]):
 
     Attributes:
         step: The step of the batch that comes next.
-        skipped: Unreadable pictures that were left out so far.
+        skipped: Unreadable images that were left out so far.
         messages: A line for each that the last batch goes without.
     """
 
@@ -64,7 +64,7 @@ class Loader(Iterator[Batch]):
             source: Batches by step.
             num_workers: Processes; 0 makes batches in two threads of this process.
             start_step: The first step to load.
-            warn: Log a warning for each picture left out; else the caller reads `messages`.
+            warn: Log a warning for each image left out; else the caller reads `messages`.
         """
         self.step = start_step
         self._warn = warn
@@ -82,7 +82,7 @@ class Loader(Iterator[Batch]):
             raise InputError(element.error)
         if self._warn:
             for message in element.skipped:
-                _LOG.warning("step %d: picture skipped: %s", self.step, message)
+                _LOG.warning("step %d: image skipped: %s", self.step, message)
         self.messages = element.skipped
         self.skipped += len(element.skipped)
         self.step += 1
@@ -148,7 +148,7 @@ class _From:
 
 def _in_background(source: Source, num_workers: int) -> grain.IterDataset:
     """The source's elements in order, a few made ahead of time."""
-    # An element is a whole batch of pictures: tens of megabytes, so buffers are short.
+    # An element is a whole batch of images: tens of megabytes, so buffers are short.
     threads = 1 if num_workers else 2
     read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     elements = grain.MapDataset.source(source).to_iter_dataset(read)
@@ -156,7 +156,7 @@ def _in_background(source: Source, num_workers: int) -> grain.IterDataset:
         return elements
     if not flags.FLAGS.is_parsed():  # grain reads flags, which only absl's own programs parse
         flags.FLAGS.mark_as_parsed()
-    # Only pictures are worth a block of shared memory each.
+    # Only images are worth a block of shared memory each.
     by_size = grain.experimental.DatasetOptions(min_shm_size=1 << 16)
     elements = grain.experimental.WithOptionsIterDataset(elements, by_size)
     options = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=1)

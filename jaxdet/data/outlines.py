@@ -28,7 +28,7 @@ def mask_of(kind: int, place: Place, size: tuple[int, int]) -> Mask:
     Args:
         kind: Position in `OUTLINES`.
         place: Where.
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
     """
     x = np.arange(size[1]) - place.x
     y = np.arange(size[0])[:, None] - place.y

@@ -1,22 +1,22 @@
 """Batches for training and for evaluation.
 
-Training looks steps up in a `Schedule`; evaluation goes through the pictures once, bucket by
+Training looks steps up in a `Sampler`; evaluation goes through the images once, bucket by
 bucket.  Either is a source with random access, so starting at step k costs nothing.
 
-Glossary: `B` pictures of this host's part of a batch; `H, W` the bucket; `M` padded boxes.
+Glossary: `B` images of this host's part of a batch; `H, W` the bucket; `M` padded boxes.
 """
 
 import numpy as np
 
 from jaxdet.data.buckets import Size, bucket_sizes, buckets_of
 from jaxdet.data.dataset import Dataset
+from jaxdet.data.image import padded_size, rescale_size, rescale_sizes, resize, resize_boxes
 from jaxdet.data.loader import Element, Loader
-from jaxdet.data.schedule import Schedule, Step, flips
-from jaxdet.data.transforms import padded_size, rescale_size, rescale_sizes, resize, resize_boxes
+from jaxdet.data.sampler import Sampler, Step, flips
 from jaxdet.errors import InputError
 from jaxdet.types import Batch
 
-# After so many unreadable pictures in a row the folder is wrong rather than a file.
+# After so many unreadable images in a row the folder is wrong rather than a file.
 MAX_SKIPS = 100
 
 # The number of boxes is padded to a multiple, so that similar data sets share compiled programs.
@@ -41,12 +41,12 @@ def train_batches(
 ) -> Loader:
     """This host's part of the batches of steps `start_step` to `num_steps - 1`.
 
-    An unreadable picture is replaced by another of its aspect group, and counted.
+    An unreadable image is replaced by another of its aspect group, and counted.
 
     Args:
         dataset: The training set.
-        image_scale: Bounds of the long and the short side of resized pictures, in pixels.
-        global_batch: Pictures per step over all hosts; a multiple of `process_count`.
+        image_scale: Bounds of the long and the short side of resized images, in pixels.
+        global_batch: Images per step over all hosts; a multiple of `process_count`.
         seed: Of the run.
         num_workers: Loader processes; 0 for threads.
         num_steps: Where the run ends, counted from its beginning.
@@ -54,13 +54,13 @@ def train_batches(
         process_index: Which host this is.
         process_count: How many hosts there are.
         flip: Probability of a mirror image.
-        keep_empty: Train on pictures without boxes as well.
+        keep_empty: Train on images without boxes as well.
 
     Raises:
-        InputError: No picture can be trained on; while iterating, if `MAX_SKIPS` pictures in a
+        InputError: No image can be trained on; while iterating, if `MAX_SKIPS` images in a
             row cannot be read.
     """
-    schedule = Schedule(
+    sampler = Sampler(
         dataset,
         image_scale=image_scale,
         global_batch=global_batch,
@@ -68,7 +68,7 @@ def train_batches(
         keep_empty=keep_empty,
     )
     rows = _host_rows(global_batch, process_index, process_count)
-    source = _TrainSource(dataset, schedule, image_scale, rows, flip, num_steps)
+    source = _TrainSource(dataset, sampler, image_scale, rows, flip, num_steps)
     return Loader(source, num_workers, start_step)
 
 
@@ -82,21 +82,21 @@ def eval_batches(
     process_count: int = 1,
     skip_unreadable: bool = False,
 ) -> Loader:
-    """This host's part of batches that hold every picture once, largest bucket first.
+    """This host's part of batches that hold every image once, largest bucket first.
 
-    A bucket's last batch is filled up with black pictures of 32 x 32 pixels whose `index` is -1.
+    A bucket's last batch is filled up with black images of 32 x 32 pixels whose `index` is -1.
 
     Args:
-        dataset: Any set; pictures without boxes are included.
-        image_scale: Bounds of the long and the short side of resized pictures, in pixels.
-        batch_size: Pictures per batch over all hosts; a multiple of `process_count`.
+        dataset: Any set; images without boxes are included.
+        image_scale: Bounds of the long and the short side of resized images, in pixels.
+        batch_size: Images per batch over all hosts; a multiple of `process_count`.
         num_workers: Loader processes; 0 for threads.
         process_index: Which host this is.
         process_count: How many hosts there are.
-        skip_unreadable: Whether a filler takes the place of a picture that cannot be read.
+        skip_unreadable: Whether a filler takes the place of an image that cannot be read.
 
     Raises:
-        InputError: While iterating, if a picture cannot be read and is not to be skipped.
+        InputError: While iterating, if an image cannot be read and is not to be skipped.
     """
     rows = _host_rows(batch_size, process_index, process_count)
     source = _EvalSource(dataset, image_scale, batch_size, rows, skip_unreadable)
@@ -104,7 +104,7 @@ def eval_batches(
 
 
 def eval_buckets(dataset: Dataset, image_scale: tuple[int, ...]) -> list[Size]:
-    """The shapes (height, width) of `eval_batches`' pictures, in the order in which they come."""
+    """The shapes (height, width) of `eval_batches`' images, in the order in which they come."""
     return [bucket for bucket, _ in _by_bucket(dataset, image_scale)]
 
 
@@ -115,19 +115,19 @@ def max_boxes(dataset: Dataset) -> int:
 
 
 class _TrainSource:
-    """This host's part of the steps of a schedule."""
+    """This host's part of the steps of a sampler."""
 
     def __init__(
         self,
         dataset: Dataset,
-        schedule: Schedule,
+        sampler: Sampler,
         image_scale: tuple[int, ...],
         rows: slice,
         flip: float,
         num_steps: int,
     ):
         self.dataset = dataset
-        self.schedule = schedule
+        self.sampler = sampler
         self.image_scale = image_scale
         self.rows = rows
         self.flip = flip
@@ -138,34 +138,34 @@ class _TrainSource:
         return self.num_steps
 
     def __getitem__(self, step: int) -> Element:
-        planned = self.schedule[step]
-        epoch = step // self.schedule.steps_per_epoch
+        planned = self.sampler[step]
+        epoch = step // self.sampler.steps_per_epoch
         batch = _empty_batch(planned.bucket, self.rows.stop - self.rows.start, self.max_boxes)
         skipped: list[str] = []
         for row, index in enumerate(planned.indices[self.rows].tolist()):
             used, image = self._read(index, planned, skipped)
-            seeds = self.schedule.seeds_of(np.array([used]), epoch)
+            seeds = self.sampler.seeds_of(np.array([used]), epoch)
             batch.seed[row] = seeds[0]
             flip = bool(flips(seeds, self.flip)[0])
             _fill_row(batch, row, self.dataset, used, image, self.image_scale, flip)
         return Element(batch, tuple(skipped))
 
     def _read(self, index: int, planned: Step, skipped: list[str]) -> tuple[int, np.ndarray]:
-        """Reads a picture, or else the first readable one that can stand in for it."""
+        """Reads an image, or else the first readable one that can stand in for it."""
         try:
             return index, self.dataset.read(index)
         except InputError as error:
             skipped.append(str(error))
-        for other in self.schedule.stand_ins(index, planned.bucket)[: MAX_SKIPS - 1].tolist():
+        for other in self.sampler.stand_ins(index, planned.bucket)[: MAX_SKIPS - 1].tolist():
             try:
                 return other, self.dataset.read(other)
             except InputError:
                 continue
-        raise InputError(f"no readable picture to train on; the first of many: {skipped[-1]}")
+        raise InputError(f"no readable image to train on; the first of many: {skipped[-1]}")
 
 
 class _EvalSource:
-    """Every picture once, by bucket."""
+    """Every image once, by bucket."""
 
     def __init__(
         self,
@@ -216,7 +216,7 @@ def _eval_plan(
 
 
 def _by_bucket(dataset: Dataset, image_scale: tuple[int, ...]) -> list[tuple[Size, np.ndarray]]:
-    """Buckets that hold pictures, and the pictures' positions; the largest bucket first."""
+    """Buckets that hold images, and the images' positions; the largest bucket first."""
     buckets = bucket_sizes(image_scale)
     original = np.stack([dataset.heights, dataset.widths], axis=1).astype(np.int64)
     held_by = buckets_of(rescale_sizes(original, image_scale), buckets)
@@ -233,7 +233,7 @@ def _host_rows(batch_size: int, process_index: int, process_count: int) -> slice
 
 
 def _empty_batch(bucket: Size, rows: int, boxes: int) -> Batch:
-    """Filler pictures in every row."""
+    """Filler images in every row."""
     return Batch(
         image=np.zeros((rows, *bucket, 3), np.uint8),
         image_size=np.full((rows, 2), FILLER_SIZE, np.int32),
@@ -255,7 +255,7 @@ def _fill_row(
     image_scale: tuple[int, ...],
     flip: bool,
 ) -> None:
-    """Writes a picture and its boxes into a batch, resized and perhaps mirrored."""
+    """Writes an image and its boxes into a batch, resized and perhaps mirrored."""
     (height, width), f = rescale_size(image.shape[:2], image_scale)
     resized = resize(image, (height, width))
     batch.image[row, :height, :width] = resized[:, ::-1] if flip else resized

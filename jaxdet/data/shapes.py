@@ -1,7 +1,7 @@
-"""The embedded `shapes` set: COCO-format pictures made on the spot, the same on every machine.
+"""The embedded `shapes` set: COCO-format images made on the spot, the same on every machine.
 
-Textured backgrounds under overlapping solids of many sizes and aspect ratios.  A picture also
-teaches what COCO teaches: crowds that are one annotation, ignored objects, pictures without any
+Textured backgrounds under overlapping solids of many sizes and aspect ratios.  An image also
+teaches what COCO teaches: crowds that are one annotation, ignored objects, images without any
 box, and boxes that cover the visible part only.  The files go through the code path of COCO.
 """
 
@@ -19,12 +19,12 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
-from jaxdet.data.cache import cache_folder
 from jaxdet.data.outlines import OUTLINES, Place, mask_of
 from jaxdet.errors import InputError
+from jaxdet.files import cache_folder
 
 SEED = 2018
-NUM_PICTURES = {"train": 400, "val": 100}
+NUM_IMAGES = {"train": 400, "val": 100}
 LONG_SIDE = 160
 SHORT_SIDES = (104, 112, 120, 128, 144)
 
@@ -38,8 +38,8 @@ MIN_BOX_SIDE = 8
 MIN_CONTRAST = 110.0  # RGB distance between a shape and what it covers
 ATTEMPTS = 12
 
-EMPTY_SHARE = 0.03  # of the pictures
-CROWD_SHARE = 0.05  # of the pictures
+EMPTY_SHARE = 0.03  # of the images
+CROWD_SHARE = 0.05  # of the images
 IGNORE_SHARE = 0.02  # of the shapes
 
 
@@ -66,7 +66,7 @@ def make_shapes(cache_dir: str | Path | None = None) -> Path:
     unfinished = cache / f"{root.name}.{uuid.uuid4().hex}"
     try:
         unfinished.mkdir(parents=True)
-        for split, count in NUM_PICTURES.items():
+        for split, count in NUM_IMAGES.items():
             _write_split(unfinished, split, count)
         unfinished.rename(root)
     except OSError as error:
@@ -94,12 +94,12 @@ def _write_split(root: Path, split: str, count: int) -> None:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number in range(count):
-        picture, found = draw(split, number)
+        image, found = draw(split, number)
         # Ids as in COCO: unlike positions, and different in the two splits.
         image_id = 1000 * (1 + number) + len(split)
         name = f"{image_id:012d}.png"
-        _write_png(folder / name, picture)
-        height, width, _ = picture.shape
+        _write_png(folder / name, image)
+        height, width, _ = image.shape
         images.append({"id": image_id, "file_name": name, "height": height, "width": width})
         for annotation in found:
             annotations.append({"id": len(annotations) + 1, "image_id": image_id, **annotation})
@@ -114,17 +114,17 @@ def _write_split(root: Path, split: str, count: int) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def _write_png(path: Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
-    good, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+def _write_png(path: Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
+    good, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     assert good
     path.write_bytes(data.tobytes())
 
 
 def draw(split: str, number: int) -> tuple[UInt8[np.ndarray, "h w 3"], list[dict[str, Any]]]:
-    """Draws one picture; it depends on its split and number alone.
+    """Draws one image; it depends on its split and number alone.
 
     Returns:
-        The picture as RGB, and its annotations without ids.
+        The image as RGB, and its annotations without ids.
     """
     rng = np.random.default_rng([SEED, len(split), number])
     size = (int(rng.choice(SHORT_SIDES)), LONG_SIDE)
@@ -134,11 +134,11 @@ def draw(split: str, number: int) -> tuple[UInt8[np.ndarray, "h w 3"], list[dict
             canvas.add_crowd()
         for _ in range(int(rng.integers(1, MAX_SHAPES + 1))):
             canvas.add_shape()
-    return canvas.picture(), list(canvas.annotations())
+    return canvas.render(), list(canvas.annotations())
 
 
 class _Canvas:
-    """A picture in the making, with the number of the shape that each pixel shows."""
+    """An image in the making, with the number of the shape that each pixel shows."""
 
     def __init__(self, rng: np.random.Generator, size: tuple[int, int]):
         self.rng = rng
@@ -174,8 +174,8 @@ class _Canvas:
             mask |= mask_of(kind, Place(x, y, 2.6, 2.6, 0.0), self.size)
         self._paint(mask, {"category_id": kind + 1, "iscrowd": 1, "ignore": 0})
 
-    def picture(self) -> UInt8[np.ndarray, "h w 3"]:
-        """The picture with the noise of a sensor."""
+    def render(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The image with the noise of a sensor."""
         noise = self.rng.standard_normal(self.image.shape, np.float32)
         return np.clip(np.rint(self.image + 3 * noise), 0, 255).astype(np.uint8)
 
@@ -195,13 +195,13 @@ class _Canvas:
         stretch = math.exp(0.5 * rng.uniform(-1, 1) * math.log(MAX_ASPECT))
         half_width, half_height = 0.5 * side * stretch, 0.5 * side / stretch
         angle = rng.uniform(-math.pi, math.pi) if rng.random() < 0.4 else 0.0
-        # The edge of the picture cuts off a quarter at most, before rotation.
+        # The edge of the image cuts off a quarter at most, before rotation.
         x = rng.uniform(0.5 * half_width, width - 0.5 * half_width)
         y = rng.uniform(0.5 * half_height, height - 0.5 * half_height)
         return Place(x, y, half_width, half_height, angle)
 
     def _fits(self, mask: Bool[np.ndarray, "h w"]) -> bool:
-        """True if the shape is mostly in the picture and hides no other one too much."""
+        """True if the shape is mostly in the image and hides no other one too much."""
         columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
         if len(columns) < MIN_BOX_SIDE or len(rows) < MIN_BOX_SIDE:
             return False

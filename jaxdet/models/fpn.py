@@ -17,7 +17,7 @@ class FPN(nn.Module):
     def __call__(
         self, stages: list[Float[Array, "b _ _ _"]], pad_size: Int[Array, "b 2"]
     ) -> list[Float[Array, "b _ _ c"]]:
-        """Args: stages: fine to coarse; pad_size: (height, width) of each padded picture."""
+        """Args: stages: fine to coarse; pad_size: (height, width) of each padded image."""
         init = nn.initializers.xavier_uniform()
         sums = [
             Conv(self.channels, 1, init, self.dtype, name=f"lateral_convs_{i}")(x)

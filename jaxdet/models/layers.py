@@ -1,8 +1,8 @@
 """The layers everything is made of: masked borders, convolutions, frozen batch norm.
 
-Activations are [B, H, W, C].  A picture may lie in a larger bucket; `mask` [B, H, W, 1]
+Activations are [B, H, W, C].  An image may lie in a larger bucket; `mask` [B, H, W, 1]
 says which cells belong to it.  A convolution wider than one cell reads zeros beyond the
-picture, exactly as if the picture had been padded no further than `pad_size`: its input is
+image, exactly as if the image had been padded no further than `pad_size`: its input is
 masked first.  Cells outside the mask hold numbers of no meaning.
 """
 
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdet.models.conv import conv2d
+from jaxdet.ops.conv import conv2d
 
 BN_EPSILON = 1e-5
 
@@ -24,10 +24,10 @@ he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 def cell_mask(
     pad_size: Int[Array, "b 2"], stride: int, height: int, width: int
 ) -> Bool[Array, "b h w 1"]:
-    """Which cells of a `height` x `width` map at `stride` lie in the padded picture.
+    """Which cells of a `height` x `width` map at `stride` lie in the padded image.
 
     Args:
-        pad_size: (height, width) in pixels of each padded picture.
+        pad_size: (height, width) in pixels of each padded image.
         stride: pixels per cell.
         height: rows of the map.
         width: columns of the map.
@@ -39,7 +39,7 @@ def cell_mask(
 
 
 def apply_mask(x: Float[Array, "b h w c"], mask: Bool[Array, "b h w 1"]) -> Array:
-    """Zero outside the picture; a choice, not a product, so that infinities stay out."""
+    """Zero outside the image; a choice, not a product, so that infinities stay out."""
     return jnp.where(mask, x, jnp.zeros((), x.dtype))
 
 

@@ -79,7 +79,7 @@ class ResNet(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w 3"], pad_size: Int[Array, "b 2"]
     ) -> list[Float[Array, "b _ _ _"]]:
-        """Args: x: normalised, zero beyond each picture; pad_size: (height, width) of each."""
+        """Args: x: normalised, zero beyond each image; pad_size: (height, width) of each."""
         x = ConvNorm(self.stem_channels, 7, 2, dtype=self.dtype, name="conv1")(x)
         mask = cell_mask(pad_size, 2, *x.shape[1:3])
         # After ReLU a zero never wins, so masking serves the pool's -inf padding as well.

@@ -1,0 +1,142 @@
+"""Training, evaluation and prediction as commands."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxdet import console
+from jaxdet.checkpoint import read_params
+from jaxdet.config import Config
+from jaxdet.data.dataset import from_files
+from jaxdet.data.load import load_dataset
+from jaxdet.detectors.network import build_model, param_shapes
+from jaxdet.devices import data_mesh
+from jaxdet.errors import InputError
+from jaxdet.files import make_folder, write_json
+from jaxdet.hosts import say
+from jaxdet.inference import results as report
+from jaxdet.inference.evaluate import Speed, evaluate, propose_each
+from jaxdet.inference.html.report import write_report
+from jaxdet.inference.proposer import Proposer
+from jaxdet.inference.visualize import draw_boxes, write_png
+from jaxdet.training.loop import Stopped, TrainingError
+from jaxdet.training.train import train
+from jaxdet.training.workdir import claim_workdir
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+
+
+def run_train(config: Config, workdir: Path, checkpoint: str) -> None:
+    """Trains in `workdir`, which must be new or of the same config."""
+    try:
+        with claim_workdir(workdir, config):
+            train(config, workdir, checkpoint)
+    except Stopped as stop:
+        console.fail(str(stop), 143)
+    except TrainingError as error:
+        console.fail(str(error), 1)
+    say(f"wrote {workdir}/report.html, eval.json and proposals.png")
+
+
+def run_eval(
+    config: Config, workdir: Path, checkpoint: str | Path, save_proposals: bool
+) -> dict[str, Any]:
+    """Evaluates a checkpoint on the validation images; writes into `workdir`."""
+    dataset = load_dataset(config.data, "val")
+    proposer = Proposer(config, _params(config, checkpoint), data_mesh())
+    make_folder(workdir)
+    result, proposals = evaluate(proposer, dataset, config)
+    report.write_evaluation(workdir, result, dataset, proposals)
+    write_report(workdir, config)
+    if save_proposals:
+        report.write_proposals(workdir, dataset, proposals)
+    return result
+
+
+def run_predict(
+    config: Config, checkpoint: str | Path, images: list[str], out: Path, draw: bool
+) -> None:
+    """Writes `<out>/<image's name>.json`, and `.png` if asked, for every image.
+
+    Images that cannot be read are left out; each is a line at the end, and the exit code is 2.
+
+    Raises:
+        InputError: nothing can be read or written, or there are several hosts.
+    """
+    unreadable: list[str] = []
+    if jax.process_count() > 1:
+        raise InputError("--mode=predict: runs on one host; start it there, without --distributed")
+    paths = _images(images)
+    if draw:
+        _require_apart(paths, out)
+    dataset = from_files(paths, unreadable)
+    make_folder(out)
+    proposer = Proposer(config, _params(config, checkpoint), data_mesh())
+    speed = Speed()
+    for i, found in propose_each(proposer, dataset, config, speed, unreadable):
+        path = dataset.path_of(i)
+        record = {
+            "image": str(path),
+            "width": int(dataset.widths[i]),
+            "height": int(dataset.heights[i]),
+            "boxes": found.boxes.astype(float).round(3).tolist(),
+            "scores": found.scores.astype(float).round(6).tolist(),
+        }
+        if draw:
+            write_png(out / f"{path.stem}.png", draw_boxes(dataset.read(i), *found))
+        write_json(out / f"{path.stem}.json", record)
+    if speed.images:
+        rate = speed.summary()["images_per_second"]
+        say(f"wrote proposals of {speed.images} images to {out}/ ({rate:.1f} images/s)")
+    for line in unreadable:
+        console.complain(line)
+    if unreadable:
+        sys.exit(2)
+
+
+def _params(config: Config, checkpoint: str | Path) -> Any:
+    return read_params(checkpoint, param_shapes(build_model(config.model)))
+
+
+def _require_apart(paths: list[Path], out: Path) -> None:
+    """Drawings must not replace the images."""
+    sources = {path.resolve() for path in paths}
+    for path in paths:
+        drawing = out / f"{path.stem}.png"
+        if drawing.resolve() in sources:
+            raise InputError(f"{drawing}: a drawing would replace this image; set another --out")
+
+
+def _images(images: list[str]) -> list[Path]:
+    """The images named, and those in the folders named."""
+    if not images:
+        raise InputError("--images: names no image; give files or folders, separated by commas")
+    paths: list[Path] = []
+    for name in map(Path, images):
+        try:
+            paths += _images_in(name)
+        except OSError as error:
+            raise InputError(f"{name}: cannot be read: {error.strerror or error}") from error
+    names: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in names:
+            raise InputError(
+                f"{path}: has the name of {names[path.stem]}, so their results would share a "
+                "file; predict them with a different --out"
+            )
+        names[path.stem] = path
+    return paths
+
+
+def _images_in(name: Path) -> list[Path]:
+    """An image alone, or what a folder holds."""
+    if name.is_file():
+        return [name]
+    if not name.is_dir():
+        raise InputError(f"{name}: no such image or folder")
+    inside = sorted(p for p in name.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not inside:
+        raise InputError(f"{name}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return inside

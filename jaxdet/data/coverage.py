@@ -1,0 +1,133 @@
+"""How well a config's anchors fit a data set's boxes, before anything is learned.
+
+A box that no anchor overlaps enough is never a positive target: the network is not taught it.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64, Int64
+
+from jaxdet.config import ModelConfig, TargetConfig
+from jaxdet.ops.anchors import base_anchors
+
+# Boxes at a time: temporary arrays stay in the cache.
+_BLOCK = 8192
+
+# Square root of COCO's areas between small, medium and large; original pixels.
+SIZE_EDGES = (32, 96)
+SIDE_EDGES = (16, 32, 64, 128, 256, 512)  # square root of width x height, resized pixels
+ASPECT_EDGES = (1 / 4, 1 / 2, 1, 2, 4)  # height over width
+_ASPECT_NAMES = ("1:4", "1:2", "1:1", "2:1", "4:1")
+
+
+def best_ious(
+    boxes: Float[np.ndarray, "k 4"], sizes: Int64[np.ndarray, "k 2"], model: ModelConfig
+) -> Float64[np.ndarray, " k"]:
+    """The largest IoU of each box with any anchor that training allows (`anchors.inside`).
+
+    Exact, without going through the anchors: those of one shape have the same area, so the best
+    has the largest intersection, which is a width times a height that depend on the anchor's
+    column alone and its row alone.  Either falls with the distance between the centres, to both
+    sides alike, so it is largest in the allowed cell that is nearest.
+
+    Args:
+        boxes: Inclusive corners in resized pixels, inside their image.
+        sizes: (height, width) of each box's resized image, without padding.
+        model: For strides, scales and ratios.
+
+    Returns:
+        0 where no anchor overlaps the box, or none fits into the image.
+    """
+    shapes = [
+        (stride, anchor.astype(np.float64))
+        for stride in model.strides
+        for anchor in base_anchors(stride, model.anchor_scales, model.anchor_ratios)
+    ]
+    best = np.zeros(len(boxes))
+    for start in range(0, len(boxes), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        x1, y1, x2, y2 = boxes[rows].astype(np.float64).T
+        heights, widths = sizes[rows].T
+        area = (x2 - x1 + 1) * (y2 - y1 + 1)
+        for stride, anchor in shapes:
+            shared = _largest_overlap(x1, x2, widths, anchor[[0, 2]], stride)
+            shared *= _largest_overlap(y1, y2, heights, anchor[[1, 3]], stride)
+            own = (anchor[2] - anchor[0] + 1) * (anchor[3] - anchor[1] + 1)
+            np.maximum(best[rows], shared / (area + own - shared), out=best[rows])
+    return best
+
+
+def summarise(
+    boxes: Float[np.ndarray, "k 4"],
+    areas: Float[np.ndarray, " k"],
+    ious: Float[np.ndarray, " k"],
+    targets: TargetConfig,
+) -> dict[str, Any]:
+    """Histograms of boxes, with how well anchors fit the boxes of each bin.
+
+    Args:
+        boxes: Inclusive corners in resized pixels.
+        areas: Annotated, in square pixels of the original image, as evaluation takes them.
+        ious: Of `best_ious`.
+        targets: For the thresholds.
+
+    Returns:
+        `all`, and by bin `size` (small, medium and large as in evaluation), `side` and `aspect`.
+    """
+    widths, heights = (boxes[:, 2:] - boxes[:, :2] + 1).T
+
+    def bins(
+        values: np.ndarray, edges: Sequence[float | int], names: Sequence[str]
+    ) -> dict[str, Any]:
+        which = np.digitize(values, edges)
+        return {name: _fit(ious[which == i], len(ious), targets) for i, name in enumerate(names)}
+
+    return {
+        "all": _fit(ious, len(ious), targets),
+        "size": bins(np.sqrt(areas), SIZE_EDGES, ("small", "medium", "large")),
+        "side": bins(np.sqrt(widths * heights), SIDE_EDGES, _between(list(map(str, SIDE_EDGES)))),
+        "aspect": bins(heights / widths, ASPECT_EDGES, _between(_ASPECT_NAMES)),
+    }
+
+
+def _between(names: Sequence[str]) -> list[str]:
+    inner = [f"{low} to {high}" for low, high in itertools.pairwise(names)]
+    return [f"under {names[0]}", *inner, f"from {names[-1]}"]
+
+
+def _fit(ious: Float[np.ndarray, " n"], total: int, targets: TargetConfig) -> dict[str, Any]:
+    """One bin; shares and means are None where there is nothing to share."""
+
+    def share(hits: Bool[np.ndarray, " n"]) -> float | None:
+        return float(hits.mean()) if len(hits) else None
+
+    return {
+        "boxes": len(ious),
+        "share": len(ious) / total if total else None,
+        "mean_best_iou": float(ious.mean()) if len(ious) else None,
+        "from_positive_iou": share(ious >= targets.positive_iou),
+        "from_0.5": share(ious >= 0.5),
+        "under_min_positive_iou": share(ious < targets.min_positive_iou),
+    }
+
+
+def _largest_overlap(
+    low: Float64[np.ndarray, " k"],
+    high: Float64[np.ndarray, " k"],
+    sides: Int64[np.ndarray, " k"],
+    anchor: Float64[np.ndarray, "2"],
+    stride: int,
+) -> Float64[np.ndarray, " k"]:
+    """Pixels that the interval [low, high] shares with the best place of an anchor's interval.
+
+    The anchor's place in cell c is `anchor + stride * c`, and has to lie in [0, side - 1].
+    """
+    first = np.ceil(-anchor[0] / stride)
+    last = np.floor((sides - 1 - anchor[1]) / stride)
+    cell = np.clip(np.round((low + high - anchor.sum()) / (2 * stride)), first, last)
+    shift = stride * cell
+    shared = np.minimum(anchor[1] + shift, high) - np.maximum(anchor[0] + shift, low) + 1
+    return np.where(first <= last, np.maximum(shared, 0), 0)

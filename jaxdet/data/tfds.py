@@ -1,0 +1,171 @@
+"""COCO 2017 as prepared by TensorFlow Datasets, read without TensorFlow.
+
+TFDS stores boxes as fractions in float32 and areas as whole numbers.  COCO gives coordinates to
+a hundredth of a pixel, so rounding to that restores them exactly; images are COCO's own JPEG
+files.  Images and boxes, and so training, are the same as from a COCO directory.  What differs:
+category numbers are positions in the list of categories, and an area under 1 becomes 0.
+"""
+
+import contextlib
+import hashlib
+import logging
+import uuid
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, Int64, UInt8
+
+from jaxdet.data.dataset import Dataset, usable_for_training
+from jaxdet.data.image import checked_size, decode_image
+from jaxdet.errors import InputError
+from jaxdet.files import cache_folder
+
+_LOG = logging.getLogger(__name__)
+
+SPLITS = {"train": "train", "val": "validation"}
+
+
+@dataclass(frozen=True, eq=False)
+class TfdsDataset(Dataset):
+    """A data set whose images lie in TFDS's own files."""
+
+    records: Sequence[Any]
+    positions: Int64[np.ndarray, " images"]  # of each image in `records`
+
+    def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        """Decodes an image as RGB; see `Dataset.read`."""
+        data = self.records[int(self.positions[index])]["image"]
+        size = (int(self.heights[index]), int(self.widths[index]))
+        return decode_image(data, f"{self.source}: {self.file_names[index]}", size)
+
+
+def load_tfds(split: str, data_dir: str | Path | None = None) -> TfdsDataset:
+    """Loads `coco/2017`.
+
+    TFDS keeps boxes and images together, so the first call goes through the whole split, which
+    takes minutes; what it finds is kept in the cache folder, and later calls take a second.
+
+    Args:
+        split: `train` or `val`.
+        data_dir: Where TFDS keeps data sets; `~/tensorflow_datasets` by default.
+
+    Raises:
+        InputError: tensorflow-datasets is not installed, or the set is not there in a format
+            with random access.
+    """
+    root = Path(data_dir or "~/tensorflow_datasets").expanduser() / "coco" / "2017"
+    folder, records = _open(root, split)
+    # The description holds the number of records and bytes of every file.
+    description = (folder / "dataset_info.json").read_bytes()
+    key = hashlib.sha256(b"\0".join([str(folder.resolve()).encode(), description, split.encode()]))
+    path = cache_folder() / f"tfds-{key.hexdigest()[:16]}.npz"
+    index = _load_index(path)
+    if index is None:
+        _LOG.info("%s: reading all boxes once; kept in %s", folder, path)
+        index = _make_index(records, folder)
+        _save_index(path, index)
+    names = tuple(index.pop("file_names").tolist())
+    ignore = np.zeros(len(index["area"]), bool)
+    usable = usable_for_training(index["xywh"], index["area"], index["iscrowd"], ignore)
+    return TfdsDataset(
+        source=str(folder),
+        image_dir=folder,
+        file_names=names,
+        records=records,
+        ignore=ignore,
+        usable=usable,
+        **index,
+    )
+
+
+def _make_index(records: Sequence[Any], folder: Path) -> dict[str, np.ndarray]:
+    """The arrays of a `TfdsDataset`, in ascending order of image ids."""
+    read = [_read_record(records[i], folder) for i in range(len(records))]
+    positions = np.argsort([image["image_ids"] for image in read])
+    images = [read[position] for position in positions]
+    counts = [len(image["area"]) for image in images]
+    per_image = ("file_names", "image_ids", "heights", "widths")
+    per_box = ("annotation_ids", "category_ids", "xywh", "area", "iscrowd")
+    index = {key: np.stack([image[key] for image in images]) for key in per_image}
+    index |= {key: np.concatenate([image[key] for image in images]) for key in per_box}
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return index | {"offsets": offsets, "positions": positions}
+
+
+def _load_index(path: Path) -> dict[str, np.ndarray] | None:
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:
+            return dict(arrays)
+    except FileNotFoundError:
+        return None
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        _LOG.warning("%s: damaged, and made anew (%s)", path, error)
+        return None
+
+
+def _save_index(path: Path, index: dict[str, np.ndarray]) -> None:
+    unfinished = path.with_name(f"{uuid.uuid4().hex}.npz")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(unfinished, **index)  # type: ignore[arg-type]
+        unfinished.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+        _LOG.warning("%s: cannot be kept (%s)", path, error)
+
+
+def _open(root: Path, split: str) -> tuple[Path, Sequence[Any]]:
+    """The newest version's folder, and random access to a split, images as they are stored."""
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError:
+        raise InputError(
+            "config.data.name: tfds needs tensorflow-datasets; pip install 'jaxdet[tfds]'"
+        ) from None
+    versions = sorted(root.glob("*.*.*"))
+    if not versions:
+        raise InputError(
+            f"{root}: no prepared data set there; prepare it with "
+            "tfds build coco/2017 --file_format=array_record"
+        )
+    # From the folder, not by name: the code behind the name needs TensorFlow.
+    builder = tfds.builder_from_directory(versions[-1])
+    try:
+        decoders = {"image": tfds.decode.SkipDecoding()}
+        return versions[-1], builder.as_data_source(split=SPLITS[split], decoders=decoders)
+    except (NotImplementedError, ValueError) as error:
+        raise InputError(f"{versions[-1]}: {str(error).splitlines()[0]}") from None
+
+
+def _read_record(record: dict[str, Any], folder: Path) -> dict[str, Any]:
+    name, objects = record["image/filename"], record["objects"]
+    name = name.decode() if isinstance(name, bytes) else str(name)
+    height, width = checked_size(record["image"], f"{folder}: {name}")
+    fractions = np.asarray(objects["bbox"], np.float64).reshape(-1, 4)
+    return {
+        "file_names": np.array(name),
+        "image_ids": np.int64(record["image/id"]),
+        "heights": np.int32(height),
+        "widths": np.int32(width),
+        "annotation_ids": np.asarray(objects["id"], np.int64),
+        "category_ids": np.asarray(objects["label"], np.int64),
+        "xywh": boxes_in_pixels(fractions, (height, width)),
+        "area": np.asarray(objects["area"], np.float64),
+        "iscrowd": np.asarray(objects["is_crowd"], bool),
+    }
+
+
+def boxes_in_pixels(
+    fractions: Float64[np.ndarray, "n 4"], size: tuple[int, int]
+) -> Float64[np.ndarray, "n 4"]:
+    """TFDS's ymin, xmin, ymax, xmax in parts of the image to COCO's x, y, width, height."""
+    height, width = size
+    ymin, xmin, ymax, xmax = fractions.T
+    corners = np.stack([xmin * width, ymin * height, xmax * width, ymax * height], axis=-1)
+    corners = np.round(corners, 2)
+    return np.round(np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1), 2)

@@ -1,0 +1,1 @@
+"""Whole detectors: network, targets, losses and predictions."""

@@ -1,0 +1,1 @@
+"""Running a detector, measuring it and looking at its results."""

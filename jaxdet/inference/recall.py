@@ -1,0 +1,299 @@
+"""Average recall of class-agnostic proposals: the COCO API's, and the reference's fast one.
+
+Glossary: `g` annotated boxes and `n` proposals of one image, `L` limits (the best 100, 300
+and 1000 proposals of an image), `T` IoU thresholds.  Boxes are `x1, y1, x2, y2` with inclusive
+corners, in pixels of the original image.  Everything runs on the host in NumPy.
+"""
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from rich.table import Table
+
+from jaxdet.data.dataset import GroundTruth
+
+LIMITS = (100, 300, 1000)
+SIZES = ("small", "medium", "large")  # area up to 32^2, 32^2 to 96^2, from 96^2
+# The reference's own values: 0.7500000000000002 and the like, so that ties fall as they do there.
+THRESHOLDS = np.arange(0.5, 0.96, 0.05)
+
+# One image's proposals: [n, 5] of x1 y1 x2 y2 score, or boxes [n, 4] and scores [n]; any order.
+ImageProposals = Float[np.ndarray, "_ 5"] | tuple[Float[np.ndarray, "_ 4"], Float[np.ndarray, " _"]]
+
+
+class CocoRecall(NamedTuple):
+    """Recall by the COCO API; NaN where no box could have been found."""
+
+    recall: Float[np.ndarray, "L T"]  # over boxes of all sizes
+    by_size: Float[np.ndarray, "3 T"]  # small, medium, large, at the last limit
+    num_boxes: int  # that count: all but crowds
+    num_by_size: tuple[int, ...]  # an area on a border counts on both sides, as in COCO
+
+
+def iou_matrix(
+    a: Float[np.ndarray, "g 4"], b: Float[np.ndarray, "n 4"]
+) -> Float[np.ndarray, "g n"]:
+    """IoU of boxes with inclusive corners, in float32 as the reference computes it.
+
+    Args:
+        a: boxes.
+        b: boxes in the same pixels.
+
+    Returns:
+        Intersection over union of every pair, in [0, 1].
+    """
+    a, b = a.astype(np.float32), b.astype(np.float32)
+    one = np.float32(1)
+    overlap = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(
+        a[:, None, :2], b[None, :, :2]
+    )
+    overlap = np.maximum(overlap + one, 0).prod(-1)
+    area_a = (a[:, 2:] - a[:, :2] + one).prod(-1)
+    area_b = (b[:, 2:] - b[:, :2] + one).prod(-1)
+    return overlap / (area_a[:, None] + area_b[None, :] - overlap)
+
+
+def fast_recall(
+    gt_boxes: Sequence[Float[np.ndarray, "_ 4"]],
+    proposals: Sequence[ImageProposals],
+    limits: Sequence[int] = LIMITS,
+    thresholds: Float[np.ndarray, " T"] = THRESHOLDS,
+) -> Float[np.ndarray, "L T"]:
+    """Recall by the reference's greedy matching, without categories, crowds or sizes.
+
+    Of all (box, proposal) pairs of an image the one with the highest IoU is taken and both are
+    removed, until boxes or proposals run out; a box that is left without a proposal has IoU 0.
+
+    Args:
+        gt_boxes: per image, the boxes to find, neither crowd nor ignored.
+        proposals: per image, scored boxes in the same pixels; cut to the best by score.
+        limits: how many proposals of an image are looked at.
+        thresholds: a box is found if the IoU of its pair is at least this.
+
+    Returns:
+        Share of boxes found, float64; NaN if there is no box at all.
+
+    Raises:
+        ValueError: the lists differ in length.
+    """
+    matched: list[list[np.ndarray]] = [[] for _ in limits]
+    for boxes, image_proposals in zip(gt_boxes, proposals, strict=True):
+        ious = iou_matrix(boxes, _best_first(image_proposals, max(limits))[0])
+        for limit, kept in zip(limits, matched, strict=True):
+            kept.append(_greedy_ious(ious[:, :limit]))
+    found = np.stack([np.concatenate([np.zeros(0, np.float32), *kept]) for kept in matched])
+    if found.shape[1] == 0:
+        return np.full((len(limits), len(thresholds)), np.nan)
+    return (found[:, :, None] >= thresholds[None, None, :]).mean(axis=1)
+
+
+def coco_recall(
+    ground_truth: Sequence[GroundTruth], proposals: Sequence[ImageProposals]
+) -> CocoRecall:
+    """Recall as `pycocotools` computes it with `useCats=0` and 100, 300 and 1000 detections.
+
+    Detections enter as `x1, y1, x2 - x1 + 1, y2 - y1 + 1`.  Crowd boxes are never counted; boxes
+    flagged `ignore` are, because COCOeval replaces that flag by `iscrowd`.
+
+    Args:
+        ground_truth: per image, all its annotations.
+        proposals: per image, scored boxes in original pixels; cut to the best by score.
+
+    Returns:
+        Recall at IoU 0.50:0.05:0.95 for each limit, and by object size at 1000.
+
+    Raises:
+        ValueError: the lists differ in length.
+    """
+    areas = np.concatenate([np.zeros(0), *(gt.area[~gt.iscrowd] for gt in ground_truth)])
+    scored = [_best_first(image_proposals, LIMITS[-1]) for image_proposals in proposals]
+    # COCOeval is slow Python, quadratic in the worst case.  A detection whose IoU with every
+    # annotation is below 0.5 can match none at any threshold and so leaves recall as it is; they
+    # are left out, which is why each limit has its own run: ranks are counted before that.
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = _coco_object(len(scored), _truth_records(ground_truth))
+        runs = [_coco_run(truth, ground_truth, scored, limit) for limit in LIMITS]
+    ranges = COCOeval(iouType="bbox").params.areaRng[1:]
+    num_by_size = tuple(int(((areas >= low) & (areas <= high)).sum()) for low, high in ranges)
+    return CocoRecall(np.stack([run[0] for run in runs]), runs[-1][1:], len(areas), num_by_size)
+
+
+def evaluate_proposals(
+    ground_truth: Sequence[GroundTruth], proposals: Sequence[ImageProposals]
+) -> dict[str, Any]:
+    """All recall figures of a data set, as they are written to `eval.json`.
+
+    Args:
+        ground_truth: per image, all its annotations.
+        proposals: per image, scored boxes in original pixels.
+
+    Returns:
+        Fractions in [0, 1], `None` where there was no box to find::
+
+            {"AR@100", "AR@300", "AR@1000": COCO API, mean over IoU 0.50:0.05:0.95, all sizes,
+             "recall_by_iou": {"100": {"0.50": ..., ..., "0.95": ...}, "300": ..., "1000": ...},
+             "recall_by_size": {"small", "medium", "large"}: AR@1000 of the boxes of that size,
+             "boxes_by_size": {"small", "medium", "large"}: how many boxes these are,
+             "fast": {"AR@100", "AR@300", "AR@1000", "recall_by_iou": as above, "num_boxes"},
+             "num_images": images, "num_boxes": boxes that the COCO API counts}
+
+    Raises:
+        ValueError: the lists differ in length.
+    """
+    coco = coco_recall(ground_truth, proposals)
+    wanted = [gt.boxes[~(gt.iscrowd | gt.ignore)] for gt in ground_truth]
+    fast = fast_recall(wanted, proposals)
+    by_size = [_number(value) for value in coco.by_size.mean(axis=1)]
+    return {
+        **_figures(coco.recall),
+        "recall_by_size": dict(zip(SIZES, by_size, strict=True)),
+        "boxes_by_size": dict(zip(SIZES, coco.num_by_size, strict=True)),
+        "fast": {**_figures(fast), "num_boxes": sum(len(boxes) for boxes in wanted)},
+        "num_images": len(ground_truth),
+        "num_boxes": coco.num_boxes,
+    }
+
+
+def format_table(result: Mapping[str, Any], title: str = "Recall") -> Table:
+    """The figures of `evaluate_proposals` as a table for the console, in percent.
+
+    Args:
+        result: what `evaluate_proposals` returned, or the same read from `eval.json`.
+        title: printed above the table.
+
+    Returns:
+        A table for `rich.console.Console.print`.
+    """
+    caption = f"{result['num_images']} images, {result['num_boxes']} boxes; percent"
+    table = Table(title=title, caption=caption)
+    table.add_column("proposals per image")
+    for limit in LIMITS:
+        table.add_column(str(limit), justify="right")
+    table.add_row("AR, COCO API", *(_percent(result[f"AR@{limit}"]) for limit in LIMITS))
+    table.add_row(
+        "AR, fast", *(_percent(result["fast"][f"AR@{limit}"]) for limit in LIMITS), end_section=True
+    )
+    by_iou = [result["recall_by_iou"][str(limit)] for limit in LIMITS]
+    for threshold in by_iou[0]:
+        last = threshold == list(by_iou[0])[-1]
+        cells = [_percent(recalls[threshold]) for recalls in by_iou]
+        table.add_row(f"recall at IoU {threshold}", *cells, end_section=last)
+    for size in SIZES:
+        label = f"AR, {size} ({result['boxes_by_size'][size]} boxes)"
+        table.add_row(label, *("" for _ in LIMITS[:-1]), _percent(result["recall_by_size"][size]))
+    return table
+
+
+def _best_first(proposals: ImageProposals, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """The best `limit` boxes and scores by falling score; equal scores keep their order."""
+    if isinstance(proposals, tuple):
+        boxes, scores = proposals
+    else:
+        boxes, scores = proposals[:, :4], proposals[:, 4]
+    order = np.argsort(-scores, kind="stable")[:limit]
+    return boxes[order], scores[order]
+
+
+def _greedy_ious(ious: np.ndarray) -> np.ndarray:
+    """IoU that each box ends up with, in the order of being matched: [g, n] -> [g]."""
+    taken = np.zeros(ious.shape[0], np.float32)
+    if ious.size == 0:
+        return taken
+    ious = ious.copy()
+    partner = ious.argmax(axis=1)
+    best = ious[np.arange(len(ious)), partner]
+    for position in range(len(taken)):
+        row = best.argmax()
+        if best[row] <= 0:
+            break
+        taken[position] = best[row]
+        column = partner[row]
+        best[row] = -1
+        ious[:, column] = -1
+        # Only boxes that wanted this very proposal need another look.
+        stale = np.flatnonzero((partner == column) & (best >= 0))
+        if len(stale):
+            partner[stale] = ious[stale].argmax(axis=1)
+            best[stale] = ious[stale, partner[stale]]
+    return taken
+
+
+def _xywh(boxes: np.ndarray) -> np.ndarray:
+    """Inclusive corners to the COCO format, in float64: [n, 4] -> [n, 4]."""
+    boxes = boxes.astype(np.float64)
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2] + 1], axis=1)
+
+
+def _truth_records(ground_truth: Sequence[GroundTruth]) -> list[dict[str, Any]]:
+    return [
+        {"image_id": image_id, "bbox": box.tolist(), "iscrowd": int(crowd), "area": float(area)}
+        for image_id, gt in enumerate(ground_truth, start=1)
+        for box, crowd, area in zip(gt.xywh, gt.iscrowd, gt.area, strict=True)
+    ]
+
+
+def _coco_object(num_images: int, records: list[dict[str, Any]]) -> COCO:
+    """The COCO API's object from records in memory; ids start at 1, as 0 means unmatched."""
+    api = COCO()
+    api.dataset = {
+        "images": [{"id": image_id} for image_id in range(1, num_images + 1)],
+        "categories": [{"id": 1}],
+        "annotations": [{"id": i, "category_id": 1, **r} for i, r in enumerate(records, start=1)],
+    }
+    api.createIndex()
+    return api
+
+
+def _coco_run(
+    truth: COCO,
+    ground_truth: Sequence[GroundTruth],
+    scored: Sequence[tuple[np.ndarray, np.ndarray]],
+    limit: int,
+) -> np.ndarray:
+    """COCOeval with the best `limit` proposals: recall [areas, T], all sizes first."""
+    records: list[dict[str, Any]] = []
+    for image_id, (gt, (boxes, scores)) in enumerate(zip(ground_truth, scored, strict=True), 1):
+        candidates = _xywh(boxes[:limit])
+        if len(candidates) == 0 or len(gt.xywh) == 0:
+            continue
+        crowd = [int(flag) for flag in gt.iscrowd]
+        ious = coco_mask.iou(candidates, gt.xywh, crowd)
+        for i in np.flatnonzero(ious.max(axis=1) >= 0.5):
+            box = candidates[i].tolist()
+            record = {"bbox": box, "score": float(scores[i]), "area": box[2] * box[3], "iscrowd": 0}
+            records.append({"image_id": image_id, **record})
+    run = COCOeval(truth, _coco_object(len(scored), records), "bbox")
+    run.params.useCats = 0
+    run.params.maxDets = [limit]
+    if limit != LIMITS[-1]:
+        run.params.areaRng, run.params.areaRngLbl = run.params.areaRng[:1], ["all"]
+    run.evaluate()
+    run.accumulate()
+    recall = run.eval["recall"][:, 0, :, 0].T  # [areas, T]; -1 where there is no box
+    return np.where(recall < 0, np.nan, recall)
+
+
+def _figures(recall: np.ndarray) -> dict[str, Any]:
+    """AR per limit and recall by IoU from recall [L, T]."""
+    names = [f"{threshold:.2f}" for threshold in THRESHOLDS]
+    means = {f"AR@{limit}": _number(row.mean()) for limit, row in zip(LIMITS, recall, strict=True)}
+    by_iou = {
+        str(limit): {name: _number(value) for name, value in zip(names, row, strict=True)}
+        for limit, row in zip(LIMITS, recall, strict=True)
+    }
+    return {**means, "recall_by_iou": by_iou}
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"

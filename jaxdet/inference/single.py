@@ -1,0 +1,65 @@
+"""An image to the network's input, and proposals back to the image's own pixels.
+
+What the live model (`jaxdet.load`) and the exported one (`jaxdet.load_exported`) share.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxdet.data.buckets import Size, bucket_of
+from jaxdet.data.image import pad_to, padded_size, read_image, rescale_size, resize
+from jaxdet.errors import InputError
+from jaxdet.types import Batch, Proposals
+
+
+class Result(NamedTuple):
+    """Proposals of one image, best first."""
+
+    boxes: np.ndarray  # float32 [N, 4], x1 y1 x2 y2, inclusive, the image's own pixels
+    scores: np.ndarray  # float32 [N], in (0, 1), falling
+
+
+def batch_of_one(image: Any, image_scale: tuple[int, ...], buckets: Sequence[Size]) -> Batch:
+    """An image, resized and put into its bucket, without boxes.
+
+    Args:
+        image: uint8 (H, W, 3) RGB, or the path of an image.
+        image_scale: bounds of the long and the short side in pixels.
+        buckets: of that scale, the smallest first.
+
+    Raises:
+        InputError: the file cannot be read, or the array is not such an image.
+    """
+    if isinstance(image, str | Path):
+        image = read_image(image)
+    _require_image(image)
+    size, scale = rescale_size(image.shape[:2], image_scale)
+    return Batch(
+        image=pad_to(resize(image, size), bucket_of(size, buckets))[None],
+        image_size=np.array([size], np.int32),
+        pad_size=np.array([padded_size(size)], np.int32),
+        scale=np.array([scale], np.float32),
+        boxes=np.zeros((1, 1, 4), np.float32),
+        box_mask=np.zeros((1, 1), bool),
+        seed=np.zeros(1, np.uint32),
+        index=np.zeros(1, np.int32),
+    )
+
+
+def result_of(proposals: Proposals, batch: Batch) -> Result:
+    """The valid proposals of a batch of one, in pixels of the original image."""
+    valid = proposals.valid[0]
+    return Result(proposals.boxes[0][valid] / batch.scale[0], proposals.scores[0][valid])
+
+
+def _require_image(image: Any) -> None:
+    if not isinstance(image, np.ndarray):
+        what = type(image).__name__
+    elif image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        what = f"{image.dtype} {image.shape}"
+    else:
+        return
+    raise InputError(f"image: must be a path or uint8 (height, width, 3) RGB, not {what}")

@@ -1,0 +1,1 @@
+"""Boxes, anchors, matching, NMS and convolutions: pure functions of arrays."""

@@ -1,0 +1,290 @@
+"""Two-dimensional convolution, with CPU programs built from matrix products.
+
+On GPU and TPU `conv2d` is `lax.conv_general_dilated` and its transpose.  On CPU some of XLA's
+programs are slow, above all for kernel gradients, so there:
+
+- 1x1: one matrix product each way.
+- 3x3 at stride 1 between many channels: `winograd`, each way.
+- grouped: neighbouring groups share a dense convolution whose kernel is zero between them.
+- whatever is left is as elsewhere.
+
+Glossary: `B` images, `H, W` height and width of the map in cells, `P, Q` those of the output,
+`C` input channels, `O` output channels, `D` input channels per group, `kh, kw` the kernel's
+size, `N` blocks of groups.
+"""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxdet.ops import winograd
+
+_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+# Channels that a block of groups is filled up to on CPU: fewer leave the vector units idle,
+# more multiply zeros.
+_BLOCK = 32
+
+
+def conv2d(
+    x: Float[Array, "B H W C"],
+    kernel: Float[Array, "kh kw D O"],
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    groups: int = 1,
+) -> Float[Array, "B P Q O"]:
+    """Cross-correlates `x` with `kernel`, as `torch.nn.functional.conv2d` does.
+
+    Keeps `x` and `kernel` alone for the gradient.  Differentiable once, in reverse mode.
+
+    On CPU wide 3x3 convolutions carry four times the rounding error of a direct sum: 1.5e-6 of
+    the output's standard deviation.
+
+    Args:
+        x: [B, H, W, C], float32 or bfloat16.
+        kernel: [kh, kw, D, O] with D = C / groups, of `x`'s dtype.
+        stride: step in cells, in both directions.
+        padding: zeros put on all four sides, in cells.
+        groups: number of blocks the channels are cut into; each sees only its own.
+
+    Returns:
+        [B, (H + 2 padding - kh) // stride + 1, (W + 2 padding - kw) // stride + 1, O], of `x`'s
+        dtype.
+    """
+    # Nothing is added, but inside `shard_map` the kernel now varies with the device as `x` does,
+    # and its gradient is summed over devices by JAX and not by the programs below.
+    kernel = kernel + lax.stop_gradient(jnp.sum(x[:0], axis=(0, 1, 2, 3)))
+    return _conv(stride, padding, groups, x, kernel)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _conv(stride: int, padding: int, groups: int, x: Array, kernel: Array) -> Array:
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=partial(_cpu_conv, stride, padding, groups),
+        default=partial(_lax_conv, stride, padding, groups),
+    )
+
+
+def _conv_forward(
+    stride: int, padding: int, groups: int, x: Array, kernel: Array
+) -> tuple[Array, tuple[Array, Array]]:
+    return _conv(stride, padding, groups, x, kernel), (x, kernel)
+
+
+def _conv_backward(
+    stride: int, padding: int, groups: int, kept: tuple[Array, Array], dy: Array
+) -> tuple[Array, Array]:
+    # Two programs, so that one whose result is not used is never run.
+    dx, dkernel = (
+        lax.platform_dependent(
+            *kept,
+            dy,
+            cpu=partial(cpu, stride, padding, groups),
+            default=partial(_lax_gradient, index, stride, padding, groups),
+        )
+        for index, cpu in enumerate((_cpu_input_gradient, _cpu_kernel_gradient))
+    )
+    return dx, dkernel
+
+
+_conv.defvjp(_conv_forward, _conv_backward)
+
+
+def _lax_conv(stride: int, padding: int, groups: int, x: Array, kernel: Array) -> Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        ((padding, padding), (padding, padding)),
+        dimension_numbers=_DIMENSIONS,
+        feature_group_count=groups,
+    )
+
+
+def _lax_gradient(
+    index: int, stride: int, padding: int, groups: int, x: Array, kernel: Array, dy: Array
+) -> Array:
+    """XLA's gradient in `x` (index 0) or `kernel` (index 1); each is linear, so y is not made."""
+    operands = [x, kernel]
+
+    def conv(operand: Array) -> Array:
+        operands[index] = operand
+        return _lax_conv(stride, padding, groups, *operands)
+
+    return jax.vjp(conv, operands[index])[1](dy)[0]
+
+
+# The CPU programs of a convolution in groups.  Sums are in float32 whatever the dtype.
+
+
+def _cpu_conv(stride: int, padding: int, groups: int, x: Array, kernel: Array) -> Array:
+    dense = partial(_dense_conv, stride, padding)
+    x32, kernel32 = x.astype(jnp.float32), kernel.astype(jnp.float32)
+    if groups == 1:
+        return dense(x32, kernel32).astype(x.dtype)
+    blocks = _split_kernel(kernel32, groups)
+    y = lax.map(lambda block: dense(*block), (_split(x32, len(blocks)), blocks))
+    return _join(y).astype(x.dtype)
+
+
+def _cpu_input_gradient(
+    stride: int, padding: int, groups: int, x: Array, kernel: Array, dy: Array
+) -> Array:
+    dense = partial(_dense_input_gradient, stride, padding)
+    x32, kernel32, dy32 = (a.astype(jnp.float32) for a in (x, kernel, dy))
+    if groups == 1:
+        return dense(x32, kernel32, dy32).astype(x.dtype)
+    blocks = _split_kernel(kernel32, groups)
+    split = [_split(a, len(blocks)) for a in (x32, dy32)]
+    dx = lax.map(lambda block: dense(*block), (split[0], blocks, split[1]))
+    return _join(dx).astype(x.dtype)
+
+
+def _cpu_kernel_gradient(
+    stride: int, padding: int, groups: int, x: Array, kernel: Array, dy: Array
+) -> Array:
+    x32, kernel32, dy32 = (a.astype(jnp.float32) for a in (x, kernel, dy))
+    if groups == 1:
+        return _dense_kernel_gradient(stride, padding, x32, kernel32, dy32).astype(kernel.dtype)
+    blocks = groups // _block_groups(kernel.shape[2], groups)
+    # XLA's own kernel gradient is a hundred times slower inside a loop.
+    dense = partial(_shifted_products, stride, padding, kernel.shape)
+    dblocks = lax.map(lambda block: dense(*block), (_split(x32, blocks), _split(dy32, blocks)))
+    return _join_kernel(dblocks, kernel.shape, groups).astype(kernel.dtype)
+
+
+def _block_groups(depth: int, groups: int) -> int:
+    """Groups of `depth` input channels that share a dense convolution."""
+    return math.gcd(groups, max(1, _BLOCK // depth))
+
+
+def _split(x: Array, blocks: int) -> Array:
+    """[B, H, W, C] to [N, B, H, W, C / N]."""
+    return jnp.moveaxis(x.reshape(*x.shape[:3], blocks, -1), 3, 0)
+
+
+def _join(x: Array) -> Array:
+    """The inverse of `_split`."""
+    x = jnp.moveaxis(x, 0, 3)
+    return x.reshape(*x.shape[:3], -1)
+
+
+def _split_kernel(kernel: Array, groups: int) -> Array:
+    """[kh, kw, D, O] to the blocks' kernels [N, kh, kw, m D, O / N], zero between groups."""
+    kh, kw, depth, features = kernel.shape
+    m = _block_groups(depth, groups)
+    kernel = kernel.reshape(kh, kw, depth, groups // m, m, features // groups)
+    blocks = jnp.einsum("hwdnmo,gm->nhwgdmo", kernel, jnp.eye(m))
+    return blocks.reshape(groups // m, kh, kw, m * depth, m * features // groups)
+
+
+def _join_kernel(blocks: Array, shape: tuple[int, ...], groups: int) -> Array:
+    """The transpose of `_split_kernel`, back to `shape`."""
+    kh, kw, depth, features = shape
+    m = _block_groups(depth, groups)
+    blocks = blocks.reshape(groups // m, kh, kw, m, depth, m, features // groups)
+    kernel = jnp.diagonal(blocks, axis1=3, axis2=5)  # [N, kh, kw, D, O / groups, m]
+    return kernel.transpose(1, 2, 3, 0, 5, 4).reshape(shape)
+
+
+# The CPU programs of a dense convolution in float32.
+
+
+def _dense_conv(stride: int, padding: int, x: Array, kernel: Array) -> Array:
+    if _is_product(kernel, padding):
+        return jnp.einsum("bhwc,co->bhwo", x[:, ::stride, ::stride], kernel[0, 0])
+    if _is_winograd(stride, padding, x, kernel):
+        return winograd.conv3x3(x, kernel, padding)
+    return _lax_conv(stride, padding, 1, x, kernel)
+
+
+def _dense_input_gradient(stride: int, padding: int, x: Array, kernel: Array, dy: Array) -> Array:
+    if _is_product(kernel, padding):
+        dx = jnp.einsum("bhwo,co->bhwc", dy, kernel[0, 0])
+        after = [size - (n - 1) * stride - 1 for size, n in zip(x.shape, dy.shape, strict=True)]
+        edges = ((0, 0, 0), (0, after[1], stride - 1), (0, after[2], stride - 1), (0, 0, 0))
+        return lax.pad(dx, jnp.zeros((), dx.dtype), edges)
+    if _is_winograd(stride, padding, x, kernel):
+        return winograd.conv3x3(dy, kernel[::-1, ::-1].swapaxes(2, 3), 2 - padding)
+    return _transposed_conv(stride, padding, x, kernel, dy)
+
+
+def _transposed_conv(stride: int, padding: int, x: Array, kernel: Array, dy: Array) -> Array:
+    """The gradient in `x` as a convolution of `dy`, zeros put between its cells.
+
+    XLA's own is as fast outside of loops, and ten times slower inside.
+    """
+    sides = zip(x.shape[1:3], dy.shape[1:3], kernel.shape[:2], strict=True)
+    edges = []
+    for size, outputs, k in sides:
+        before = k - 1 - padding
+        after = size + k - 1 - before - ((outputs - 1) * stride + 1)
+        edges.append((before, after, stride - 1))
+    spread = lax.pad(dy, jnp.zeros((), dy.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+    return _lax_conv(1, 0, 1, spread, kernel[::-1, ::-1].swapaxes(2, 3))
+
+
+def _dense_kernel_gradient(stride: int, padding: int, x: Array, kernel: Array, dy: Array) -> Array:
+    channels, features = kernel.shape[2:]
+    if _is_product(kernel, padding):
+        cells, outputs = x[:, ::stride, ::stride].reshape(-1, channels), dy.reshape(-1, features)
+        if channels <= features:
+            return jnp.einsum("tc,to->co", cells, outputs).reshape(kernel.shape)
+        # The factor that lies transposed in memory had better be the narrow one; without the
+        # barrier XLA swaps them back.
+        transposed = lax.optimization_barrier(jnp.einsum("to,tc->oc", outputs, cells))
+        return transposed.T.reshape(kernel.shape)
+    if _is_winograd(stride, padding, x, kernel):
+        return winograd.conv3x3_kernel_gradient(x, dy, padding)
+    if _is_large(x):
+        return _shifted_products(stride, padding, kernel.shape, x, dy)
+    return _lax_gradient(1, stride, padding, 1, x, kernel, dy)
+
+
+def _shifted_products(
+    stride: int, padding: int, shape: tuple[int, ...], x: Array, dy: Array
+) -> Array:
+    """The kernel's gradient, one matrix product over all cells for each place in the kernel.
+
+    `shape` is a kernel's; of it the first two numbers count.
+    """
+    kh, kw = shape[:2]
+    _, height, width, features = dy.shape
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    shifted = [
+        x[:, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
+        for i in range(kh)
+        for j in range(kw)
+    ]
+    cells = jnp.stack([cell.reshape(-1, x.shape[-1]) for cell in shifted])
+    dkernel = jnp.einsum("jtc,to->jco", cells, dy.reshape(-1, features))
+    return dkernel.reshape(kh, kw, x.shape[-1], features)
+
+
+def _is_product(kernel: Array, padding: int) -> bool:
+    return kernel.shape[:2] == (1, 1) and padding == 0
+
+
+def _is_large(x: Array) -> bool:
+    """Whether XLA's kernel gradient, which walks `x` channel by channel, would miss the cache."""
+    return x.size >= 2**20 and x.shape[-1] >= _BLOCK
+
+
+def _is_winograd(stride: int, padding: int, x: Array, kernel: Array) -> bool:
+    """Whether `winograd` is both possible and faster.
+
+    Its transforms cost as much per cell as 45 channels' worth of the products it saves, and the
+    kernel's transform must be shared by many cells.  Those of one image count: an image's
+    rounding shall not depend on its batch, whose size is moreover unknown in an exported model.
+    """
+    if kernel.shape[:2] != (3, 3) or stride != 1 or padding > 2:
+        return False
+    channels, features = kernel.shape[2:]
+    wide = channels * features >= 48 * (channels + features)
+    return wide and x.shape[1] * x.shape[2] >= 1024

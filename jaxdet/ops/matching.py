@@ -1,0 +1,131 @@
+"""Matching of anchors to boxes as one XLA program, exact with ties.
+
+`N` anchors, `M` padded boxes.  Memory grows with N, not with N * M: boxes are taken a few at a
+time.  Overlaps are bit for bit the reference's (see `jaxdet.ops.boxes`), so `==` below means what
+it means there.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import sequential_vmap
+from jaxtyping import Array, Bool, Float, Int32
+
+from jaxdet.errors import InputError
+from jaxdet.ops.boxes import FAR, columns, overlap
+
+# Boxes per step: on a CPU few, to stay in the cache; elsewhere more, to take fewer steps.
+_CPU_BLOCK = 4
+_OTHER_BLOCK = 32
+
+# Longest reduction that XLA's CPU backend compiles to vector code (see `_largest`).
+_FAN = 32
+
+# More than any overlap.
+_NEVER = 2.0
+
+
+def match(
+    anchors: Float[Array, "n 4"],
+    allowed: Bool[Array, " n"],
+    boxes: Float[Array, "m 4"],
+    box_mask: Bool[Array, " m"],
+    *,
+    pos_iou: float,
+    neg_iou: float,
+    min_pos_iou: float,
+) -> Int32[Array, " n"]:
+    """The box that each anchor is to find, as the reference assigns it.
+
+    An anchor is negative if its best overlap is below `neg_iou`, and is given to its best box
+    (the first of equals) if that is at least `pos_iou`.  Then, box by box, every anchor whose
+    overlap equals the box's best, if at least `min_pos_iou`, is given to that box, whatever it
+    was before.  An image without boxes makes all allowed anchors negative.
+
+    Work is O(N * boxes up to the last that is not masked), memory O(N).  Under `jax.vmap` all
+    images take as long as the one with the most boxes.
+
+    Args:
+        anchors: float `[N, 4]`, pixels.
+        allowed: bool `[N]`; the others get -1 and are nobody's best.
+        boxes: float `[M, 4]`, pixels of the same image.
+        box_mask: bool `[M]`, false for padding.
+        pos_iou: above 0.
+        neg_iou: overlap below which an anchor is negative.
+        min_pos_iou: overlap from which a box's best anchors are given to it.
+
+    Returns:
+        int32 `[N]`: -1 ignored, 0 negative, k > 0 positive for box `k - 1`.
+
+    Raises:
+        InputError: if `pos_iou` is not above 0.
+    """
+    if not pos_iou > 0:
+        raise InputError(f"pos_iou is {pos_iou}: set an overlap above 0")
+    if boxes.shape[0] == 0 or anchors.shape[0] == 0:
+        return jnp.where(allowed, 0, -1)
+    best, owner = jax.lax.platform_dependent(
+        jnp.where(allowed[:, None], anchors, FAR),
+        boxes,
+        box_mask,
+        # One image after another: in a batched loop every step would copy the whole state.
+        cpu=sequential_vmap(partial(_scan, block=_CPU_BLOCK, min_pos_iou=min_pos_iou)),
+        default=partial(_scan, block=_OTHER_BLOCK, min_pos_iou=min_pos_iou),
+    )
+    below = jnp.where((best < neg_iou) | ~box_mask.any(), 0, -1)
+    assigned = jnp.where(owner < 0, -owner, jnp.where(best >= pos_iou, owner, below))
+    return jnp.where(allowed, assigned, -1)
+
+
+def _scan(
+    anchors: Array, boxes: Array, box_mask: Array, *, block: int, min_pos_iou: float
+) -> tuple[Array, Array]:
+    """Each anchor's best overlap, and its owner.
+
+    The owner is `k` where the anchor likes box `k - 1` best, `-k` where it is the best anchor
+    of that box.
+    """
+    n, m = anchors.shape[0], boxes.shape[0]
+    pad_n, pad_m = -n % _FAN**2, -m % block
+    anchors = columns(jnp.pad(anchors, ((0, pad_n), (0, 0)), constant_values=FAR))
+    box_mask = jnp.pad(box_mask, (0, pad_m))
+    # Far from everything, and on the other side from the anchors that are not allowed.
+    boxes = jnp.where(box_mask[:, None], jnp.pad(boxes, ((0, pad_m), (0, 0))), -FAR)
+    boxes = columns(boxes)
+    end = jnp.max(jnp.where(box_mask, jnp.arange(1, m + pad_m + 1), 0))
+
+    def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        start, best, owner = state
+        some = jax.lax.dynamic_slice_in_dim(boxes, start, block, axis=1)
+        real = jax.lax.dynamic_slice_in_dim(box_mask, start, block)
+        ious = overlap(some[:, :, None], anchors[:, None])  # [block, N]
+        top = _largest(ious)
+        top = jnp.where(real & (top >= min_pos_iou), top, _NEVER)
+        for i in range(block):
+            number = start + i + 1
+            liked = jnp.where((ious[i] > best) & (owner >= 0), number, owner)
+            owner = jnp.where(ious[i] == top[i], -number, liked)
+            best = jnp.maximum(best, ious[i])
+        return start + block, best, owner
+
+    # Zeros made from the data vary over devices as the data do, which `shard_map` asks of a
+    # loop's state.
+    zeros = jnp.zeros_like(anchors[0])
+    state = (jnp.int32(0), zeros, zeros.astype(jnp.int32))
+    _, best, owner = jax.lax.while_loop(lambda state: state[0] < end, step, state)
+    return best[:n], owner[:n]
+
+
+def _largest(values: Float[Array, "k n"]) -> Float[Array, " k"]:
+    """Row maxima of non-negative floats; n is a multiple of `_FAN ** 2`.
+
+    Written so that it is fast on a CPU, where `max(axis=1)` takes three times as long as the
+    overlaps themselves: non-negative floats compare as their bits do, and integers need no care
+    for NaN; columns are reduced first, `_FAN` at a time, because longer reductions are
+    rewritten into windows that are not vectorised.
+    """
+    bits = jax.lax.bitcast_convert_type(values, jnp.int32)
+    for _ in range(2):
+        bits = bits.reshape(bits.shape[0], _FAN, -1).max(axis=1)
+    return jax.lax.bitcast_convert_type(bits.max(axis=1), jnp.float32)

@@ -1,0 +1,115 @@
+"""Greedy non-maximum suppression as one XLA program, exact and bounded in memory.
+
+Candidates come in blocks, best first.  A block is compared with the list of boxes kept so far,
+a chunk at a time, then resolved within itself, and what it keeps is appended to the list.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxdet.ops.boxes import FAR, columns, overlap
+
+# Candidates per block and kept boxes per chunk.  A CPU wants the tables in its cache; a GPU
+# wants few, large steps, and 2048 takes a pyramid level (2000 candidates) at once.
+_CPU = (128, 512)
+_OTHER = (2048, 2048)
+
+
+def nms(
+    boxes: Float[Array, "n 4"], valid: Bool[Array, " n"], threshold: float | Float[Array, ""]
+) -> Bool[Array, " n"]:
+    """Which boxes greedy suppression keeps.
+
+    The same set as going through the boxes in order and dropping each whose overlap with a box
+    already kept is above `threshold` (strictly; inclusive corners, as the reference).
+
+    Work is O(n * kept) overlaps, plus O(n * block) for each round that a block needs to
+    settle: as many as its longest chain of boxes that suppress one another (1 to 6 on clustered
+    proposals), at worst `block`.  Memory is O(n + block * chunk): on a CPU blocks of 128 and
+    chunks of 512, elsewhere 2048 and 2048; up to a chunk's number of boxes are one block.
+    `jax.vmap` over images or levels costs no more than a loop over them.
+
+    Args:
+        boxes: float `[n, 4]`, pixels, in descending order of score, without NaN.
+        valid: bool `[n]`; the others neither suppress nor are kept.
+        threshold: at least 0, compared in float32.
+
+    Returns:
+        bool `[n]`, true where kept.
+    """
+    if boxes.shape[0] == 0:
+        return valid
+    return jax.lax.platform_dependent(
+        boxes,
+        valid,
+        cpu=partial(_nms, threshold=threshold, sizes=_CPU),
+        default=partial(_nms, threshold=threshold, sizes=_OTHER),
+    )
+
+
+def _nms(boxes: Array, valid: Array, *, threshold: float | Array, sizes: tuple[int, int]) -> Array:
+    n = boxes.shape[0]
+    block, chunk = sizes
+    if n <= chunk:  # as large a table as a chunk's at most, and no list to keep
+        block = -(-n // 32) * 32
+    blocks = -(-n // block)
+    candidates = columns(jnp.pad(boxes, ((0, blocks * block - n), (0, 0))))
+    valid = jnp.pad(valid, (0, blocks * block - n))
+    nowhere = columns(jnp.full((1, 4), FAR))
+    room = -(-blocks * block // chunk) * chunk  # chunks are read whole
+    # The state is made from the data so that it varies over devices as they do, which
+    # `shard_map` asks of a loop.
+    kept = jnp.zeros_like(candidates, shape=(5, room)) + nowhere
+    state = (kept, jnp.zeros_like(valid, shape=(), dtype=jnp.int32), jnp.zeros_like(valid))
+
+    def step(index: Int[Array, ""], state: tuple[Array, Array, Array]):
+        kept, count, keep = state
+        start = index * block
+        current = jax.lax.dynamic_slice_in_dim(candidates, start, block, axis=1)
+        alive = jax.lax.dynamic_slice_in_dim(valid, start, block)
+        alive = _survivors(current, alive, kept, count, threshold, chunk)
+        alive = _resolve(current, alive, threshold)
+        order = jnp.argsort(~alive, stable=True)
+        # What follows the kept ones is far away; the next append overwrites it.
+        new = jnp.where(alive[order][None], current[:, order], nowhere)
+        kept = jax.lax.dynamic_update_slice(kept, new, (0, count))
+        keep = jax.lax.dynamic_update_slice(keep, alive, (start,))
+        return kept, count + alive.sum(dtype=jnp.int32), keep
+
+    return jax.lax.fori_loop(0, blocks, step, state)[2][:n]
+
+
+def _survivors(
+    current: Array, alive: Array, kept: Array, count: Array, threshold: float | Array, chunk: int
+) -> Array:
+    """Those of `alive` that none of the first `count` columns of `kept` suppresses."""
+
+    def step(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        start, alive = state
+        some = jax.lax.dynamic_slice_in_dim(kept, start, chunk, axis=1)
+        # Candidates along the last axis: a reduction over the first one is vectorised.
+        hit = overlap(some[:, :, None], current[:, None]) > threshold  # [chunk, block]
+        return start + chunk, alive & ~hit.any(axis=0)
+
+    return jax.lax.while_loop(lambda state: state[0] < count, step, (jnp.int32(0), alive))[1]
+
+
+def _resolve(current: Array, alive: Array, threshold: float | Array) -> Array:
+    """Greedy suppression within one block, by iteration to the fixed point.
+
+    `keep[i] = alive[i] and no kept j < i suppresses i` determines keep[0], then keep[1], and so
+    on: it has one solution, the greedy one, and each round settles at least one more box.
+    """
+    index = jnp.arange(alive.shape[0])
+    suppresses = overlap(current[:, :, None], current[:, None]) > threshold  # [j, i]
+    suppresses &= index[:, None] < index[None, :]
+
+    def step(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        keep, _ = state
+        new = alive & ~(suppresses & keep[:, None]).any(axis=0)
+        return new, (new != keep).any()
+
+    return jax.lax.while_loop(lambda state: state[1], step, step((alive, alive.any())))[0]

@@ -1,0 +1,1 @@
+"""Optimiser, step, loop and the files of a run."""

@@ -1,0 +1,104 @@
+"""ImageNet backbones: torchvision's and caffe-style `.pth` files, and Detectron's `.pkl`.
+
+Torchvision's files suit configs of the pytorch style (RGB); the others suit the caffe style,
+whose configs feed BGR, so that the stem's channels stay in the order of the file.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxdet.errors import InputError
+from jaxdet.weights import layout, torch_file
+
+# Detectron stores what is left of a frozen batch norm, scale and bias.  With this variance and
+# a mean of zero, a batch norm with epsilon 1e-5 divides by exactly one.
+_AFFINE_VARIANCE = np.float32(1 - 1e-5)
+
+# The models convolve without bias before a batch norm.  Caffe's files carry such biases, of
+# which neither Detectron nor the reference makes use.
+_CONV_BIAS = re.compile(r"(.*\.)?(conv\d|downsample\.0)\.bias")
+
+
+def read_backbone(path: str | os.PathLike[str], template: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads an ImageNet backbone as a parameter tree.
+
+    The classifier, and stages that the template lacks, are left out.
+
+    Args:
+        path: a `.pth` with torchvision's names (`conv1.weight`, ..., `fc.bias`), or a Detectron
+            `.pkl` (`conv1_w`, `res2_0_branch2a_bn_s`, ...).
+        template: the tree under 'backbone', leaves with a `.shape`.
+
+    Returns:
+        The template's structure with float32 arrays, kernels HWIO.
+
+    Raises:
+        InputError: the file cannot be read or is the backbone of another architecture.
+    """
+    if Path(path).suffix == ".pkl":
+        tensors = from_detectron(torch_file.read_pickle(path), str(path))
+    else:
+        tensors = layout.state_dict(torch_file.read(path), str(path))
+    stages = {scope.partition("_")[0] for scope in template}
+    absent = [f"backbone.layer{i}." for i in range(1, 5) if f"layer{i}" not in stages]
+    params = layout.to_params(
+        {f"backbone.{k}": v for k, v in tensors.items() if not _CONV_BIAS.fullmatch(k)},
+        {"backbone": template},
+        allow_unused=("backbone.fc.", *absent),
+        source=str(path),
+    )
+    return params["backbone"]
+
+
+def from_detectron(checkpoint: Any, source: str = "the checkpoint") -> dict[str, np.ndarray]:
+    """Detectron's blobs under torchvision's names.
+
+    Args:
+        checkpoint: blobs by name, or a dict with such a dict as 'blobs'.
+        source: the file's name, for messages.
+
+    Returns:
+        Name to array.  A batch norm has Detectron's scale and bias, mean 0 and the variance
+        1 - 1e-5; solver state is left out.
+
+    Raises:
+        InputError: there are no named blobs.
+    """
+    blobs = checkpoint.get("blobs", checkpoint) if isinstance(checkpoint, Mapping) else None
+    if not blobs or "conv1_w" not in blobs:
+        raise InputError(f"{source}: holds no Detectron backbone; expected a blob conv1_w")
+    tensors: dict[str, np.ndarray] = {}
+    for blob, array in blobs.items():
+        if blob.endswith("_momentum") or not isinstance(array, np.ndarray):
+            continue
+        name = _torchvision_name(blob)
+        tensors[name] = array
+        if blob.endswith("_bn_s"):
+            norm = name.removesuffix("weight")
+            tensors[norm + "running_mean"] = np.zeros_like(array)
+            tensors[norm + "running_var"] = np.full_like(array, _AFFINE_VARIANCE)
+    return tensors
+
+
+def _torchvision_name(blob: str) -> str:
+    """E.g. res2_0_branch2a_bn_s -> layer1.0.bn1.weight; names of no backbone stay."""
+    leaf = "bias" if blob.endswith("_b") else "weight"
+    if blob in ("conv1_w", "conv1_b"):
+        return f"conv1.{leaf}"
+    if blob in ("res_conv1_bn_s", "res_conv1_bn_b"):
+        return f"bn1.{leaf}"
+    if re.fullmatch(r"(fc\d*|pred)_[wb]", blob):
+        return f"fc.{leaf}"
+    match = re.fullmatch(r"res(\d)_(\d+)_branch(1|2[abc])(_bn)?_[wsb]", blob)
+    if not match:
+        return blob
+    stage, index, branch, norm = match.groups()
+    block = f"layer{int(stage) - 1}.{index}"
+    if branch == "1":
+        return f"{block}.downsample.{1 if norm else 0}.{leaf}"
+    return f"{block}.{'bn' if norm else 'conv'}{'abc'.index(branch[1]) + 1}.{leaf}"

@@ -1,0 +1,268 @@
+"""Reads and writes PyTorch's `.pth` files without PyTorch.
+
+Three formats exist.  Since 1.6 `torch.save` writes a **zip** archive of one pickle and one
+entry per storage; from 0.1.10 on it wrote a **stream** of pickles followed by the storages,
+as most of the zoo's files are; before that a **tar** archive, as torchvision's ResNets of
+2016 still are.  `read` knows all three, `write` writes the first.
+"""
+
+import io
+import os
+import struct
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxdet.errors import InputError
+from jaxdet.weights import write_pickle
+from jaxdet.weights.safe_pickle import Refused, load, resolve
+from jaxdet.weights.stand_ins import Storage, StorageType, Tensor
+
+_MAGIC = 0x1950A86A20F9469CFC6C
+_PROTOCOL = 1001
+_ALIGNMENT = 64  # bytes
+
+
+class _UnsupportedError(ValueError):
+    """The file is sound, but of a kind that is not read."""
+
+
+def read(path: str | os.PathLike[str]) -> Any:
+    """Reads a `.pth` file.
+
+    Args:
+        path: a file written by `torch.save`, any version.
+
+    Returns:
+        What was saved, with np.ndarray in place of tensors and plain containers around them.
+        bfloat16 is widened to float32; other dtypes stay.  Devices are forgotten.
+
+    Raises:
+        InputError: the file cannot be opened, is damaged, is no `.pth`, or its pickle asks
+            for anything but tensors and plain containers.  Nothing in it is executed.
+    """
+    return _read(path, _read_any_format)
+
+
+def read_pickle(path: str | os.PathLike[str]) -> Any:
+    """Reads a plain pickle of NumPy arrays, such as Detectron's `.pkl` files.
+
+    Args:
+        path: a pickle of any protocol below 5, from Python 2 or 3; text is decoded as latin1.
+
+    Returns:
+        Plain containers and np.ndarray.
+
+    Raises:
+        InputError: as `read`.
+    """
+    return _read(path, lambda stream, size: resolve(load(stream)))
+
+
+def _read(path: str | os.PathLike[str], reader: Callable[[io.BufferedIOBase, int], Any]) -> Any:
+    if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for, for ever
+        raise InputError(f"{path}: cannot be read: not a regular file")
+    try:
+        with Path(path).open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(0)
+            return reader(stream, size)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except _UnsupportedError as error:
+        raise InputError(
+            f"{path}: cannot be read: {error}; save it again with torch.save"
+        ) from error
+    except Refused as error:
+        raise InputError(f"{path}: refused, nothing was executed: its pickle {error}") from error
+    # Damaged bytes make the standard readers raise nearly anything.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(
+            f"{path}: damaged, truncated or no weight file ({reason}); copy or download it again"
+        ) from error
+
+
+def _read_any_format(stream: io.BufferedIOBase, size: int) -> Any:
+    head = stream.read(512)
+    stream.seek(0)
+    if head.startswith(b"PK\x03\x04"):
+        return _read_zip(stream, size)
+    if head[257:262] == b"ustar":
+        return _read_tar(stream, size)
+    return _read_legacy(stream, size)
+
+
+class _Storages:
+    """The storages of one file, by key; together never larger than the file."""
+
+    def __init__(self, file_size: int):
+        self._left = file_size
+        self.by_key: dict[Any, Storage] = {}
+
+    def add(self, key: Any, kind: Any, count: Any) -> Storage:
+        """Makes room for `count` numbers, or returns the storage of an earlier mention."""
+        if not isinstance(kind, StorageType) or type(count) is not int or count < 0:
+            raise ValueError("a storage without type or size")
+        if key in self.by_key:
+            storage = self.by_key[key]
+            if storage.kind is not kind or storage.data.size != count:
+                raise ValueError(f"storage {key} is described twice, differently")
+            return storage
+        self._left -= count * kind.dtype.itemsize
+        if self._left < 0:
+            raise ValueError("its storages are larger than the file; it is truncated or damaged")
+        storage = self.by_key[key] = Storage(kind, np.empty(count, kind.dtype))
+        return storage
+
+
+def _part(root: Storage, offset: Any, count: Any) -> Storage:
+    if not 0 <= offset <= offset + count <= root.data.size:
+        raise ValueError("a storage view beyond its storage")
+    return Storage(root.kind, root.data[offset : offset + count])
+
+
+def _fill(storage: Storage, stream: Any) -> None:
+    data = storage.data.view(np.uint8)
+    if stream.readinto(data) != data.nbytes:
+        raise ValueError("it ends within a storage; it is truncated")
+
+
+def _int64(stream: io.BufferedIOBase) -> int:
+    number = stream.read(8)
+    if len(number) < 8:
+        raise ValueError("it ends too early; it is truncated")
+    return struct.unpack("<q", number)[0]
+
+
+def _describe(pid: Any, fields: int) -> tuple[Any, ...]:
+    if not isinstance(pid, tuple) or len(pid) != fields or pid[0] != "storage":
+        raise ValueError("refers to something that is no storage")
+    return pid[1:]
+
+
+def _read_legacy(stream: io.BufferedIOBase, size: int) -> Any:
+    if load(stream) != _MAGIC or load(stream) != _PROTOCOL:
+        raise ValueError("it is a pickle, but not one of PyTorch's")
+    if resolve(load(stream)).get("little_endian") is not True:
+        raise _UnsupportedError("it was written on a big-endian machine")
+    storages = _Storages(size)
+
+    def persistent_load(pid: Any) -> Storage:
+        kind, key, _, count, view = _describe(pid, 6)
+        storage = storages.add(key, kind, count)
+        return storage if view is None else _part(storage, *view[1:])
+
+    root = load(stream, persistent_load)
+    keys = resolve(load(stream))
+    if storages.by_key.keys() != set(keys):
+        raise ValueError("its storages are not those its tensors use")
+    for key in keys:
+        storage = storages.by_key[key]
+        if _int64(stream) != storage.data.size:
+            raise ValueError(f"storage {key}'s length differs from its description")
+        _fill(storage, stream)
+    return resolve(root)
+
+
+def _read_zip(stream: io.BufferedIOBase, size: int) -> Any:
+    with zipfile.ZipFile(stream) as archive:
+        pickles = [n for n in archive.namelist() if n.split("/")[1:] == ["data.pkl"]]
+        if len(pickles) != 1:
+            raise ValueError("it is a zip archive, but not one of PyTorch's")
+        folder = pickles[0].removesuffix("data.pkl")
+        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+            raise _UnsupportedError("its entries are compressed; PyTorch stores them as they are")
+        order = folder + "byteorder"
+        if order in archive.namelist() and archive.read(order) != b"little":
+            raise _UnsupportedError("it was written on a big-endian machine")
+        storages = _Storages(size)
+
+        def persistent_load(pid: Any) -> Storage:
+            kind, key, _, count = _describe(pid, 5)
+            known = key in storages.by_key
+            storage = storages.add(key, kind, count)
+            if not known:
+                name = f"{folder}data/{key}"
+                if archive.getinfo(name).file_size != storage.data.nbytes:
+                    raise ValueError(f"storage {key}'s length differs from its description")
+                with archive.open(name) as entry:
+                    _fill(storage, entry)  # verifies the CRC at its end
+            return storage
+
+        return resolve(load(io.BytesIO(archive.read(pickles[0])), persistent_load))
+
+
+def _read_tar(stream: io.BufferedIOBase, size: int) -> Any:
+    with tarfile.open(fileobj=stream, mode="r:") as archive:
+
+        def member(name: str) -> Any:
+            found = archive.extractfile(name)
+            if found is None:
+                raise ValueError(f"its {name} is not a file")
+            return found
+
+        if resolve(load(member("sys_info"))).get("little_endian") is not True:
+            raise _UnsupportedError("it was written on a big-endian machine")
+        storages = _Storages(size)
+        entries = member("storages")
+        for _ in range(load(entries)):
+            key, _, kind = load(entries)
+            _fill(storages.add(key, kind, _int64(entries)), entries)
+        views = dict(storages.by_key)
+        for key, root, offset, count in load(entries):
+            views[key] = _part(views[root], offset, count)
+        tensors = {}
+        entries = member("tensors")
+        for _ in range(load(entries)):
+            key, storage, _ = load(entries)
+            dimensions = struct.unpack("<i4x", entries.read(8))[0]
+            shape = [_int64(entries) for _ in range(dimensions)]
+            stride = [_int64(entries) for _ in range(dimensions)]
+            tensors[key] = Tensor(views[storage], _int64(entries), shape, stride)
+        return resolve(load(member("pickle"), lambda pid: tensors[int(pid)]))
+
+
+def write(path: str | os.PathLike[str], obj: Any) -> None:
+    """Writes a zip-format `.pth` that `torch.load(path, weights_only=True)` reads.
+
+    Every array becomes a contiguous CPU tensor of its own, bit for bit.  The same `obj` gives
+    the same bytes.
+
+    Args:
+        path: replaced only once the file is complete.
+        obj: dict, OrderedDict, list, tuple, str, int, float, bool, None, np.ndarray and NumPy
+            scalars (written as Python's numbers), nested as you like.
+
+    Raises:
+        InputError: the file cannot be written.
+        TypeError: `obj` holds something else, or an array of a dtype that PyTorch lacks.
+    """
+    path = Path(path)
+    pickled, arrays = write_pickle.dumps(obj)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with zipfile.ZipFile(part, "w") as archive:
+            _add(archive, "data.pkl", pickled)
+            _add(archive, "byteorder", b"little")
+            for i, array in enumerate(arrays):
+                _add(archive, f"data/{i}", array.tobytes())
+            _add(archive, "version", b"3\n")
+        part.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    info = zipfile.ZipInfo(f"archive/{name}", date_time=(1980, 1, 1, 0, 0, 0))
+    # Like PyTorch, pads the header so that storages can be memory-mapped as they lie.
+    header = archive.fp.tell() + 30 + len(info.filename) + 4 if archive.fp else 0
+    padding = -header % _ALIGNMENT
+    info.extra = struct.pack("<2sH", b"FB", padding) + bytes(padding)
+    archive.writestr(info, data)

@@ -1,0 +1,108 @@
+"""The zoo's table: what was published, and what this machine gives.
+
+python -m jaxdet.zoo
+python -m jaxdet.zoo --measure configs/rpn_r50_fpn_1x.py configs/rpn_r50_c4_1x.py \
+    --root=/data/coco --checkpoint=zoo://rpn_r50_fpn_1x,zoo://rpn_r50_c4_1x
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from absl import flags
+
+from jaxdet import console
+from jaxdet import config as config_lib
+from jaxdet.config import Config
+from jaxdet.errors import InputError
+from jaxdet.files import make_folder, write_whole
+from jaxdet.zoo.table import Measured, markdown_table, page, records
+
+FLAGS = flags.FLAGS
+
+
+def main(argv: list[str]) -> None:
+    """Prints the table, or measures; bad input ends with one line and exit code 2."""
+    try:
+        if FLAGS.measure:
+            _measure(argv[1:])
+        elif len(argv) > 1:
+            raise InputError(f"{argv[1]}: not understood; configs to measure follow --measure")
+        else:
+            print(markdown_table())
+    except InputError as error:
+        console.fail(str(error), 2)
+
+
+def _measure(paths: list[str]) -> None:
+    configs, out = _configs(paths), Path(FLAGS.out)
+    checkpoints = FLAGS.checkpoint or [""] * len(configs)
+    if len(checkpoints) != len(configs):
+        raise InputError(
+            f"--checkpoint: {len(checkpoints)} for {len(configs)} configs; give one for each, in "
+            "the same order, or an empty one"
+        )
+    _write(out, {})
+    # Imported late: loader processes import this module and must not pay for jax.
+    from jaxdet.zoo.measure import Job, measure_each
+
+    jobs = [
+        Job(config, checkpoint, FLAGS.steps, FLAGS.num_images)
+        for config, checkpoint in zip(configs, checkpoints, strict=True)
+    ]
+    print(f"measuring {', '.join(config.name for config in configs)}", flush=True)
+    measured: list[Measured] = []
+    for line in measure_each(jobs):
+        measured.append(line)
+        # After each, so that what took hours is not lost to what comes next.
+        _write(out, {"zoo.md": page(measured), "zoo.json": json.dumps(records(measured), indent=2)})
+        print(f"{line['config']}: done; {out}/zoo.md and {out}/zoo.json written", flush=True)
+    print(markdown_table(measured=measured))
+
+
+def _configs(paths: list[str]) -> list[Config]:
+    if not paths:
+        raise InputError("--measure: names no config; give files of configs/ after it")
+    configs = []
+    for path in paths:
+        config = config_lib.parse(config_lib.load_file(path))
+        root = FLAGS.root or config.data.root
+        configs.append(replace(config, data=replace(config.data, root=root)))
+    names = [config.name for config in configs]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"--measure: {name} comes more than once; measure it in two runs")
+    return configs
+
+
+def _write(folder: Path, files: Mapping[str, str]) -> None:
+    """Writes each file whole or not at all."""
+    make_folder(folder)
+    for name, text in files.items():
+        write_whole(folder / name, (text.rstrip("\n") + "\n").encode())
+
+
+def define_flags() -> None:
+    """Not at import, because other commands have flags of the same names."""
+    flags.DEFINE_bool(
+        "measure", False, "Measure the configs that follow: --measure configs/a.py configs/b.py."
+    )
+    flags.DEFINE_list(
+        "checkpoint",
+        [],
+        "Work directories, .pth files or zoo://NAME, separated by commas: one for each config, "
+        "perhaps empty. Without, fresh parameters are measured, and no AR1000.",
+    )
+    flags.DEFINE_string("root", "", "Instead of the configs' own config.data.root.")
+    flags.DEFINE_integer("steps", 20, "Training steps to time; 0 leaves training out.", 0)
+    flags.DEFINE_integer(
+        "num_images", 0, "Validation images to go through; 0 for all, as AR1000 needs.", 0
+    )
+    flags.DEFINE_string("out", "zoo", "The folder for zoo.md and zoo.json.")
+    FLAGS.set_gnu_getopt(True)  # configs may stand before flags
+
+
+if __name__ == "__main__":
+    define_flags()
+    console.start(main)

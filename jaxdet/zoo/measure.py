@@ -1,0 +1,192 @@
+"""What the zoo's table says of a config, measured on this machine."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+from jax.sharding import Mesh
+
+from jaxdet.training import optimizer as optim
+from jaxdet.files import cache_folder
+from jaxdet.checkpoint import read_params
+from jaxdet.config import Config
+from jaxdet.data.buckets import bucket_sizes
+from jaxdet.data.dataset import Dataset
+from jaxdet.data.load import load_dataset
+from jaxdet.data.pipeline import train_batches
+from jaxdet.devices import data_mesh, replicate, split
+from jaxdet.environment import environment, peak_memory
+from jaxdet.errors import InputError
+from jaxdet.inference.evaluate import evaluate
+from jaxdet.detectors.network import Params, build_model, init_params, param_shapes, split_params
+from jaxdet.inference.proposer import Proposer
+from jaxdet.training.train import make_plan
+from jaxdet.training.step import TrainState, make_train_step
+from jaxdet.types import Batch
+
+
+@dataclass(frozen=True)
+class Job:
+    """One config to measure."""
+
+    config: Config
+    checkpoint: str = ""  # a work directory, a .pth file or zoo://NAME; none: fresh parameters
+    steps: int = 20  # training steps to time; 0 leaves training out
+    num_images: int = 0  # validation images to go through; 0 for all
+
+
+def measure_each(jobs: Iterable[Job]) -> Iterator[dict[str, Any]]:
+    """Measures one config after the other; see `measure`.
+
+    Each has a process of its own, because the largest amount of memory is known per process, and
+    because only one process may hold the devices' memory.
+
+    Raises:
+        InputError: as `measure`, or a process was killed.
+    """
+    for job in jobs:
+        with ProcessPoolExecutor(1, get_context("spawn"), _start_process) as pool:
+            try:
+                yield pool.submit(measure, job).result()
+            except InputError as error:
+                # Without the traceback that comes from the other process.
+                raise InputError(str(error)) from None
+            except BrokenProcessPool:
+                raise InputError(
+                    f"{job.config.name}: the process that measured it was killed; if memory ran "
+                    "out, measure a smaller config"
+                ) from None
+
+
+def measure(job: Job) -> dict[str, Any]:
+    """Trains a few steps, then goes through the validation images.
+
+    Returns:
+        `config` (its name), `checkpoint` (None for fresh parameters), `images_per_step` (over
+        all devices), `seconds_per_step` and `memory_gb` of training (None without), `memory_of`
+        (device or process), `images_per_second` and `seconds_per_image` as in `eval.json`,
+        `num_images`, `AR1000` and `AR1000_fast` (percent, by the COCO API and by fast recall;
+        None without a checkpoint or on a part of the images), and `environment`.
+
+    Raises:
+        InputError: data or checkpoint cannot be used.
+    """
+    config, mesh = job.config, data_mesh()
+    params = _params(config, job.checkpoint)
+    everything = load_dataset(config.data, "val")
+    dataset = first_images(everything, job.num_images) if job.num_images else everything
+    seconds = memory = memory_of = None
+    if job.steps:
+        seconds = _train(config, params, mesh, job.steps)
+        memory, memory_of = peak_memory()  # before evaluation adds to it
+    result, _ = evaluate(Proposer(config, params, mesh), dataset, config)
+    has_recall = bool(job.checkpoint) and len(dataset) == len(everything)
+    return {
+        "config": config.name,
+        "checkpoint": job.checkpoint or None,
+        "images_per_step": optim.global_batch(config, mesh.size),
+        "seconds_per_step": seconds,
+        "memory_gb": memory,
+        "memory_of": memory_of,
+        "images_per_second": result["images_per_second"],
+        "seconds_per_image": result["seconds_per_image"],
+        "num_images": len(dataset),
+        "AR1000": _percent(result["AR@1000"]) if has_recall else None,
+        "AR1000_fast": _percent(result["fast"]["AR@1000"]) if has_recall else None,
+        "environment": environment(),
+    }
+
+
+def seconds_per_step(batches: Iterator[Batch], run: Callable[[Batch], Any], steps: int) -> float:
+    """Mean wall time of `steps` steps, waiting for batches included.
+
+    Args:
+        batches: as many as `steps`, and one more for each shape among them.
+        run: starts a step and returns arrays that are ready when it is done.  The first step of
+            each shape compiles and is left out.
+        steps: at least 1.
+    """
+    compiled: set[tuple[int, ...]] = set()
+    timed, seconds, begun = 0, 0.0, 0.0
+    pending = None
+    while timed < steps:
+        batch = next(batches)
+        if batch.image.shape in compiled:
+            metrics = run(batch)
+            jax.block_until_ready(pending)  # one step late, as in training
+            pending = metrics
+            timed += 1
+            continue
+        jax.block_until_ready(pending)
+        seconds += time.perf_counter() - begun if compiled else 0.0
+        compiled.add(batch.image.shape)
+        pending = jax.block_until_ready(run(batch))
+        begun = time.perf_counter()
+    jax.block_until_ready(pending)
+    return (seconds + time.perf_counter() - begun) / timed
+
+
+def first_images(dataset: Dataset, count: int) -> Dataset:
+    """A data set's first `count` images with their annotations."""
+    return replace(
+        dataset,
+        file_names=dataset.file_names[:count],
+        image_ids=dataset.image_ids[:count],
+        heights=dataset.heights[:count],
+        widths=dataset.widths[:count],
+        offsets=dataset.offsets[: count + 1],
+    )
+
+
+def _start_process() -> None:
+    """The settings that commands make."""
+    logging.set_verbosity(logging.ERROR)
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+
+
+def _params(config: Config, checkpoint: str) -> Params:
+    """On the host: training gives the devices' memory of its parameters away."""
+    model = build_model(config.model)
+    if checkpoint:
+        return jax.device_get(read_params(checkpoint, param_shapes(model)))
+    return jax.device_get(init_params(model, jax.random.key(config.train.seed)))
+
+
+def _train(config: Config, params: Params, mesh: Mesh, steps: int) -> float:
+    """Seconds per training step, from the images on disk to the new parameters."""
+    dataset = load_dataset(config.data, "train")
+    plan = make_plan(config, dataset, mesh.size)
+    model = build_model(config.model, config.train.precision, config.train.remat)
+    optimizer = optim.make_optimizer(config.optimizer, plan.learning_rate)
+    trainable, frozen = split_params(params, config.model)
+    state = TrainState(jnp.int32(0), trainable, frozen, optimizer.init(trainable))
+    state = replicate(state, mesh)
+    step = make_train_step(model, config, optimizer, mesh)
+
+    def run(batch: Batch) -> Any:
+        nonlocal state
+        state, metrics = step(state, split(batch, mesh))
+        return metrics
+
+    with train_batches(
+        dataset,
+        image_scale=config.data.image_scale,
+        global_batch=plan.global_batch,
+        seed=config.train.seed,
+        num_workers=config.data.num_workers,
+        num_steps=steps + len(bucket_sizes(config.data.image_scale)),
+        flip=config.data.flip,
+        keep_empty=config.data.keep_empty,
+    ) as batches:
+        return seconds_per_step(batches, run, steps)
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share

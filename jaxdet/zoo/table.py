@@ -1,0 +1,139 @@
+"""The zoo's table as Markdown and JSON, published figures beside measured ones."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxdet.zoo.published import ROWS, TOLERANCE, ZOO_SITES, Row
+
+HEADER = (
+    "Backbone",
+    "Style",
+    "Lr schd",
+    "Mem (GB)",
+    "Train time (s/iter)",
+    "Inf time (fps)",
+    "AR1000",
+    "Download",
+)
+PAGE = """\
+# The zoo, measured
+
+{table}
+
+The lines with a link or a name are as published, on 8 V100s with 16 images per step.  A line that
+begins with `measured` is what this machine gave for the config above it:
+
+- Mem: {memory}.
+- Train time: seconds per step, waiting for the loader included and compiling not.
+- Inf time: images per second over all devices, with loading and post-processing.
+- AR1000: by the COCO API over all validation images; `-` without a checkpoint or on a part of
+  them.  Bold, with the difference, where it is more than {tolerance} off the published figure.
+- Download: the parameters that were used.
+
+| | |
+| --- | --- |
+{environment}
+"""
+MEMORY = {
+    "device": "the largest amount of memory that any device held while training",
+    "process": "the process's largest resident memory while training; its device is the processor",
+}
+
+Measured = Mapping[str, Any]  # what `measure.measure` returns
+
+
+def markdown_table(rows: Sequence[Row] = ROWS, measured: Sequence[Measured] = ()) -> str:
+    """The published table, every cell centred in its column; '-' where nothing is published.
+
+    Args:
+        rows: what was published.
+        measured: lines to add below those rows, or at the end where nothing was published.
+    """
+    waiting = {line["config"]: line for line in measured}
+    lines: list[tuple[str, ...]] = [HEADER]
+    for row in rows:
+        lines.append(_cells(row))
+        if row.config in waiting:
+            lines.append(_measured_cells(waiting.pop(row.config), row))
+    for name, line in waiting.items():
+        lines += [(name, *"-" * (len(HEADER) - 1)), _measured_cells(line, None)]
+    return _align(lines)
+
+
+def page(measured: Sequence[Measured]) -> str:
+    """Markdown: the table with measured lines, what they mean, and the machine's description."""
+    environment = measured[-1]["environment"]
+    facts = {k: v for k, v in environment.items() if not isinstance(v, Mapping)}
+    for name in ("devices", "versions"):
+        facts[name] = ", ".join(f"{k} {v}" for k, v in environment[name].items())
+    return PAGE.format(
+        table=markdown_table(measured=measured),
+        memory=MEMORY[next((x["memory_of"] for x in measured if x["memory_of"]), "device")],
+        tolerance=TOLERANCE,
+        environment="\n".join(f"| {name} | {value} |" for name, value in facts.items()),
+    )
+
+
+def records(measured: Sequence[Measured]) -> dict[str, Any]:
+    """The same as the page, for JSON: `environment`, and `rows` in the table's order.
+
+    A row holds `config`, `published` (`Row`'s fields), `measured` (what `measure.measure`
+    returns, less the environment) and `differs`, each None where there is nothing to say.
+    """
+    found = {line["config"]: dict(line) for line in measured}
+    environment = [line.pop("environment") for line in found.values()][-1]
+    published = {row.config: row for row in ROWS}
+    rows = [_record(name, published.get(name), found.get(name)) for name in {**published, **found}]
+    return {"environment": environment, "rows": rows}
+
+
+def _record(name: str, row: Row | None, line: Measured | None) -> dict[str, Any]:
+    differs = None
+    if row and line and line["AR1000"] is not None:
+        differs = row.differs(line["AR1000"])
+    return {
+        "config": name,
+        "published": dataclasses.asdict(row) if row else None,
+        "measured": line,
+        "differs": differs,
+    }
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    link = f"[model]({ZOO_SITES[0]}/{row.path})" if row.path else None
+    figures = (row.memory, row.train_time, row.fps, row.ar1000, link)
+    published = ("-" if figure is None else str(figure) for figure in figures)
+    return (row.backbone, row.style, row.schedule, *published)
+
+
+def _measured_cells(line: Measured, row: Row | None) -> tuple[str, ...]:
+    def rounded(name: str, digits: int) -> str:
+        return "-" if line[name] is None else f"{line[name]:.{digits}f}"
+
+    recall = rounded("AR1000", 1)
+    if row and line["AR1000"] is not None and row.differs(line["AR1000"]):
+        recall = f"**{recall} ({line['AR1000'] - row.ar1000:+.2f})**"
+    return (
+        f"measured, {line['images_per_step']} images/step",
+        "",
+        "",
+        rounded("memory_gb", 1),
+        rounded("seconds_per_step", 3),
+        rounded("images_per_second", 1),
+        recall,
+        line["checkpoint"] or "fresh parameters",
+    )
+
+
+def _align(lines: Sequence[Sequence[str]]) -> str:
+    """Markdown with a rule below the first line."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+
+    def centred(text: str, width: int) -> str:
+        left = (width - len(text)) // 2
+        return " " * left + text + " " * (width - len(text) - left)
+
+    head, *body = ([*map(centred, line, widths)] for line in lines)
+    rule = [f":{'-' * (width - 2)}:" for width in widths]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *body))

@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxdet.data.buckets import COMMON_SIZES, bucket_of, bucket_sizes, buckets_of, padding_waste
+from jaxdet.data.image import padded_size, rescale_size, rescale_sizes
+
+
+def test_buckets_of_coco():
+    landscape = [size for size in bucket_sizes((1333, 800)) if size[1] >= size[0]]
+    assert landscape == [(800, 800), (800, 1088), (672, 1344), (800, 1216), (800, 1344)]
+
+
+def test_small_scales_have_few_buckets():
+    assert bucket_sizes((160, 128)) == ((96, 160), (160, 96), (128, 128), (128, 160), (160, 128))
+    assert bucket_sizes((800, 800)) == ((416, 800), (800, 416), (800, 800))
+
+
+def test_buckets_waste_little():
+    assert padding_waste(COMMON_SIZES, (1333, 800)) < 0.01
+
+
+@given(
+    st.tuples(st.integers(1, 5000), st.integers(1, 5000)),
+    st.tuples(st.integers(32, 2000), st.integers(32, 2000)),
+)
+def test_every_image_fits_into_the_smallest_bucket_that_can_hold_it(size, scale):
+    buckets = bucket_sizes(scale)
+    resized, _ = rescale_size(size, scale)
+    held_by = bucket_of(resized, buckets)
+    assert held_by[0] % 32 == held_by[1] % 32 == 0
+    own = padded_size(resized)
+    assert own[0] <= held_by[0]
+    assert own[1] <= held_by[1]
+    many = rescale_sizes(np.array([size]), scale)
+    assert tuple(many[0]) == resized
+    assert buckets[buckets_of(many, buckets)[0]] == held_by
+
+
+def test_what_disobeys_the_scale_fits_nowhere():
+    with pytest.raises(ValueError, match="no bucket holds 801 x 801"):
+        bucket_of((801, 801), bucket_sizes((1333, 800)))
+    with pytest.raises(ValueError, match="fits into no bucket"):
+        buckets_of(np.array([[801, 801]]), bucket_sizes((1333, 800)))

@@ -1,0 +1,317 @@
+import json
+import multiprocessing
+import os
+import signal
+
+import cv2
+import numpy as np
+import pytest
+
+from jaxdet.data import loader as loader_lib
+from jaxdet.data.coco import load_coco
+from jaxdet.data.dataset import from_files
+from jaxdet.data.loader import Element, Loader
+from jaxdet.data.pipeline import eval_batches, max_boxes, train_batches
+from jaxdet.data.sampler import flips
+from jaxdet.errors import InputError
+from jaxdet.types import Batch
+
+SCALE = (96, 64)
+SIZES = [(48, 64), (64, 48), (40, 80), (50, 50), (48, 70), (90, 45), (33, 99), (64, 96), (60, 60)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Nine images, each of its own grey, with a white object in its annotated box."""
+    root = tmp_path_factory.mktemp("images")
+    images, annotations = [], []
+    for i, (height, width) in enumerate(SIZES):
+        image = np.full((height, width, 3), 10 * i, np.uint8)
+        image[10:30, 5:25] = 255
+        good, data = cv2.imencode(".png", image)
+        assert good
+        (root / f"{i}.png").write_bytes(data.tobytes())
+        images.append({"id": 100 + i, "file_name": f"{i}.png", "height": height, "width": width})
+        if i != 7:  # the last but one is empty
+            box = {"image_id": 100 + i, "bbox": [5, 10, 20, 20], "area": 400, "iscrowd": 0}
+            annotations.append({"id": i + 1, **box})
+    (root / "a.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    return root
+
+
+@pytest.fixture(scope="module")
+def dataset(folder):
+    return load_coco(folder / "a.json", folder)
+
+
+def train(dataset, **options):
+    settings = {"image_scale": SCALE, "global_batch": 4, "seed": 0, "num_workers": 0}
+    with train_batches(dataset, num_steps=9, **(settings | options)) as loader:
+        return list(loader)
+
+
+def evaluate(dataset, **options):
+    settings = {"image_scale": SCALE, "batch_size": 2, "num_workers": 0}
+    with eval_batches(dataset, **(settings | options)) as loader:
+        return list(loader)
+
+
+def assert_same(first, second):
+    assert len(first) == len(second)
+    for one, other in zip(first, second, strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a, b, strict=True)
+
+
+def test_a_row_is_the_resized_image_and_its_boxes(dataset):
+    (batch,) = [b for b in evaluate(dataset, batch_size=1) if b.index[0] == 0]
+    # 48 x 64 at (96, 64): f = 64 / 48, so 64 x 85, padded by itself to 64 x 96.
+    assert batch.image.shape == (1, 64, 96, 3)
+    assert batch.image.dtype == np.uint8
+    assert batch.image_size.tolist() == [[64, 85]]
+    assert batch.pad_size.tolist() == [[64, 96]]
+    assert batch.scale[0] == np.float32(64 / 48)
+    assert (batch.image[0, :, 85:] == 0).all()
+    assert batch.image[0, 20, 20].tolist() == [255] * 3
+    assert batch.image[0, 60, 80].tolist() == [0] * 3
+    corners = np.array([5, 10, 24, 29], np.float32) * np.float32(64 / 48)
+    np.testing.assert_array_equal(batch.boxes[0, 0], corners)
+    assert batch.box_mask.tolist() == [[True] + [False] * 7]
+    assert (batch.boxes[0, 1:] == 0).all()
+
+
+def test_pad_size_is_the_images_own_and_not_the_buckets(dataset):
+    for batch in train(dataset):
+        rounded = -(-batch.image_size // 32) * 32
+        np.testing.assert_array_equal(batch.pad_size, rounded)
+        assert (batch.pad_size <= np.array(batch.image.shape[1:3])).all()
+
+
+def test_training_mirrors_a_image_with_its_boxes(dataset):
+    mirrored = 0
+    for batch in train(dataset):
+        for row, index in enumerate(batch.index):
+            (height, width), f = batch.image_size[row], batch.scale[row]
+            x1, y1, x2, y2 = np.array([5, 10, 24, 29], np.float32) * f
+            flip = flips(batch.seed[row : row + 1], 0.5)[0]
+            if flip:
+                x1, x2 = width - 1 - x2, width - 1 - x1
+            np.testing.assert_allclose(batch.boxes[row, 0], [x1, y1, x2, y2], rtol=1e-6)
+            # The white object is where the box is, and the image is the right one.
+            assert (
+                batch.image[row, int(y1 + 4) : int(y2 - 3), int(x1 + 4) : int(x2 - 3)] > 250
+            ).all()
+            assert batch.image[row, height - 1, width // 2].tolist() == [10 * index] * 3
+            mirrored += flip
+    assert 0 < mirrored < 36
+
+
+def test_flip_probability(dataset):
+    never, always = train(dataset, flip=0.0), train(dataset, flip=1.0)
+    for one, other in zip(never, always, strict=True):
+        for row in range(4):
+            width = one.image_size[row, 1]
+            np.testing.assert_array_equal(
+                one.image[row, :, :width], other.image[row, :, :width][:, ::-1]
+            )
+
+
+def test_resuming_gives_the_rest_of_the_run(dataset):
+    whole = train(dataset)
+    assert len(whole) == 9
+    for start in (1, 4, 9):
+        assert_same(train(dataset, start_step=start), whole[start:])
+
+
+def test_hosts_divide_the_global_batch(dataset):
+    whole = train(dataset)
+    halves = [train(dataset, process_index=i, process_count=2) for i in (0, 1)]
+    joined = [
+        type(a)(*(np.concatenate(leaves) for leaves in zip(a, b, strict=True)))
+        for a, b in zip(*halves, strict=True)
+    ]
+    assert_same(joined, whole)
+    with pytest.raises(InputError, match="batch of 4 cannot be divided among 3 hosts"):
+        train(dataset, process_count=3)
+
+
+def test_an_epoch_trains_on_every_annotated_image(dataset):
+    def seen(batches):
+        return {int(i) for batch in batches for i in batch.index}
+
+    # Four wide images and four others; the empty one makes a second wide batch.
+    assert seen(train(dataset)[:2]) == set(range(9)) - {7}
+    assert seen(train(dataset, keep_empty=True)[:3]) == set(range(9))
+
+
+def test_an_unreadable_image_is_replaced_and_counted(folder, dataset, tmp_path, caplog):
+    for i in range(9):
+        (tmp_path / f"{i}.png").write_bytes((folder / f"{i}.png").read_bytes())
+    (tmp_path / "0.png").write_text("garbage")
+    broken = load_coco(folder / "a.json", tmp_path)
+    settings = {"image_scale": SCALE, "global_batch": 4, "seed": 0, "num_workers": 0}
+    with train_batches(broken, num_steps=9, **settings) as loader:
+        batches = list(loader)
+        skipped = loader.skipped
+    planned = train(dataset)
+    expected = sum((b.index == 0).sum() for b in planned)
+    assert skipped == expected == len(caplog.records) > 0
+    assert f"image skipped: {tmp_path}/0.png: not a JPEG" in caplog.messages[0]
+    for batch, plan in zip(batches, planned, strict=True):
+        same = plan.index != 0
+        np.testing.assert_array_equal(batch.image[same], plan.image[same])
+        assert (batch.index[~same] == 2).all()  # the next wide one that is not empty
+        assert batch.image.shape == plan.image.shape
+
+
+def test_a_folder_without_any_readable_image_is_refused(folder, tmp_path):
+    broken = load_coco(folder / "a.json", tmp_path)
+    with pytest.raises(InputError, match=r"no readable image to train on; .* no such image"):
+        train(broken)
+
+
+def test_evaluation_sees_every_image_once(dataset):
+    for batch_size in (1, 2, 4, 16):
+        batches = evaluate(dataset, batch_size=batch_size)
+        seen = np.concatenate([b.index for b in batches])
+        assert sorted(seen[seen >= 0]) == list(range(9))
+        assert all(len(b.index) == batch_size for b in batches)
+        pixels = [b.image[0].size for b in batches]
+        assert pixels == sorted(pixels, reverse=True)
+
+
+def test_fillers_are_harmless(dataset):
+    fillers = 0
+    for batch in evaluate(dataset, batch_size=4):
+        filler = batch.index < 0
+        fillers += filler.sum()
+        assert (batch.image[filler] == 0).all()
+        assert (batch.image_size[filler] == 32).all()
+        assert (batch.pad_size[filler] == 32).all()
+        assert (batch.scale[filler] == 1).all()
+        assert not batch.box_mask[filler].any()
+    assert fillers > 0
+
+
+def test_evaluation_is_divided_among_hosts(dataset):
+    parts = [evaluate(dataset, batch_size=4, process_index=i, process_count=2) for i in (0, 1)]
+    assert [b.image.shape for b in parts[0]] == [b.image.shape for b in parts[1]]
+    seen = np.concatenate([b.index for part in parts for b in part])
+    assert sorted(seen[seen >= 0]) == list(range(9))
+
+
+def test_an_unreadable_image_stops_evaluation(folder, tmp_path):
+    for i in range(9):
+        (tmp_path / f"{i}.png").write_bytes((folder / f"{i}.png").read_bytes())
+    (tmp_path / "4.png").write_bytes((folder / "4.png").read_bytes()[:60])
+    broken = load_coco(folder / "a.json", tmp_path)
+    with pytest.raises(InputError, match=r"4\.png: image cannot be decoded") as error:
+        evaluate(broken)
+    assert "\n" not in str(error.value)
+
+
+def test_images_without_annotations_are_evaluated(folder):
+    paths = [folder / "3.png", folder / "6.png"]
+    files = from_files(paths)
+    assert files.heights.tolist() == [50, 33]
+    assert files.widths.tolist() == [50, 99]
+    batches = evaluate(files, batch_size=1)
+    assert {int(b.index[0]) for b in batches} == {0, 1}
+    assert not any(b.box_mask.any() for b in batches)
+    assert files.path_of(1) == paths[1]
+    with pytest.raises(InputError, match="no images given"):
+        from_files([])
+    with pytest.raises(InputError, match=r"none\.png: no such image"):
+        from_files([folder / "none.png"])
+
+
+def test_max_boxes_is_a_multiple_of_eight(folder, dataset):
+    assert max_boxes(dataset) == 8
+    assert max_boxes(from_files([folder / "0.png"])) == 8
+
+
+@pytest.mark.slow
+def test_loader_processes_give_the_same_batches(dataset):
+    assert_same(train(dataset, num_workers=2), train(dataset))
+    assert_same(evaluate(dataset, num_workers=2), evaluate(dataset))
+
+
+@pytest.mark.slow
+def test_an_error_of_a_loader_process_comes_out_as_it_went_in(folder, tmp_path):
+    broken = load_coco(folder / "a.json", tmp_path)
+    with pytest.raises(InputError, match=rf"^{tmp_path}/\d\.png: no such image$") as error:
+        evaluate(broken, num_workers=2)
+    assert not getattr(error.value, "__notes__", [])
+
+
+@pytest.mark.slow
+def test_a_killed_loader_process_is_replaced(dataset, caplog):
+    expected = train(dataset)
+    settings = {"image_scale": SCALE, "global_batch": 4, "seed": 0, "num_workers": 2}
+    with train_batches(dataset, num_steps=9, **settings) as loader:
+        batches = [next(loader)]
+        for process in multiprocessing.active_children():
+            os.kill(process.pid, signal.SIGKILL)
+        batches += list(loader)
+    assert_same(batches, expected)
+    assert "a loader process was killed" in caplog.text
+
+
+class _Numbers:
+    """Batches that hold nothing but their step."""
+
+    def __len__(self):
+        return 1000
+
+    def __getitem__(self, step):
+        return Element(Batch(*(np.array(step) for _ in Batch._fields)), ())
+
+
+@pytest.fixture
+def killed_after(monkeypatch):
+    """Loader processes that are killed whenever they made so many batches."""
+
+    def until_killed(source, batches):
+        yield from (source[i] for i in range(min(batches, len(source))))
+        if batches < len(source):
+            raise RuntimeError("Grain worker process 0 was terminated unexpectedly")
+
+    monkeypatch.setattr(loader_lib, "_in_background", until_killed)
+    return lambda batches: Loader(_Numbers(), batches)
+
+
+def test_loader_processes_killed_now_and_then_end_no_run(killed_after):
+    with killed_after(loader_lib.FORGOTTEN_AFTER) as loader:
+        assert [int(batch.index) for batch in loader] == list(range(1000))
+
+
+@pytest.mark.parametrize("batches", [0, 1, loader_lib.FORGOTTEN_AFTER - 1])
+def test_loader_processes_killed_all_the_time_end_a_run(killed_after, batches):
+    with (
+        killed_after(batches) as loader,
+        pytest.raises(InputError, match=r"keep being killed, .*; set fewer config\.data\.num_w"),
+    ):
+        list(loader)
+    assert loader.step == batches * (loader_lib.MAX_RESTARTS + 1)
+
+
+class _Broken:
+    """A source with a fault that no restart can mend."""
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, step):
+        raise RuntimeError("a bug")
+
+
+def test_closing_twice_is_closing(dataset):
+    loader = eval_batches(dataset, image_scale=SCALE, batch_size=2, num_workers=0)
+    next(loader)
+    loader.close()
+    loader.close()
+
+
+def test_other_errors_are_not_hidden():
+    with Loader(_Broken(), 0) as loader, pytest.raises(RuntimeError, match="a bug"):
+        next(loader)

@@ -1,0 +1,413 @@
+import base64
+import dataclasses
+import html
+import json
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+
+import cv2
+import numpy as np
+import pytest
+
+from jaxdet.config import Config, DataConfig
+from jaxdet.errors import InputError
+from jaxdet.inference.html import report as html_report
+from jaxdet.inference.html.report import write_report
+from jaxdet.inference.recall import LIMITS, SIZES, THRESHOLDS
+
+HOSTILE = "</style></script><script>alert(\"x\")</script><img src=http://a.b onerror='x'>&amp;"
+LOADING = {"src", "srcset", "href", "xlink:href", "action", "data", "poster", "background"}
+VOID = {"meta", "img", "wbr", "br", "link", "input"}
+
+
+class Page(HTMLParser):
+    """What a browser would see: elements with their attributes, and the text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.elements, self.text = [], [], ""
+        self.feed(text)
+        self.close()
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        assert len(dict(attrs)) == len(attrs), f"<{tag}> has an attribute twice"
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+    def tags(self, name):
+        return [attrs for tag, attrs in self.elements if tag == name]
+
+
+def figures(value):
+    by_iou = {str(n): {f"{t:.2f}": value / (1 + t) for t in THRESHOLDS} for n in LIMITS}
+    means = {f"AR@{n}": None if value is None else value * n / 1000 for n in LIMITS}
+    return {**means, "recall_by_iou": by_iou}
+
+
+def evaluation(value=0.571, **changes):
+    return {
+        **figures(value),
+        "recall_by_size": {"small": 0.31, "medium": None, "large": 0.77},
+        "boxes_by_size": {"small": 21, "medium": 0, "large": 1},
+        "fast": {**figures(value), "num_boxes": 22},
+        "num_images": 7,
+        "num_boxes": 22,
+        "images_per_second": 45.25,
+        "seconds_per_image": {"data": 0.004, "forward": 0.0125, "post": 0.006},
+        "compile_seconds": 6.5,
+        **changes,
+    }
+
+
+def step(number, **changes):
+    return {
+        "kind": "train",
+        "step": number,
+        "epoch": 1 + number // 100,
+        "loss": 1.5 - number / 1000,
+        "loss_cls": 1.0 - number / 1000,
+        "loss_bbox": 0.5,
+        "num_positive": 15.5,
+        "grad_norm": 2.25,
+        "param_norm": 76.5,
+        "seconds_per_step": 0.25,
+        "wait_share": 0.125,
+        "learning_rate": 0.01,
+        "images_per_second": 32.0,
+        "memory_gb": 3.5,
+        **changes,
+    }
+
+
+def write_lines(folder, rows):
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_image(folder, height=300, width=400):
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    cv2.imwrite(str(folder / "proposals.png"), noise)
+
+
+def made(folder, config=None, **options):
+    write_report(folder, config or Config(), **options)
+    text = (folder / "report.html").read_text()
+    return text, Page(text)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A finished run."""
+    rows = [step(number) for number in range(20, 401, 20)]
+    rows.insert(10, {"kind": "eval", **evaluation(0.3, step=200)})
+    rows.append({"kind": "eval", **evaluation(step=400)})
+    write_lines(tmp_path, rows)
+    (tmp_path / "eval.json").write_text(json.dumps(evaluation(step=400)))
+    write_image(tmp_path)
+    return tmp_path
+
+
+def charts(text):
+    """Description of each chart by its title."""
+    drawn = re.findall(r'<svg role="img".*?<title>(.*?)</title><desc>(.*?)</desc>', text, re.S)
+    return {html.unescape(title): html.unescape(desc) for title, desc in drawn}
+
+
+def test_the_result_comes_first(run):
+    text, page = made(run)
+    assert "<title>rpn_r50_fpn_1x: AR@1000 57.1</title>" in text
+    assert "<h1>rpn_r50_fpn_1x</h1>" in text
+    assert re.findall(r"<dt>(AR@\d+)</dt><dd>([\d.]+)", text) == [
+        ("AR@100", "5.7"),
+        ("AR@300", "17.1"),
+        ("AR@1000", "57.1"),
+    ]
+    assert "published 57.1" in page.text
+    assert "after 400 steps, on 22 boxes of 7 validation images" in page.text
+
+
+def test_only_what_was_published_is_compared_with(run):
+    shapes = Config(data=DataConfig(name="shapes"))
+    assert "published" not in made(run, shapes)[1].text
+    assert "published" not in made(run, Config(name="mine"))[1].text
+
+
+def test_every_curve_is_there(run):
+    described = charts(made(run)[0])
+    assert described["Loss and its terms"] == (
+        "loss: 1.48 at step 20, 1.1 at step 400, least 1.1, most 1.48; "
+        "loss_cls: 0.98 at step 20, 0.6 at step 400, least 0.6, most 0.98; "
+        "loss_bbox: 0.5 at step 20, 0.5 at step 400, least 0.5, most 0.5"
+    )
+    for title, values in {
+        "Learning rate": "learning_rate: 0.01 at step 20, 0.01 at step 400",
+        "Seconds per step": "seconds_per_step: 0.25 at step 20",
+        "Waiting for the loader, percent": "wait_share: 12.5 at step 20",
+        "Gradient norm, before clipping": "grad_norm: 2.25 at step 20",
+        "Norm of the trained parameters": "param_norm: 76.5 at step 20",
+        "Positive anchors sampled per image": "num_positive: 15.5 at step 20",
+        "Peak memory so far, GB": "memory_gb: 3.5 at step 20",
+        "Average recall, percent": "AR@1000: 30 at step 200, 57.1 at step 400",
+        "AR@1000 by size of the box, percent": "small, 21 boxes: 31.0; medium, 0 boxes: -; "
+        "large, 1 box: 77.0",
+        "Evaluation, time per image": "loading, where not hidden: 4.00 ms; network: 12.50 ms; "
+        "post-processing: 6.00 ms",
+    }.items():
+        assert values in described[title]
+    by_iou = described["Recall by IoU threshold, percent"]
+    assert by_iou.startswith("best 1000: AR: 38.07 at IoU threshold 0.5, 29.28 at IoU threshold")
+
+
+def test_a_field_that_nobody_knows_has_a_curve_too(run):
+    write_lines(run, [step(1), step(2, skipped_images=3), step(3, skipped_images=5)])
+    described = charts(made(run)[0])
+    assert described["skipped_images"].startswith("skipped_images: 3 at step 2, 5 at step 3")
+
+
+def test_tables_hold_the_numbers(run):
+    text, _ = made(run)
+    tables = [ET.fromstring(t) for t in re.findall(r"<table.*?</table>", text.replace("<wbr>", ""))]
+    rows = [["".join(cell.itertext()) for cell in row] for t in tables for row in t.iter("tr")]
+    header = next(row for row in rows if "loss_cls" in row)
+    logged = next(row for row in rows if row[0] == "20")
+    assert dict(zip(header, logged, strict=True))["loss_cls"] == "0.98"
+    assert ["400", "5.7", "17.1", "57.1", "5.7", "17.1", "57.1", "31.0", "-", "77.0"] in rows
+    assert ["recall at IoU 0.50", "38.1", "38.1", "38.1"] in rows
+    for name in ("jax", "python", "Devices", "Processor"):
+        assert any(row[0] == name for row in rows)
+
+
+def test_long_runs_have_short_tables(run):
+    write_lines(run, [step(number) for number in range(50, 90_001, 50)])
+    text, page = made(run)
+    assert "30 of 1800 logged steps" in page.text
+    assert '<th scope="row">90000</th>' in text
+    assert len(text) < 300_000
+
+
+def test_facts(run):
+    page = made(run)[1]
+    for fact in ("400", "0:01:40", "0.250 s each", "12.5 %", "3.50 GB", "1.1000"):
+        assert fact in page.text
+    assert re.search(r"Best AR@1000\s*57.1\s*at step 400", page.text)
+
+
+def test_the_best_evaluation_need_not_be_the_last(run):
+    rows = [step(100), {"kind": "eval", **evaluation(0.6, step=100)}]
+    write_lines(run, [*rows, {"kind": "eval", **evaluation(0.5, step=200)}])
+    assert re.search(r"Best AR@1000\s*60.0\s*at step 100", made(run)[1].text)
+
+
+def test_config_shows_what_was_changed_and_all_the_rest(run):
+    config = Config()
+    config = dataclasses.replace(config, data=DataConfig(root="/data/coco", num_workers=8))
+    text, page = made(run, config)
+    assert '<th scope="row">data.num_workers</th><td>8</td><td>2</td>' in text
+    for node in dataclasses.asdict(config).values():
+        for name in node if isinstance(node, dict) else ():
+            assert name in page.text
+    assert "All fields have their defaults" in made(run)[1].text
+
+
+def test_hostile_text_stays_text(run):
+    rows = [step(1, **{HOSTILE: 1.0}), step(2, **{HOSTILE: 2.0}), {**step(3), "kind": HOSTILE}]
+    write_lines(run, rows)
+    ordinary = used(made(run, Config(name="plain"))[1])
+    config = Config(name=HOSTILE, data=DataConfig(name=HOSTILE, root=HOSTILE))
+    text, page = made(run, config)
+    assert used(page) <= ordinary
+    assert len(page.tags("img")) == 1
+    assert page.text.count(HOSTILE) >= 4  # name, data, root, curve
+    assert HOSTILE not in text
+
+
+def used(page):
+    """Elements, each with one of its attributes."""
+    return {(tag, name) for tag, attrs in page.elements for name in [*attrs, None]}
+
+
+def test_paths_that_are_no_text(run):
+    text, _ = made(run, Config(data=DataConfig(root="/data/\udcff")))
+    assert "/data/?" in text
+
+
+def test_nothing_is_loaded_and_nothing_runs(run):
+    text, page = made(run)
+    for tag, attrs in page.elements:
+        assert tag not in {"script", "link", "iframe", "object", "embed", "base", "form", "use"}
+        for name, value in attrs.items():
+            assert not name.startswith("on")
+            if name in LOADING:
+                assert value.startswith("data:image/jpeg;base64,")
+    assert "url(" not in text
+    assert "@import" not in text
+    policy = [attrs["content"] for attrs in page.tags("meta") if "http-equiv" in attrs]
+    assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+
+
+def test_readable_with_any_eyes_and_on_any_screen(run):
+    text, page = made(run)
+    assert page.tags("html") == [{"lang": "en"}]
+    assert any(attrs.get("name") == "viewport" for attrs in page.tags("meta"))
+    for medium in ("prefers-color-scheme: dark", "print", "max-width"):
+        assert re.search(rf"@media[^{{]*{medium}", text)
+    assert all(attrs["alt"] for attrs in page.tags("img"))
+    for svg in page.tags("svg"):
+        # Named by a title, part of one that is, or a mark beside its name.
+        assert svg.get("role") == "img" or svg.get("class") == "lines" or "aria-hidden" in svg
+    assert len(charts(text)) == sum(svg.get("role") == "img" for svg in page.tags("svg"))
+
+
+def test_the_image_is_embedded(run):
+    image = embedded(made(run)[1])
+    original = cv2.imread(str(run / "proposals.png"))
+    assert image.shape == original.shape
+    assert abs(image.mean() - original.mean()) < 2
+
+
+def embedded(page):
+    (attrs,) = page.tags("img")
+    data = base64.b64decode(attrs["src"].removeprefix("data:image/jpeg;base64,"))
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert image.shape[:2] == (int(attrs["height"]), int(attrs["width"]))
+    return image
+
+
+def test_a_large_image_is_made_smaller(run):
+    write_image(run, 3600, 2400)  # noise: the worst case
+    text, page = made(run)
+    height, width, _ = embedded(page).shape
+    assert width <= html_report.MAX_IMAGE_WIDTH
+    assert height / width == pytest.approx(1.5, abs=0.01)
+    assert len(text) < 3_000_000
+
+
+def test_nothing_yet(tmp_path):
+    text, page = made(tmp_path)
+    assert "Not evaluated yet" in page.text
+    assert "Configuration" in page.text
+    assert not page.tags("img")
+    assert not charts(text)
+    (tmp_path / "metrics.jsonl").write_text("")
+    assert "Not evaluated yet" in made(tmp_path)[1].text
+
+
+def test_before_the_first_evaluation(tmp_path):
+    write_lines(tmp_path, [step(20), step(40)])
+    text, page = made(tmp_path)
+    assert "Not evaluated yet" in page.text
+    assert "Loss and its terms" in charts(text)
+    assert "Average recall, percent" not in charts(text)
+
+
+def test_an_evaluation_without_training(tmp_path):
+    (tmp_path / "eval.json").write_text(json.dumps(evaluation()))
+    text, page = made(tmp_path)
+    assert "by --mode=eval" in page.text
+    assert "Peak memory" in page.text
+    assert set(charts(text)) == {
+        "Recall by IoU threshold, percent",
+        "AR@1000 by size of the box, percent",
+        "Evaluation, time per image",
+    }
+
+
+def test_no_boxes_at_all(tmp_path):
+    nothing = {str(n): {f"{t:.2f}": None for t in THRESHOLDS} for n in LIMITS}
+    empty = {**{f"AR@{n}": None for n in LIMITS}, "recall_by_iou": nothing}
+    counts = dict.fromkeys(SIZES, 0)
+    result = evaluation(**empty, recall_by_size=dict.fromkeys(SIZES), boxes_by_size=counts)
+    result |= {"fast": {**empty, "num_boxes": 0}, "num_boxes": 0, "step": 20}
+    (tmp_path / "eval.json").write_text(json.dumps(result))
+    rows = [step(20), {"kind": "eval", **result}, {"kind": "eval", **result, "step": 40}]
+    write_lines(tmp_path, rows)
+    text, page = made(tmp_path)
+    assert "<title>rpn_r50_fpn_1x: AR@1000 -</title>" in text
+    assert "No values" in page.text
+
+
+def test_nulls_and_fields_that_come_and_go(tmp_path):
+    gone = step(60)
+    del gone["grad_norm"]
+    nulls = {"loss": None, "seconds_per_step": None, "wait_share": None, "memory_gb": None}
+    rows = [step(20), step(40, **nulls), gone, step(80, **nulls)]
+    write_lines(tmp_path, rows)
+    text, page = made(tmp_path)
+    described = charts(text)
+    assert "loss: 1.48 at step 20, 1.44 at step 60" in described["Loss and its terms"]
+    assert (
+        "grad_norm: 2.25 at step 20, 2.25 at step 80" in described["Gradient norm, before clipping"]
+    )
+    assert "nan" not in page.text.lower()
+    write_lines(tmp_path, [step(20, **nulls)])
+    assert "No values" in made(tmp_path)[1].text
+
+
+def test_a_resumed_run(tmp_path):
+    rows = [step(20), step(60, loss=9.0), step(40), step(60, loss=0.75)]
+    write_lines(tmp_path, rows)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('["no", "object"]\n{"kind": "train"}\n{"kind": "train", "step": 8')
+    described = charts(made(tmp_path)[0])["Loss and its terms"]
+    assert described.startswith("loss: 1.48 at step 20, 0.75 at step 60, least 0.75, most 1.48")
+
+
+def test_the_training_machine_is_remembered(run, monkeypatch):
+    page = made(run, trained=True)[1]
+    assert "Of the process that trained" in page.text
+    kept = json.loads((run / "environment.json").read_text())
+    # The page is made again elsewhere.
+    monkeypatch.setattr(html_report, "environment", lambda: {**kept, "cpu": "Babbage"})
+    page = made(run)[1]
+    assert "Of the process that trained" in page.text
+    assert kept["cpu"] in page.text
+    assert "Babbage" not in page.text
+    (run / "environment.json").unlink()
+    page = made(run)[1]
+    assert "Of the process that wrote this page" in page.text
+    assert "Babbage" in page.text
+
+
+def test_only_the_first_host_writes(run, monkeypatch):
+    monkeypatch.setattr(html_report, "is_first_host", lambda: False)
+    write_report(run, Config(), trained=True)
+    assert not (run / "report.html").exists()
+    assert not (run / "environment.json").exists()
+
+
+def test_the_old_page_stays_until_the_new_one_is_whole(run, monkeypatch):
+    before = made(run)[0]
+
+    def full(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.replace", full)
+    with pytest.raises(InputError, match=r"report\.html: cannot be written: No space left"):
+        write_report(run, Config(name="other"))
+    assert (run / "report.html").read_text() == before
+
+
+def test_files_that_are_something_else(run):
+    (run / "proposals.png").write_text("no image")
+    with pytest.raises(InputError, match=r"proposals\.png: not an image"):
+        write_report(run, Config())
+    (run / "eval.json").write_text("{")
+    with pytest.raises(InputError, match=r"eval\.json: not JSON"):
+        write_report(run, Config())
+    with pytest.raises(InputError, match=r"nowhere/report\.html: cannot be written: No such"):
+        write_report(run / "nowhere", Config())
+    (run / "eval.json").unlink()
+    (run / "eval.json").mkdir()
+    with pytest.raises(InputError, match=r"report\.html: cannot be made: .*eval\.json"):
+        write_report(run, Config())

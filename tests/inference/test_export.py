@@ -1,0 +1,369 @@
+"""The exported file: the same proposals as the live model, alone; anything else is refused."""
+
+import dataclasses
+import functools
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import export as jax_export
+
+import jaxdet
+from jaxdet import config as config_lib
+from jaxdet.config import Config
+from jaxdet.detectors.network import Params, build_model, init_params
+from jaxdet.errors import InputError
+from jaxdet.inference import export, exported
+from jaxdet.inference.predictor import Predictor
+from jaxdet.inference.single import batch_of_one
+from jaxdet.saving import Checkpoints
+from jaxdet.types import Batch
+
+ROOT = Path(__file__).parents[2]
+CONFIG_FILE = ROOT / "configs" / "rpn_r18_fpn_shapes.py"
+# One level of stride 8, whose post-processing compiles in a second.
+SMALL = {"stem_channels": 8, "num_stages": 2, "fpn_channels": 0, "head_channels": 8}
+
+
+def small_config(image_scale: tuple[int, int]):
+    config = config_lib.load_file(CONFIG_FILE)
+    config.model.update(SMALL)
+    config.data.image_scale = image_scale
+    return config
+
+
+def random_params(config: Config) -> Params:
+    """Scores spread out: a fresh head gives all anchors almost the same."""
+    params = init_params(build_model(config.model), jax.random.key(0))
+    params["rpn_head"]["rpn_cls"]["kernel"] *= 300
+    params["rpn_head"]["rpn_reg"]["kernel"] *= 10
+    return params
+
+
+@functools.cache
+def small_params() -> Params:
+    return random_params(config_lib.parse(small_config((64, 64))))
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    """Three buckets: a square, landscape and portrait."""
+    return config_lib.parse(small_config((96, 64)))
+
+
+@pytest.fixture(scope="module")
+def path(config, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("export") / "model.zip"
+    export.write_exported(config, small_params(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(path) -> exported.ExportedModel:
+    return jaxdet.load_exported(path)
+
+
+@pytest.fixture(scope="module")
+def live(config) -> Predictor:
+    return Predictor(config, small_params())
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(height + width).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def require_same(found, expected) -> None:
+    """To rounding: the live model runs as two programs, the exported one as one."""
+    assert found.boxes.dtype == found.scores.dtype == np.float32
+    assert len(expected.scores) > 20
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
+    # As sets: scores that are equal to rounding may swap.
+    same = np.abs(found.boxes[:, None] - expected.boxes[None]).max(-1) < 0.01
+    assert same.any(0).mean() > 0.99
+
+
+@pytest.mark.parametrize(
+    "size", [(64, 96), (61, 85), (480, 640), (33, 300), (300, 200), (500, 499), (1, 1)]
+)
+def test_same_as_live_model(size, model, live):
+    require_same(model(noise(*size)), live(noise(*size)))
+
+
+def test_takes_a_path(model, tmp_path):
+    image = noise(70, 50)
+    cv2.imwrite(str(tmp_path / "x.png"), image[..., ::-1])
+    for found, expected in zip(model(tmp_path / "x.png"), model(image), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    with pytest.raises(InputError, match="no such image"):
+        model(tmp_path / "y.png")
+    with pytest.raises(InputError, match="uint8"):
+        model(image.astype(np.float32))
+
+
+def test_any_batch_size(model):
+    images = [noise(40 + i, 60 + i) for i in range(3)]
+    scale = model.manifest.image_scale
+    rows = [batch_of_one(image, scale, model.manifest.buckets) for image in images]
+    found = model.propose(Batch(*map(np.concatenate, zip(*rows, strict=True))))
+    assert found.boxes.shape[0] == 3
+    for i, row in enumerate(rows):
+        alone = model.propose(row)
+        assert found.valid[i].sum() == alone.valid[0].sum() > 20
+        np.testing.assert_allclose(found.scores[i], alone.scores[0], rtol=1e-5, atol=1e-7)
+    with pytest.raises(
+        InputError, match="batch: of 32 x 32 pixels; there are programs for 64 x 64"
+    ):
+        model.propose(rows[0]._replace(image=np.zeros((1, 32, 32, 3), np.uint8)))
+
+
+def test_one_program_for_all_platforms_and_batch_sizes(path):
+    with zipfile.ZipFile(path) as file:
+        names = [name for name in file.namelist() if name.startswith("programs/")]
+        programs = [jax_export.deserialize(bytearray(file.read(name))) for name in names]
+        # Nothing tells whose machine it was made on.
+        assert str(ROOT).encode() not in b"".join(map(file.read, file.namelist()))
+    assert names == ["programs/64x64.jax", "programs/64x96.jax", "programs/96x64.jax"]
+    for program in programs:
+        assert program.platforms == ("cpu", "cuda", "tpu")
+        assert not isinstance(program.in_avals[-2].shape[0], int)
+
+
+# Run in a process of its own, in an empty folder: the file and the installed library are enough.
+ALONE = """
+import sys
+import numpy as np
+import jaxdet
+model = jaxdet.load_exported(sys.argv[1])
+with np.load("in.npz") as images:
+    found = [model(image) for image in images.values()]
+np.savez("out.npz", *[x for result in found for x in result])
+needless = ("configs", "jaxdet.config", "jaxdet.models", "jaxdet.ops.nms", "flax", "ml_collections")
+print(sorted(name for name in sys.modules if name.startswith(needless)))
+try:
+    model([[1, 2]])
+except jaxdet.InputError as error:
+    print(error)
+"""
+
+
+def test_runs_in_a_process_without_the_config(path, live, tmp_path):
+    moved = tmp_path / "moved.zip"
+    moved.write_bytes(path.read_bytes())
+    images = [noise(50, 80), noise(90, 70)]
+    np.savez(tmp_path / "in.npz", *images)
+    result = subprocess.run(
+        [sys.executable, "-c", ALONE, moved.name],
+        cwd=tmp_path,
+        env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    modules, refusal = result.stdout.splitlines()
+    assert modules == "[]"
+    assert refusal == "image: must be a path or uint8 (height, width, 3) RGB, not list"
+    with np.load(tmp_path / "out.npz") as arrays:
+        found = list(arrays.values())
+    for i, image in enumerate(images):
+        require_same(exported.Result(*found[2 * i : 2 * i + 2]), live(image))
+
+
+def refusal(path: Path) -> str:
+    """The one line that a file is refused with, without its name."""
+    with pytest.raises(InputError) as caught:
+        jaxdet.load_exported(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    return message.removeprefix(f"{path}: ")
+
+
+def changed(path: Path, out: Path, **members) -> Path:
+    """A copy of the zip with some members replaced, or left out where None."""
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(out, "w") as new:
+        for name in old.namelist():
+            data = members.get(name, old.read(name))
+            if data is not None:
+                new.writestr(name, data)
+    return out
+
+
+def manifest_with(path: Path, **fields) -> str:
+    with zipfile.ZipFile(path) as file:
+        return json.dumps({**json.loads(file.read("manifest.json")), **fields})
+
+
+def test_missing_file_and_folder(tmp_path):
+    assert "no such file" in refusal(tmp_path / "none.zip")
+    assert "not a whole exported model" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04" + bytes(100)])
+def test_other_files_are_refused(content, tmp_path):
+    (tmp_path / "x.zip").write_bytes(content)
+    assert "not a whole exported model" in refusal(tmp_path / "x.zip")
+
+
+def test_other_zips_are_refused(path, tmp_path):
+    np.savez(tmp_path / "x.zip.npz", np.zeros(3))
+    assert "manifest.json" in refusal(tmp_path / "x.zip.npz")
+    for content in ("[]", "3", '{"format": "another"}'):
+        other = changed(path, tmp_path / "x.zip", **{"manifest.json": content})
+        assert refusal(other) == "not a file that --mode=export wrote"
+    other = changed(path, tmp_path / "x.zip", **{"manifest.json": "{"})
+    assert "not a whole exported model" in refusal(other)
+
+
+def test_other_versions_are_refused(path, tmp_path):
+    text = manifest_with(path, format_version=2, jaxdet="9.0")
+    line = refusal(changed(path, tmp_path / "x.zip", **{"manifest.json": text}))
+    assert line == "of format 2, written by jaxdet 9.0; this jaxdet reads format 1: export it again"
+
+
+def test_damaged_manifest_params_and_programs_are_refused(path, tmp_path):
+    for fields in ({"buckets": [[64]]}, {"buckets": 3}, {"image_scale": None}):
+        text = manifest_with(path, **fields)
+        line = refusal(changed(path, tmp_path / "x.zip", **{"manifest.json": text}))
+        assert "not a whole exported model" in line
+    for name, content, what in [
+        ("programs/64x96.jax", None, "not a whole exported model"),
+        ("programs/64x96.jax", b"x" * 1000, f"jax {jax.__version__} cannot read its programs"),
+        ("params/rpn_head/rpn_cls/bias.npy", None, "its parameters are not those of its programs"),
+        ("params/rpn_head/rpn_cls/bias.npy", b"xx", "not a whole exported model"),
+    ]:
+        assert what in refusal(changed(path, tmp_path / "x.zip", **{name: content}))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_truncated_files_are_refused(share, path, tmp_path):
+    data = path.read_bytes()
+    (tmp_path / "x.zip").write_bytes(data[: int(share * len(data))])
+    assert "not a whole exported model" in refusal(tmp_path / "x.zip")
+
+
+def test_a_wrong_byte_is_refused_or_harmless(path, model, tmp_path):
+    """Checksums cover all that counts; a time stamp or an attribute may say what it likes."""
+    data, other = path.read_bytes(), tmp_path / "x.zip"
+    directory = data.rindex(b"PK\x01\x02")  # the last entry; where parsers are least protected
+
+    @settings(max_examples=60, deadline=None)
+    @given(
+        st.one_of(st.integers(0, len(data) - 1), st.integers(directory, len(data) - 1)),
+        st.integers(1, 255),
+    )
+    def check(place, change):
+        other.write_bytes(data[:place] + bytes([data[place] ^ change]) + data[place + 1 :])
+        try:
+            loaded = jaxdet.load_exported(other)
+        except InputError as error:
+            assert str(error).startswith(f"{other}: ")  # noqa: PT017
+            assert "\n" not in str(error)  # noqa: PT017
+        else:
+            jax.tree.map(np.testing.assert_array_equal, loaded._params, model._params)
+
+    check()
+
+
+@pytest.fixture(scope="module")
+def square() -> Config:
+    """One bucket."""
+    return config_lib.parse(small_config((64, 64)))
+
+
+def test_a_file_for_other_devices_is_refused(square, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "PLATFORMS", ("tpu",))
+    export.write_exported(square, small_params(), tmp_path / "x.zip")
+    line = refusal(tmp_path / "x.zip")
+    assert line == "exported for tpu, not for cpu; set JAX_PLATFORMS to one of them"
+
+
+def test_same_model_same_file(square, tmp_path):
+    for name in ("a.zip", "b.zip"):
+        export.write_exported(square, small_params(), tmp_path / name)
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+
+@pytest.mark.slow
+def test_bfloat16_model(square, tmp_path):
+    train = dataclasses.replace(square.train, precision="bfloat16")
+    config = dataclasses.replace(square, train=train)
+    export.write_exported(config, small_params(), tmp_path / "x.zip")
+    found = jaxdet.load_exported(tmp_path / "x.zip")(noise(64, 60))
+    expected = Predictor(config, small_params())(noise(64, 60))
+    assert len(found.scores) > 20
+    # One rounding of an activation is 2**-9; programs differ in where they round.
+    np.testing.assert_allclose(found.scores[:20], expected.scores[:20], rtol=2e-2)
+
+
+def test_a_failed_export_leaves_what_was_there(square, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("the machine is on fire")
+
+    monkeypatch.setattr(export, "_program", fail)
+    out = tmp_path / "x.zip"
+    out.write_text("precious")
+    with pytest.raises(RuntimeError):
+        export.write_exported(square, small_params(), out)
+    assert out.read_text() == "precious"
+    assert list(tmp_path.iterdir()) == [out]
+    with pytest.raises(InputError, match="is a folder"):
+        export.write_exported(square, small_params(), tmp_path)
+    with pytest.raises(InputError, match=r"x\.zip: cannot be made: File exists"):
+        export.write_exported(square, small_params(), out / "y.zip")
+
+
+@pytest.fixture
+def workdir(tmp_path) -> Path:
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        checkpoints.save_params(small_params(), {})
+    return tmp_path / "run"
+
+
+def run_command(*arguments) -> subprocess.CompletedProcess:
+    overrides = [f"--config.model.{name}={value}" for name, value in SMALL.items()]
+    overrides.append("--config.data.image_scale=(64, 64)")
+    return subprocess.run(
+        [sys.executable, "-m", "jaxdet.main", "--mode=export", *overrides, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_the_pyramid_of_the_default_config(tmp_path):
+    """Five levels, in every bucket."""
+    config = config_lib.parse(config_lib.load_file(CONFIG_FILE))
+    params = random_params(config)
+    export.write_exported(config, params, tmp_path / "x.zip")
+    model, live = jaxdet.load_exported(tmp_path / "x.zip"), Predictor(config, params)
+    for size in [(150, 200), (200, 150), (160, 160)]:
+        require_same(model(noise(*size)), live(noise(*size)))
+
+
+@pytest.mark.slow
+def test_command(workdir, tmp_path):
+    out = tmp_path / "new" / "model.zip"
+    result = run_command(f"--checkpoint={workdir}", f"--out={out}")
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[-2] == "bucket 64 x 64 (3 of 3)"  # after 32 x 64 and 64 x 32
+    assert lines[-1].startswith(f"wrote {out} (")
+    expected = jaxdet.load(small_config((64, 64)), workdir)(noise(50, 60))
+    require_same(jaxdet.load_exported(out)(noise(50, 60)), expected)
+
+    result = run_command(f"--checkpoint={tmp_path}/none", f"--out={out}")
+    assert result.returncode == 2
+    assert result.stderr == f"jaxdet: {tmp_path}/none: no such checkpoint\n"

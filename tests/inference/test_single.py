@@ -1,0 +1,87 @@
+"""Arrays given as images: odd ones are read, others are one line."""
+
+import numpy as np
+import pytest
+
+from jaxdet.data.buckets import bucket_sizes
+from jaxdet.errors import InputError
+from jaxdet.inference.single import batch_of_one
+
+SCALE = (96, 64)
+BUCKETS = bucket_sizes(SCALE)
+IMAGE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+
+
+def batch_of(image):
+    return batch_of_one(image, SCALE, BUCKETS)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        IMAGE.astype(np.float32) / 255,
+        IMAGE.astype(np.int64),
+        IMAGE.astype(np.uint16),
+        IMAGE.astype(bool),
+        IMAGE.astype(object),
+        IMAGE[..., 0],
+        IMAGE[..., :1],
+        IMAGE[..., :2],
+        np.concatenate([IMAGE, IMAGE[..., :1]], axis=2),
+        IMAGE.transpose(2, 0, 1),
+        IMAGE[None],
+        IMAGE[:0],
+        IMAGE[:, :0],
+        np.zeros((0, 0, 3), np.uint8),
+        np.uint8(3),
+        np.array(["street.jpg"]),
+        None,
+        3,
+        b"street.jpg",
+        IMAGE.tolist(),
+        [],
+    ],
+    ids=lambda image: f"{getattr(image, 'dtype', type(image).__name__)}{np.shape(image)}",
+)
+def test_what_is_no_image_is_one_line(image):
+    with pytest.raises(InputError, match=r"image: must be .* uint8 \(height, width, 3\)") as caught:
+        batch_of(image)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+VIEWS = {
+    "mirrored": IMAGE[:, ::-1],
+    "upside down": IMAGE[::-1],
+    "BGR": IMAGE[..., ::-1],
+    "every other pixel": IMAGE[::2, ::2],
+    "turned": IMAGE.transpose(1, 0, 2),
+    "Fortran order": np.asfortranarray(IMAGE),
+    "a part": IMAGE[5:30, 7:50],
+    "repeated": np.broadcast_to(IMAGE[:1], IMAGE.shape),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+def test_views_are_read_like_copies_and_left_alone(view):
+    copy = np.array(view, order="C")
+    for a, b in zip(batch_of(view), batch_of(copy), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(view, copy)
+
+
+def test_a_read_only_image_is_read():
+    image = IMAGE.copy()
+    image.flags.writeable = False
+    np.testing.assert_array_equal(batch_of(image).image, batch_of(IMAGE).image)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (2, 100_000), (3, 2)])
+def test_any_size_becomes_at_least_a_pixel_in_a_bucket(size):
+    batch = batch_of(np.full((*size, 3), 7, np.uint8))
+    height, width = batch.image_size[0]
+    assert batch.image.shape[1:3] in BUCKETS
+    assert (batch.image[0, :height, :width] == 7).all()
+    assert not batch.image[0, height:].any()
+    assert not batch.image[0, :, width:].any()
+    assert (batch.pad_size % 32 == 0).all()

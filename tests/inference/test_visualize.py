@@ -1,0 +1,172 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from jaxdet.errors import InputError
+from jaxdet.inference import visualize
+from jaxdet.inference.visualize import FOUND, LONG_SIDE, MISSED, PROPOSAL, Drawing
+
+
+def boxes(*rows):
+    return np.asarray(rows, np.float32).reshape(-1, 4)
+
+
+def scores(*values):
+    return np.asarray(values, np.float32)
+
+
+def plain(height, width):
+    return np.full((height, width, 3), 128, np.uint8)
+
+
+def is_colour(image, colour):
+    return (image == np.array(colour, np.uint8)).all(axis=-1)
+
+
+def test_boxes_are_found_from_iou_one_half_among_the_best():
+    gt = boxes([0, 0, 9, 9], [40, 0, 49, 9], [0, 40, 9, 49])
+    proposals = boxes(
+        [0, 0, 9, 4],  # 50 of 100 pixels: just found
+        [40, 0, 49, 3],  # 40 of 100: not
+        [0, 40, 9, 49],  # exact, but third by score
+    )
+    ranked = scores(0.9, 0.8, 0.1)
+    assert visualize.draw_proposals(plain(60, 60), gt, proposals, ranked, top=2)[1:] == (1, 3)
+    assert visualize.draw_proposals(plain(60, 60), gt, proposals, ranked, top=3)[1:] == (2, 3)
+    # The order in which proposals are given does not matter.
+    drawing = visualize.draw_proposals(plain(60, 60), gt, proposals[::-1], ranked[::-1], top=2)
+    assert drawing[1:] == (1, 3)
+
+
+def test_boxes_are_drawn_where_they_are():
+    # 4 drawn pixels per pixel: rows 40 ... 79 of the image are 160 ... 319 of the drawing.
+    image = plain(LONG_SIDE // 4, LONG_SIDE // 4)
+    drawing = visualize.draw_proposals(image, boxes([20, 40, 99, 79]), boxes(), scores())
+    assert drawing.image.shape == (LONG_SIDE, LONG_SIDE, 3)
+    rows, columns = np.nonzero(is_colour(drawing.image, MISSED))
+    # A line of two pixels lies on the border, within a pixel of it.
+    assert abs(rows.min() - 160) <= 1
+    assert abs(rows.max() - 319) <= 1
+    assert abs(columns.min() - 80) <= 1
+    assert abs(columns.max() - 399) <= 1
+    assert (image == 128).all()
+
+
+def test_found_and_missed_differ_in_line_style():
+    box = boxes([10, 10, 129, 129])
+    image = plain(LONG_SIDE // 4, LONG_SIDE // 4)
+    near = boxes([12, 12, 127, 127])
+    found = visualize.draw_proposals(image, box, near, scores(0.9)).image
+    missed = visualize.draw_proposals(image, box, boxes(), scores()).image
+    bottom = slice(80, 460)  # drawn columns of the lower border, away from corners and labels
+    assert is_colour(found, FOUND)[519, bottom].all()
+    assert 0.4 < is_colour(missed, MISSED)[519, bottom].mean() < 0.7
+    assert is_colour(found, PROPOSAL).any()
+    assert not is_colour(missed, PROPOSAL).any()
+    # The cross marks the middle of what was missed.
+    assert is_colour(missed, MISSED)[270:290, 270:290].any()
+    assert not is_colour(found, FOUND)[270:290, 270:290].any()
+
+
+def test_labels_do_not_cover_each_other():
+    canvas = visualize._Canvas(plain(300, 300), 1.0)
+    for shift in range(40):
+        canvas.label(boxes([100 + shift, 100, 200, 150])[0], "0.50 / 0.50", PROPOSAL)
+    placed = canvas._labels
+    assert 2 <= len(placed) < 40
+    painted = np.zeros((300, 300), int)
+    for x1, y1, x2, y2 in placed:
+        assert 0 <= x1 < x2 <= 300
+        assert 0 <= y1 < y2 <= 300
+        painted[y1:y2, x1:x2] += 1
+    assert painted.max() == 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 700), (700, 1), (37, 53)])
+def test_odd_images_and_no_boxes_at_all(size):
+    image = plain(*size)
+    drawing = visualize.draw_proposals(image, boxes(), boxes(), scores())
+    assert drawing[1:] == (0, 0)
+    assert max(drawing.image.shape) == LONG_SIDE
+    assert (drawing.image == 128).all()
+    whole = boxes([0, 0, size[1] - 1, size[0] - 1])
+    assert visualize.draw_proposals(image, whole, whole, scores(1.0))[1:] == (1, 1)
+    assert visualize.draw_boxes(image, whole, scores(1.0)).shape[2] == 3
+
+
+def test_draw_boxes_keeps_large_images_and_enlarges_small_ones():
+    box, score = boxes([1, 1, 20, 20]), scores(0.5)
+    assert visualize.draw_boxes(plain(600, 800), box, score).shape == (600, 800, 3)
+    assert visualize.draw_boxes(plain(28, 56), box, score).shape == (280, 560, 3)
+
+
+def test_draw_boxes_shows_the_best_on_top_and_no_more_than_asked():
+    image = plain(600, 600)
+    two = boxes([50, 300, 500, 500], [300, 50, 500, 550])  # they cross
+    drawn = visualize.draw_boxes(image, two, scores(0.2, 0.9))
+    best = visualize.draw_boxes(image, two[1:], scores(0.9))
+    np.testing.assert_array_equal(drawn[300, 298:303], best[300, 298:303])
+    np.testing.assert_array_equal(visualize.draw_boxes(image, two, scores(0.2, 0.9), top=1), best)
+    np.testing.assert_array_equal(visualize.draw_boxes(image, two, scores(0.2, 0.9), top=0), image)
+    assert (best != image).any()
+
+
+def test_grid_holds_every_drawing():
+    rng = np.random.default_rng(0)
+    sizes = [(40, 70), (70, 30), (50, 50), (20, 60)]
+    drawings = [Drawing(rng.integers(0, 256, (*s, 3)).astype(np.uint8), 1, 2) for s in sizes]
+    page = visualize.proposal_grid(drawings, ["a.png"] * 4, "title", columns=2)
+    for drawing in drawings:
+        match = cv2.matchTemplate(page, drawing.image, cv2.TM_SQDIFF)
+        y, x = np.unravel_index(match.argmin(), match.shape)
+        height, width = drawing.image.shape[:2]
+        np.testing.assert_array_equal(page[y : y + height, x : x + width], drawing.image)
+    for colour in (FOUND, MISSED, PROPOSAL):  # the legend
+        assert is_colour(page[:78], colour).any()
+    with pytest.raises(ValueError, match="zip"):
+        visualize.proposal_grid(drawings, ["a.png"], "title")
+
+
+def test_grid_of_nothing_is_title_and_legend():
+    page = visualize.proposal_grid([], [], "title")
+    assert len(page) == 78
+    assert is_colour(page, MISSED).any()
+
+
+def test_grid_caption_fits_its_cell():
+    drawings = [Drawing(plain(50, 300), 1, 2)] * 2
+    short = visualize.proposal_grid(drawings, ["a", ""], "title")
+    long = visualize.proposal_grid(drawings, ["a" * 500, ""], "title")
+    assert short.shape == long.shape
+    second = slice(14 + 300, None)  # nothing of the name reaches the second column
+    np.testing.assert_array_equal(short[:, second], long[:, second])
+
+
+def test_png_round_trip(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    visualize.write_png(tmp_path / "a.png", image)
+    read = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(read[..., ::-1], image)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(b"old")
+
+    def fail(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(InputError, match=r"a\.png: cannot be written: No space left on device"):
+        visualize.write_png(tmp_path / "a.png", plain(4, 4))
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.png", b"old")]
+
+
+@pytest.mark.parametrize("name", ["absent/a.png", "file/a.png"])
+def test_a_folder_that_is_none_is_one_line(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written") as caught:
+        visualize.write_png(tmp_path / name, plain(4, 4))
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,287 @@
+"""Downloads from servers on loopback that cut, lie, ignore Range, or are down."""
+
+import functools
+import hashlib
+import http.server
+import io
+import re
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from jaxdet.zoo import download as download_lib
+from jaxdet import progress as progress_lib
+from jaxdet.zoo.download import download, fetch
+from jaxdet.errors import InputError
+from jaxdet.zoo.published import PRETRAINED, ROWS
+
+CONTENT = bytes(range(256)) * 4096  # 1 MiB
+NAME = f"weights-{hashlib.sha256(CONTENT).hexdigest()[:8]}.pth"
+
+
+class Server:
+    """Serves CONTENT, well or badly; counts the requests and their Range headers."""
+
+    def __init__(self, content=CONTENT, ranges=True, cut=None, status=None, lengths=True):
+        self.content, self.ranges, self.cut, self.status = content, ranges, cut, status
+        self.lengths = lengths
+        self.requests = []
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                outer.answer(self)
+
+            def log_message(self, *args):
+                pass
+
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = False
+        self.url = f"http://127.0.0.1:{self.http.server_port}/models/{NAME}"
+        self.thread = threading.Thread(target=self.http.serve_forever, args=(0.01,))
+        self.thread.start()
+
+    def answer(self, handler):
+        asked = handler.headers.get("Range")
+        self.requests.append(asked)
+        if self.status:
+            handler.send_error(self.status)
+            return
+        start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and self.ranges else 0
+        if start >= len(self.content):
+            handler.send_error(416)
+            return
+        body = self.content[start:]
+        handler.send_response(206 if asked and self.ranges else 200)
+        if self.lengths:
+            handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        # A cut sends less than it promised and hangs up.
+        handler.wfile.write(body[: self.cut])
+        handler.close_connection = True
+
+    def stop(self):
+        self.http.shutdown()
+        self.thread.join()
+        self.http.server_close()
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    servers = []
+
+    def start(**fields):
+        servers.append(Server(**fields))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def down(monkeypatch):
+    """The address of a server that is not running."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return f"http://127.0.0.1:{port}/models/{NAME}"
+
+
+@pytest.fixture
+def target(tmp_path) -> Path:
+    return tmp_path / "cache" / NAME
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} - {".lock"}
+
+
+def test_downloads_once_and_keeps(serve, target, capsys):
+    server = serve()
+    assert download([server.url], target) == target
+    assert target.read_bytes() == CONTENT
+    assert capsys.readouterr().err == f"downloading {NAME}\n"
+    assert download([server.url], target) == target
+    assert server.requests == [None]
+    assert files(target.parent) == {NAME}
+
+
+def test_a_bar_on_a_terminal(serve, target, monkeypatch):
+    screen = io.StringIO()
+    terminal = functools.partial(Console, file=screen, force_terminal=True, width=100)
+    monkeypatch.setattr(progress_lib, "Console", lambda stderr: terminal())
+    download([serve().url], target)
+    assert NAME in screen.getvalue()
+    assert "1.0/1.0 MB" in screen.getvalue()
+
+
+def test_cuts_are_continued(serve, target):
+    server = serve(cut=300_000)
+    download([server.url], target)
+    assert target.read_bytes() == CONTENT
+    assert server.requests == [None, "bytes=300000-", "bytes=600000-", "bytes=900000-"]
+
+
+def test_a_server_without_range_begins_again(serve, target):
+    target.parent.mkdir()
+    target.with_name(f"{NAME}.part").write_bytes(b"x" * 500)
+    server = serve(ranges=False)
+    download([server.url], target)
+    assert target.read_bytes() == CONTENT
+    assert server.requests == ["bytes=500-"]
+
+
+def test_a_server_without_range_that_cuts_is_given_up_for_the_mirror(serve, target):
+    server, mirror = serve(ranges=False, cut=1000), serve()
+    download([server.url, mirror.url], target)
+    assert target.read_bytes() == CONTENT
+    assert len(server.requests) == 2
+    assert mirror.requests == ["bytes=1000-"]
+
+
+def test_a_second_call_goes_on_where_the_first_was_cut(serve, target, monkeypatch):
+    monkeypatch.setattr(download_lib, "ATTEMPTS", 1)
+    server = serve(cut=700_000)
+    with pytest.raises(InputError, match="cut again"):
+        download([server.url], target)
+    assert files(target.parent) == {f"{NAME}.part"}
+    download([server.url], target)
+    assert server.requests == [None, "bytes=700000-"]
+    assert target.read_bytes() == CONTENT
+
+
+def test_without_content_length(serve, target):
+    download([serve(lengths=False).url], target)
+    assert target.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("left", [b"x" * 500, CONTENT + b"x", CONTENT[:-1] + b"x"])
+def test_a_wrong_part_is_thrown_away(serve, target, left):
+    target.parent.mkdir()
+    target.with_name(f"{NAME}.part").write_bytes(left)
+    server = serve()
+    download([server.url], target)
+    assert target.read_bytes() == CONTENT
+    assert server.requests == [f"bytes={len(left)}-", None]
+
+
+def test_a_whole_part_needs_no_bytes(serve, target):
+    target.parent.mkdir()
+    target.with_name(f"{NAME}.part").write_bytes(CONTENT)
+    download([serve().url], target)
+    assert target.read_bytes() == CONTENT
+
+
+def test_the_mirror_serves_what_the_main_site_does_not(serve, down, target):
+    wrong = serve(content=CONTENT[::-1])
+    gone = serve(status=404)
+    mirror = serve()
+    download([down, gone.url, wrong.url, mirror.url], target)
+    assert target.read_bytes() == CONTENT
+    assert (len(gone.requests), len(wrong.requests), len(mirror.requests)) == (1, 1, 1)
+
+
+def test_when_all_fail_one_line_says_which_file_to_put_where(serve, down, target):
+    wrong = serve(content=CONTENT[::-1])
+    with pytest.raises(InputError) as caught:
+        download([down, wrong.url], target)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert "Connection refused" in line
+    assert "wrong bytes" in line
+    assert line.endswith(f"download {down} elsewhere and put it at {target}")
+    assert files(target.parent) == set()
+
+
+def test_a_file_with_wrong_bytes_is_replaced_or_removed(serve, down, target):
+    target.parent.mkdir()
+    target.write_bytes(b"not it")
+    with pytest.raises(InputError, match="had wrong bytes and was removed"):
+        download([down], target)
+    assert not target.exists()
+    target.write_bytes(b"not it")
+    download([serve().url], target)
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_silent_server_times_out(monkeypatch, target):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(download_lib, "TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/{NAME}"
+        with pytest.raises(InputError, match="timed out"):
+            download([url], target)
+
+
+def test_a_cache_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="JAXDET_CACHE"):
+        download(["http://127.0.0.1:1/x"], tmp_path / "file" / NAME)
+
+
+def test_whoever_comes_second_waits(serve, target):
+    server = serve()
+    threads = [threading.Thread(target=download, args=([server.url], target)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert target.read_bytes() == CONTENT
+    assert server.requests == [None]
+
+
+def test_fetch_by_name(serve, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXDET_CACHE", str(tmp_path))
+    server = serve()
+    site = server.url.rpartition("/")[0]
+    monkeypatch.setitem(PRETRAINED, "torchvision://tiny", ((site,), NAME))
+    assert fetch("torchvision://tiny") == tmp_path / "checkpoints" / NAME
+    # Once there, it needs no server; so does a file that somebody put there.
+    server.status = 500
+    assert fetch("torchvision://tiny").read_bytes() == CONTENT
+
+
+def test_main_site_before_mirror_for_every_published_file(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setenv("JAXDET_CACHE", str(tmp_path))
+    monkeypatch.setattr(
+        download_lib, "download", lambda urls, path: asked.append((urls, path)) or path
+    )
+    for row in ROWS:
+        if row.file:
+            fetch(f"zoo://{row.config}")
+            below = f"mmdetection/models/{row.file}"
+            assert asked.pop() == (
+                [
+                    f"https://s3.ap-northeast-2.amazonaws.com/open-mmlab/{below}",
+                    f"https://open-mmlab.oss-cn-beijing.aliyuncs.com/{below}",
+                ],
+                tmp_path / "checkpoints" / row.file,
+            )
+    for name in PRETRAINED:
+        fetch(name)
+        urls, path = asked.pop()
+        assert all(url.endswith(path.name) for url in urls)
+        assert re.search(r"-[0-9a-f]{8}\.pth$", path.name)
+        assert len(urls) == (2 if name.startswith("open-mmlab") else 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("zoo://rpn_r50_caffe_fpn_1x", "no checkpoint of this config was published"),
+        ("zoo://rpn_r51", "known are zoo://rpn_r50_caffe_c4_1x, zoo://"),
+        ("torchvision://resnet51", "known are torchvision://resnet18, torchvision://"),
+        ("https://example.org/x.pth", "use zoo://"),
+    ],
+)
+def test_names_that_are_not_published(name, message):
+    with pytest.raises(InputError, match=message) as caught:
+        fetch(name)
+    assert str(caught.value).startswith(f"{name}: ")

@@ -1,0 +1,99 @@
+"""The zoo's table."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxdet.zoo.published import ROWS
+from jaxdet.zoo.__main__ import markdown_table
+
+DATA = Path(__file__).parents[1] / "golden"
+
+
+def test_the_table_is_the_published_document():
+    """Byte for byte as far as the document goes; it breaks off within a row."""
+    published = (DATA / "model_zoo_table.md").read_text()
+    assert markdown_table().startswith(published)
+
+
+def test_fourteen_rows_of_equal_width():
+    lines = markdown_table().splitlines()
+    assert len(lines) == 2 + 14
+    assert len({len(line) for line in lines}) == 1
+    assert len({row.config for row in ROWS}) == 14
+    x101 = (
+        "| X-101-64x4d-FPN | pytorch |   1x    |   9.5    |        0.955        |      8.3       |"
+    )
+    assert lines[-2].startswith(x101)
+
+
+def test_every_row_has_its_config():
+    configs = {path.stem for path in (Path(__file__).parents[2] / "configs").glob("rpn_*.py")}
+    assert {row.config for row in ROWS} == configs - {"rpn_r18_fpn_shapes"}
+
+
+def test_the_command_prints_it():
+    command = [sys.executable, "-m", "jaxdet.zoo"]
+    root = Path(__file__).parents[2]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
+    assert output.stdout == markdown_table() + "\n"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "jaxdet.zoo", *arguments]
+    root = Path(__file__).parents[2]
+    return subprocess.run(command, capture_output=True, text=True, cwd=root)
+
+
+R50 = "configs/rpn_r50_fpn_1x.py"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([R50], "not understood"),
+        (["--measure"], "names no config"),
+        (["--measure", "configs/none.py"], "no such config"),
+        (["--measure", R50, R50], "more than once"),
+        (["--measure", R50, "--checkpoint=a,b"], "2 for 1 configs"),
+        (["--measure", R50, "--steps=-1"], "steps"),
+        (["--measure", R50, "--out=README.md/x"], "README.md/x: cannot be made: Not a directory"),
+        (["--measured"], "measured"),
+    ],
+)
+def test_bad_arguments_are_one_line(arguments, words):
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("jaxdet: ")
+    assert result.stderr.count("\n") == 1
+    assert words in result.stderr
+
+
+@pytest.mark.slow
+def test_the_embedded_config_is_measured(tmp_path):
+    out = tmp_path / "zoo"
+    config = "configs/rpn_r18_fpn_shapes.py"
+    result = run("--measure", config, "--steps=2", "--num_images=8", f"--out={out}")
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in out.iterdir()) == ["zoo.json", "zoo.md"]
+    found = json.loads((out / "zoo.json").read_text())
+    row = found["rows"][-1]
+    assert (row["config"], row["published"]) == ("rpn_r18_fpn_shapes", None)
+    assert row["measured"]["seconds_per_step"] > 0
+    assert row["measured"]["images_per_second"] > 0
+    assert row["measured"]["num_images"] == 8
+    assert "measured, " in (out / "zoo.md").read_text()
+    assert "measured, " in result.stdout
+
+
+@pytest.mark.slow
+def test_bad_data_ends_in_one_line_and_no_file(tmp_path):
+    result = run("--measure", R50, f"--root={tmp_path}", f"--out={tmp_path / 'zoo'}")
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"jaxdet: {tmp_path}/annotations/instances_val2017.json: ")
+    assert result.stderr.count("\n") == 1
+    assert list((tmp_path / "zoo").iterdir()) == []

@@ -1,0 +1,116 @@
+"""Measured lines below published ones."""
+
+import json
+
+import pytest
+
+from jaxdet.zoo.published import ROWS
+from jaxdet.zoo.table import markdown_table, page, records
+
+ENVIRONMENT = {
+    "date": "2030-01-31",
+    "cpu": "a processor",
+    "devices": {"kind": "H100", "count": 8},
+    "versions": {"jax": "0.10.2"},
+}
+
+
+def line(config: str, **changes):
+    """What `measure.measure` returns."""
+    return {
+        "config": config,
+        "checkpoint": f"zoo://{config}",
+        "images_per_step": 16,
+        "seconds_per_step": 0.12345,
+        "memory_gb": 4.56,
+        "memory_of": "device",
+        "images_per_second": 123.44,
+        "seconds_per_image": {"data": 0.001, "forward": 0.002, "post": 0.003},
+        "num_images": 5000,
+        "AR1000": 57.12,
+        "AR1000_fast": 57.34,
+        "environment": ENVIRONMENT,
+        **changes,
+    }
+
+
+def cells(text: str) -> list[list[str]]:
+    """The lines of a table but for the rule, whose dashes follow the columns' widths."""
+    head, _, *body = text.splitlines()
+    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in (head, *body)]
+
+
+def test_a_measured_line_is_below_its_row():
+    table = cells(markdown_table(measured=[line("rpn_r50_fpn_1x")]))
+    plain = cells(markdown_table())
+    assert table[:7] == plain[:7]
+    assert table[7] == [
+        "measured, 16 images/step",
+        "",
+        "",
+        "4.6",
+        "0.123",
+        "123.4",
+        "57.1",
+        "zoo://rpn_r50_fpn_1x",
+    ]
+    assert table[8:] == plain[7:]
+
+
+def test_what_was_not_measured_is_a_dash():
+    nothing = dict.fromkeys(["checkpoint", "seconds_per_step", "memory_gb", "AR1000"])
+    table = cells(markdown_table(measured=[line("rpn_r50_fpn_1x", **nothing)]))
+    assert table[7][3:] == ["-", "-", "123.4", "-", "fresh parameters"]
+
+
+def test_another_config_has_a_row_of_its_own():
+    table = cells(markdown_table(measured=[line("mine", AR1000=80.0)]))
+    assert table[:-2] == cells(markdown_table())
+    assert table[-2] == ["mine", *"-------"]
+    assert table[-1][6] == "80.0"
+
+
+@pytest.mark.parametrize(
+    ("measured", "cell"),
+    [
+        (57.1, "57.1"),
+        (57.2, "57.2"),  # published 57.1: 0.1 off is as published
+        (57.0, "57.0"),
+        (57.21, "**57.2 (+0.11)**"),
+        (56.99, "**57.0 (-0.11)**"),
+        (40.0, "**40.0 (-17.10)**"),
+    ],
+)
+def test_a_figure_that_differs_is_marked(measured, cell):
+    lines = [line("rpn_r50_fpn_1x", AR1000=measured)]
+    assert cells(markdown_table(measured=lines))[7][6] == cell
+    rows = {row["config"]: row for row in records(lines)["rows"]}
+    assert rows["rpn_r50_fpn_1x"]["differs"] is cell.startswith("**")
+
+
+def test_records_hold_every_row_and_say_it_in_json():
+    lines = [line("mine"), line("rpn_r50_c4_1x", AR1000=None)]
+    found = json.loads(json.dumps(records(lines)))
+    assert found["environment"] == ENVIRONMENT
+    assert [row["config"] for row in found["rows"]] == [*(row.config for row in ROWS), "mine"]
+    by_name = {row["config"]: row for row in found["rows"]}
+    assert by_name["mine"]["published"] is None
+    assert by_name["mine"]["differs"] is None
+    c4 = by_name["rpn_r50_c4_1x"]
+    assert c4["published"]["ar1000"] == 50.2
+    assert c4["measured"]["seconds_per_step"] == 0.12345
+    assert "environment" not in c4["measured"]
+    assert c4["differs"] is None
+    assert by_name["rpn_r50_fpn_1x"]["measured"] is None
+    assert lines[0]["environment"] == ENVIRONMENT  # the caller's own stays as it was
+
+
+@pytest.mark.parametrize(("kind", "words"), [("device", "any device"), ("process", "resident")])
+def test_the_page_says_whose_memory_and_with_what(kind, words):
+    text = page([line("mine", memory_of=kind), line("rpn_r50_fpn_1x", memory_of=None)])
+    assert markdown_table(measured=[line("mine"), line("rpn_r50_fpn_1x")]) in text
+    (memory,) = [x for x in text.splitlines() if x.startswith("- Mem:")]
+    assert words in memory
+    assert "| cpu | a processor |" in text
+    assert "| devices | kind H100, count 8 |" in text
+    assert "| versions | jax 0.10.2 |" in text
