@@ -4,7 +4,7 @@ python -m jaxdet.main --config=configs/rpn_r101_caffe_fpn_1x.py --config.data.ro
     --workdir=runs/rpn_r101_caffe_fpn_1x
 """
 
-from configs import base
+from jaxdet.configs import base
 
 
 def get_config():

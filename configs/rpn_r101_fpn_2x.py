@@ -4,7 +4,7 @@ python -m jaxdet.main --config=configs/rpn_r101_fpn_2x.py --config.data.root=/da
     --workdir=runs/rpn_r101_fpn_2x
 """
 
-from configs import base
+from jaxdet.configs import base
 
 
 def get_config():

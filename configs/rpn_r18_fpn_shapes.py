@@ -3,7 +3,7 @@
 python -m jaxdet.main
 """
 
-from configs import base
+from jaxdet.configs import base
 
 
 def get_config():

@@ -4,7 +4,7 @@ python -m jaxdet.main --config=configs/rpn_r50_caffe_c4_2x.py --config.data.root
     --workdir=runs/rpn_r50_caffe_c4_2x
 """
 
-from configs import base
+from jaxdet.configs import base
 
 
 def get_config():

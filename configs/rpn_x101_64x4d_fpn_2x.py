@@ -4,7 +4,7 @@ python -m jaxdet.main --config=configs/rpn_x101_64x4d_fpn_2x.py --config.data.ro
     --workdir=runs/rpn_x101_64x4d_fpn_2x
 """
 
-from configs import base
+from jaxdet.configs import base
 
 
 def get_config():

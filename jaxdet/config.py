@@ -1,4 +1,4 @@
-"""The configuration: every field with its default, and the door from a ConfigDict.
+"""The configuration: every field with its default and its bounds.
 
 The defaults are the zoo's R-50-FPN, pytorch style, 1x.  Config files change some of them
 (`configs/base.py`), the command line changes more (`--config.data.root=/data/coco`), and
@@ -12,33 +12,60 @@ import reprlib
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import ml_collections
 
 from jaxdet.errors import InputError
-from jaxdet.limits import CHOICES, MAX_ITEMS, RANGES
+
+FOLDER = Path(__file__).parent / "configs"
+MAX_ITEMS = 64  # of a sequence
+
+
+@dataclass(frozen=True)
+class Between:
+    """The least and the greatest value of a field, or of each item of a sequence.
+
+    What is further out is taken for a typing error: it would overflow, or fill the memory.
+    """
+
+    low: int | float
+    high: int | float
+
+
+Width = Annotated[int, Between(1, 4096)]
+Count = Annotated[int, Between(1, 1_000_000)]
+CountOrZero = Annotated[int, Between(0, 1_000_000)]
+Steps = Annotated[int, Between(1, 2**31 - 1)]
+StepsOrZero = Annotated[int, Between(0, 2**31 - 1)]
+Share = Annotated[float, Between(0, 1)]
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The network.  Lengths are in pixels of the resized image."""
 
-    depth: int = 50
-    style: str = "pytorch"  # which convolution of a block strides: pytorch 3x3, caffe first 1x1
-    num_stages: int = 4  # 3 is C4
-    stem_channels: int = 64  # stage i has stem_channels * 2**i planes
-    groups: int = 1  # ResNeXt's cardinality
-    base_width: int = 64  # ResNeXt's channels per group, at 64 planes
-    frozen_stages: int = 1  # -1: all trains; 0: the stem is frozen; n: and the first n stages
+    detector: str = "rpn"
+    convention: Literal["mmdet1"] = "mmdet1"  # what a box is, and how anchors and boxes are made
+    depth: Literal[18, 34, 50, 101, 152] = 50
+    style: Literal["pytorch", "caffe"] = "pytorch"  # a block's stride: in the 3x3, or the first 1x1
+    num_stages: Annotated[int, Between(1, 4)] = 4  # 3 is C4
+    stem_channels: Width = 64  # stage i has stem_channels * 2**i planes
+    groups: Width = 1  # ResNeXt's cardinality
+    base_width: Width = 64  # ResNeXt's channels per group, at 64 planes
+    # -1: all trains; 0: the stem is frozen; n: and the first n stages
+    frozen_stages: Annotated[int, Between(-1, 4)] = 1
     train_norm: bool = True  # train scale and bias of the batch norms that are not frozen
-    fpn_channels: int = 256  # 0: no pyramid
-    head_channels: int = 256
-    anchor_scales: tuple[float, ...] = (8.0,)  # anchor side = scale * stride
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
-    channel_order: str = "rgb"  # of the network's input
-    pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53)  # in channel_order
-    pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375)
+    fpn_channels: Annotated[int, Between(0, 16384)] = 256  # 0: no pyramid
+    head_channels: Annotated[int, Between(1, 16384)] = 256
+    # anchor side = scale * stride
+    anchor_scales: Annotated[tuple[float, ...], Between(0.01, 1024)] = (8.0,)
+    # height / width
+    anchor_ratios: Annotated[tuple[float, ...], Between(0.01, 100)] = (0.5, 1.0, 2.0)
+    channel_order: Literal["rgb", "bgr"] = "rgb"  # of the network's input
+    # both in channel_order
+    pixel_mean: Annotated[tuple[float, ...], Between(-1e6, 1e6)] = (123.675, 116.28, 103.53)
+    pixel_std: Annotated[tuple[float, ...], Between(1e-3, 1e6)] = (58.395, 57.12, 57.375)
     pretrained: str = ""  # a backbone: a file, torchvision://NAME or open-mmlab://NAME
 
     @property
@@ -54,70 +81,75 @@ class ModelConfig:
 class DataConfig:
     """Where images come from and how large they become."""
 
-    name: str = "coco"  # coco, tfds or shapes
+    name: Literal["coco", "tfds", "shapes"] = "coco"
     root: str = ""  # folder with annotations/, train2017/ and val2017/
-    image_scale: tuple[int, ...] = (1333, 800)  # bounds of the long and the short side
-    images_per_device: int = 2  # that go through the network together
-    num_workers: int = 2  # loader processes; 0 loads in threads of this one
+    # bounds of the long and the short side
+    image_scale: Annotated[tuple[int, ...], Between(32, 8192)] = (1333, 800)
+    images_per_device: Width = 2  # that go through the network together
+    # loader processes; 0 loads in threads of this one
+    num_workers: Annotated[int, Between(0, 1024)] = 2
     keep_empty: bool = False  # train on images without boxes
-    flip: float = 0.5  # probability of a horizontal mirror image in training
+    flip: Share = 0.5  # probability of a horizontal mirror image in training
 
 
 @dataclass(frozen=True)
 class TargetConfig:
     """Which anchors are positive, negative and sampled."""
 
-    positive_iou: float = 0.7
-    negative_iou: float = 0.3
-    min_positive_iou: float = 0.3  # a box's best anchor is positive from here on
-    num_samples: int = 256  # anchors per image in the loss; 0 takes all
-    positive_fraction: float = 0.5
-    smooth_l1_beta: float = 1.0 / 9.0
+    positive_iou: Annotated[float, Between(1e-6, 1)] = 0.7
+    negative_iou: Share = 0.3
+    min_positive_iou: Share = 0.3  # a box's best anchor is positive from here on
+    num_samples: CountOrZero = 256  # anchors per image in the loss; 0 takes all
+    positive_fraction: Share = 0.5
+    smooth_l1_beta: Annotated[float, Between(1e-6, 1e6)] = 1.0 / 9.0
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
     """How a gradient becomes a step."""
 
-    name: str = "sgd"  # as PyTorch does it, the reference's; or adamw, for training from scratch
-    learning_rate: float = 0.02  # for a global batch of 16
+    # as PyTorch does it, the reference's; or adamw, for training from scratch
+    name: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: Annotated[float, Between(1e-30, 1e6)] = 0.02  # for a global batch of 16
     scale_lr: bool = True  # learning rate follows the global batch, linearly
-    momentum: float = 0.9  # of sgd
-    weight_decay: float = 1e-4
-    clip_norm: float = 35.0
-    warmup_steps: int = 500
-    warmup_ratio: float = 1.0 / 3.0
-    decay_epochs: tuple[float, ...] = (8.0, 11.0)  # epochs that begin with a decay
-    decay_factor: float = 0.1
+    momentum: Share = 0.9  # of sgd
+    weight_decay: Annotated[float, Between(0, 1e6)] = 1e-4
+    clip_norm: Annotated[float, Between(1e-30, 1e9)] = 35.0
+    warmup_steps: StepsOrZero = 500
+    warmup_ratio: Share = 1.0 / 3.0
+    # epochs that begin with a decay
+    decay_epochs: Annotated[tuple[float, ...], Between(0, 1_000_000)] = (8.0, 11.0)
+    decay_factor: Share = 0.1
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """The run."""
 
-    num_epochs: int = 12
-    num_steps: int = 0  # overrides num_epochs when > 0
-    seed: int = 0
-    precision: str = "float32"  # of activations: float32 or bfloat16
-    matmul_precision: str = "highest"  # of float32 products: highest, or tensorfloat32 on a GPU
-    accumulation: int = 1  # such groups of images in a step, one after another on a device
+    num_epochs: CountOrZero = 12
+    num_steps: StepsOrZero = 0  # overrides num_epochs when > 0
+    seed: Annotated[int, Between(0, 2**32 - 1)] = 0
+    precision: Literal["float32", "bfloat16"] = "float32"  # of activations
+    # of float32 products; tensorfloat32 acts on a GPU
+    matmul_precision: Literal["highest", "tensorfloat32"] = "highest"
+    accumulation: Width = 1  # such groups of images in a step, one after another on a device
     remat: bool = False  # recompute each block's activations in the backward pass
-    log_every: int = 50  # steps
-    eval_every: int = 1  # epochs between evaluations; the last step is always evaluated
-    checkpoint_every: int = 1000  # steps
-    keep_checkpoints: int = 3
+    log_every: Steps = 50  # steps
+    eval_every: Steps = 1  # epochs between evaluations; the last step is always evaluated
+    checkpoint_every: Steps = 1000  # steps
+    keep_checkpoints: Count = 3
 
 
 @dataclass(frozen=True)
 class ProposalConfig:
     """From scores to proposals, whenever no training step runs."""
 
-    nms_pre: int = 2000  # best anchors kept per level
-    nms_post: int = 2000  # boxes kept per level
-    max_num: int = 2000  # boxes kept per image
-    nms_threshold: float = 0.7
-    min_box_size: float = 0.0  # pixels of the resized image
-    batch_size: int = 1  # images per device
+    nms_pre: Count = 2000  # best anchors kept per level
+    nms_post: Count = 2000  # boxes kept per level
+    max_num: Count = 2000  # boxes kept per image
+    nms_threshold: Share = 0.7
+    min_box_size: Annotated[float, Between(0, 8192)] = 0.0  # pixels of the resized image
+    batch_size: Width = 1  # images per device
 
 
 @dataclass(frozen=True)
@@ -134,42 +166,25 @@ class Config:
 
 
 def to_config_dict(config: Config) -> ml_collections.ConfigDict:
-    """A mutable copy for config files and the command line."""
+    """Returns a mutable copy for config files and the command line."""
     return ml_collections.ConfigDict(dataclasses.asdict(config))
 
 
-def parse(config: Any) -> Config:
-    """Checks every field and returns the frozen form.
-
-    Args:
-        config: a ConfigDict; a `Config` is returned as it is.
-
-    Raises:
-        InputError: a field is unknown, missing, of the wrong type or out of range.
-    """
-    if isinstance(config, Config):
-        return config
-    to_dict = getattr(config, "to_dict", None)
-    if to_dict is None:
-        raise InputError(f"config: must be a ConfigDict, not {type(config).__name__}")
-    try:
-        values = to_dict()
-    except Exception as error:  # a placeholder without a value, or references in a circle
-        raise InputError(f"config: cannot be read: {error}") from None
-    parsed = _parse_node(Config, values, "config")
-    _check_values(parsed)
-    return parsed
-
-
-def load_file(path: str | Path) -> ml_collections.ConfigDict:
+def load_file(name: str | Path) -> ml_collections.ConfigDict:
     """Runs `get_config()` of a config file.
 
+    Args:
+        name: the file, or the name of a config that jaxdet has, such as `rpn_r50_fpn_1x`.
+
     Raises:
-        InputError: there is no such file, or it is not a config.
+        InputError: there is no such config, or the file is not one.
     """
-    path = Path(path)
+    path = Path(name)
     if not path.is_file():
-        raise InputError(f"{path}: no such config; the zoo's are in configs/")
+        named = FOLDER / f"{name}.py"
+        if path.name != str(name) or not named.is_file():
+            raise InputError(f"{name}: no such config; give a file or the name of one in {FOLDER}")
+        path = named
     spec = importlib.util.spec_from_file_location("jaxdet_config", path)
     if spec is None or spec.loader is None:
         raise InputError(f"{path}: not a Python file; a config defines get_config()")
@@ -186,8 +201,29 @@ def load_file(path: str | Path) -> ml_collections.ConfigDict:
     return config
 
 
-def _parse_node(cls: type, values: dict[str, Any], where: str) -> Any:
-    hints = typing.get_type_hints(cls)
+def parse(config: Any) -> Config:
+    """Checks every field of a ConfigDict and returns the frozen form.
+
+    Raises:
+        InputError: a field is unknown, missing, of the wrong type or out of range.
+    """
+    if isinstance(config, Config):
+        return config
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise InputError(f"config: must be a ConfigDict, not {type(config).__name__}")
+    try:
+        values = config.to_dict()
+    except Exception as error:  # a placeholder without a value, or references in a circle
+        raise InputError(f"config: cannot be read: {error}") from None
+    parsed = _parse_node(Config, values, "config")
+    _check_together(parsed)
+    return parsed
+
+
+def _parse_node(cls: type, values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise InputError(f"{where}: must hold fields, not {_shown(values)}")
+    hints = typing.get_type_hints(cls, include_extras=True)
     unknown = sorted(map(str, set(values) - set(hints)))
     if unknown:
         raise InputError(f"{where}.{unknown[0]}: no such field; there are {', '.join(hints)}")
@@ -198,67 +234,70 @@ def _parse_node(cls: type, values: dict[str, Any], where: str) -> Any:
 
 
 def _parse_value(kind: Any, value: Any, where: str) -> Any:
+    """Returns a field's value, or one item of it, as `kind` has it."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise InputError(f"{where}: must hold fields, not {_shown(value)}")
         return _parse_node(typing.cast(type, kind), value, where)
-    if typing.get_origin(kind) is tuple:
-        if not isinstance(value, list | tuple) or len(value) > MAX_ITEMS:
-            what = f"a sequence of at most {MAX_ITEMS}"
-            raise InputError(f"{where}: must be {what}, not {_shown(value)}")
-        item = typing.get_args(kind)[0]
-        return tuple(_parse_value(item, v, f"{where}[{i}]") for i, v in enumerate(value))
-    if kind is float and type(value) is int:
-        with contextlib.suppress(OverflowError):
-            value = float(value)
-    if type(value) is not kind:
-        raise InputError(f"{where}: must be {kind.__name__}, not {_shown(value)}")
-    if kind is str and not value.isprintable():  # it may become a file's name
-        raise InputError(f"{where}: must be printable text, not {_shown(value)}")
+    if origin is Annotated:
+        value = _parse_value(arguments[0], value, where)
+        bounds = arguments[1]
+        items = value if isinstance(value, tuple) else (value,)
+        inside = all(bounds.low <= x <= bounds.high for x in items)
+        _require(inside, where, f"{bounds.low} to {bounds.high}", value)
+    elif origin is Literal:
+        value = _parse_value(type(arguments[0]), value, where)
+        _require(value in arguments, where, f"one of {', '.join(map(str, arguments))}", value)
+    elif origin is tuple:
+        ok = isinstance(value, list | tuple) and len(value) <= MAX_ITEMS
+        _require(ok, where, f"a sequence of at most {MAX_ITEMS}", value)
+        value = tuple(_parse_value(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    else:
+        if kind is float and type(value) is int:
+            with contextlib.suppress(OverflowError):
+                value = float(value)
+        _require(type(value) is kind, where, kind.__name__, value)
+        if kind is str:  # it may become a file's name
+            _require(value.isprintable(), where, "printable text", value)
     return value
 
 
+def _check_together(config: Config) -> None:
+    """Refuses values that go wrong together, or far from their cause."""
+    name, model, targets = config.name, config.model, config.targets
+    is_name = name not in ("", ".", "..") and not set(name) & set("/\\")
+    _require(is_name, "config.name", "the name of a folder", name)
+    for what in ("pixel_mean", "pixel_std"):
+        value = getattr(model, what)
+        _require(len(value) == 3, f"config.model.{what}", "three numbers", value)
+    for what in ("anchor_scales", "anchor_ratios"):
+        value = getattr(model, what)
+        _require(len(value) > 0, f"config.model.{what}", "one number or more", value)
+    smallest = model.strides[0] * min(model.anchor_scales)
+    stretch = max(*model.anchor_ratios, *(1 / ratio for ratio in model.anchor_ratios)) ** 0.5
+    what = "so large that anchors have a pixel's side"
+    _require(smallest >= stretch, "config.model.anchor_scales", what, model.anchor_scales)
+    wide = model.groups == 1 or model.stem_channels * model.base_width >= 64
+    what = "64 / model.stem_channels or more"
+    _require(wide, "config.model.base_width", what, model.base_width)
+    sides = config.data.image_scale
+    is_scale = len(sides) == 2 and sides[0] >= sides[1]
+    _require(is_scale, "config.data.image_scale", "(long side, short side)", sides)
+    ordered = targets.negative_iou <= targets.positive_iou
+    what = "at most positive_iou"
+    _require(ordered, "config.targets.negative_iou", what, targets.negative_iou)
+    epochs = config.train.num_epochs
+    is_run = epochs > 0 or config.train.num_steps > 0
+    _require(is_run, "config.train.num_epochs", "positive", epochs)
+
+
+def _require(ok: bool, where: str, what: str, value: Any) -> None:
+    if not ok:
+        raise InputError(f"{where}: must be {what}, not {_shown(value)}")
+
+
 def _shown(value: Any) -> str:
-    """A short form of any value."""
+    """Returns a short form of any value."""
     try:
         return reprlib.repr(value)
     except ValueError:  # Python writes out no integer of thousands of digits
         return f"a very large {type(value).__name__}"
-
-
-def _check_values(config: Config) -> None:
-    """Refuses what would only fail far from its cause."""
-
-    def value_of(where: str) -> Any:
-        node, _, name = where.rpartition(".")
-        return getattr(getattr(config, node) if node else config, name)
-
-    def require(ok: bool, where: str, what: str) -> None:
-        if not ok:
-            raise InputError(f"config.{where}: must be {what}, not {_shown(value_of(where))}")
-
-    for where, choices in CHOICES.items():
-        require(value_of(where) in choices, where, f"one of {', '.join(map(str, choices))}")
-    for where, (low, high) in RANGES.items():
-        value = value_of(where)
-        items = value if isinstance(value, tuple) else (value,)
-        require(all(low <= x <= high for x in items), where, f"{low} to {high}")
-    name = config.name
-    is_name = name not in ("", ".", "..") and not set(name) & set("/\\")
-    require(is_name, "name", "the name of a folder")
-    model, sides = config.model, config.data.image_scale
-    for field_name in ("pixel_mean", "pixel_std"):
-        require(len(getattr(model, field_name)) == 3, f"model.{field_name}", "three numbers")
-    for field_name in ("anchor_scales", "anchor_ratios"):
-        require(len(getattr(model, field_name)) > 0, f"model.{field_name}", "one number or more")
-    smallest = model.strides[0] * min(model.anchor_scales)
-    stretch = max(*model.anchor_ratios, *(1 / ratio for ratio in model.anchor_ratios)) ** 0.5
-    require(smallest >= stretch, "model.anchor_scales", "so large that anchors have a pixel's side")
-    wide = model.groups == 1 or model.stem_channels * model.base_width >= 64
-    require(wide, "model.base_width", "64 / model.stem_channels or more")
-    require(len(sides) == 2 and sides[0] >= sides[1], "data.image_scale", "(long side, short side)")
-    targets = config.targets
-    ordered = targets.negative_iou <= targets.positive_iou
-    require(ordered, "targets.negative_iou", "at most positive_iou")
-    train = config.train
-    require(train.num_steps > 0 or train.num_epochs > 0, "train.num_epochs", "positive")

@@ -17,18 +17,17 @@ from hypothesis import strategies as st
 from jaxdet import config as config_lib
 from jaxdet.config import Config, parse
 from jaxdet.errors import InputError
-from jaxdet.limits import RANGES
 from jaxdet.ops.anchors import base_anchors
 from jaxdet.training import optimizer as optim
 
 DEFAULT = dataclasses.asdict(Config())
 
 
-def fields_of(cls=Config, prefix=()):
+def fields_of(cls=Config, prefix=(), **options):
     """The path and the type of every field that holds a value."""
-    for name, kind in typing.get_type_hints(cls).items():
+    for name, kind in typing.get_type_hints(cls, **options).items():
         if dataclasses.is_dataclass(kind):
-            yield from fields_of(kind, (*prefix, name))
+            yield from fields_of(kind, (*prefix, name), **options)
         else:
             yield (*prefix, name), kind
 
@@ -132,7 +131,10 @@ def test_each_field_refuses_what_it_cannot_be(path):
     """Not a number, infinite, too large, of another type: each by the field's name."""
     kind = FIELDS[path]
     is_sequence = typing.get_origin(kind) is tuple
-    kind = typing.get_args(kind)[0] if is_sequence else kind
+    if is_sequence:
+        kind = typing.get_args(kind)[0]
+    elif typing.get_origin(kind) is typing.Literal:
+        kind = type(typing.get_args(kind)[0])
     wrong = [None, b"x", {"x": 1}, object()]
     if kind is not str:
         wrong += ["x"]
@@ -148,10 +150,11 @@ def test_each_field_refuses_what_it_cannot_be(path):
 
 
 def test_every_number_has_bounds_and_the_default_is_within_them():
-    kinds = {NAMES[path]: str(kind) for path, kind in FIELDS.items()}
-    numbers = {name for name, kind in kinds.items() if "int" in kind or "float" in kind}
-    assert numbers == {*RANGES, "model.depth"}
     is_usable(parse(ml_collections.ConfigDict(DEFAULT)))
+    bounded = dict(fields_of(include_extras=True))
+    for path, kind in FIELDS.items():
+        if kind in (int, float) or typing.get_origin(kind) is tuple:
+            assert typing.get_origin(bounded[path]) is typing.Annotated, NAMES[path]
 
 
 @pytest.mark.parametrize(
@@ -222,6 +225,11 @@ def test_config_files_that_are_none(tmp_path, text):
     with pytest.raises(InputError) as caught:
         parse(config_lib.load_file(path))
     assert "\n" not in str(caught.value)
-    for other in (tmp_path / "none.py", tmp_path):
+
+
+def test_a_config_is_found_by_name_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert parse(config_lib.load_file("rpn_r101_fpn_2x")).name == "rpn_r101_fpn_2x"
+    for other in ("none.py", tmp_path, "rpn_r51", "configs/rpn_r50_fpn_1x", "", "../config"):
         with pytest.raises(InputError, match="no such config"):
             config_lib.load_file(other)

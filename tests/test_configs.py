@@ -39,7 +39,7 @@ def case_of(row: Row) -> str:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_the_file_has_the_configs_name_and_says_its_command(path: Path):
     assert load(path.stem).name == path.stem
-    document = importlib.import_module(f"configs.{path.stem}").__doc__
+    document = importlib.import_module(f"jaxdet.configs.{path.stem}").__doc__
     command = document.split("\n\n")[1].replace("\\\n", "").split()
     if path.stem == SHAPES:
         assert command == ["python", "-m", "jaxdet.main"]
@@ -67,7 +67,7 @@ def test_the_docstring_gives_the_published_figures(row):
     ]:
         figures += [f"{value} {unit}"] if value is not None else []
     title = f"{row.backbone}, {row.style} style, {row.schedule}: {', '.join(figures)} on 8 V100s."
-    module = importlib.import_module(f"configs.{row.config}")
+    module = importlib.import_module(f"jaxdet.configs.{row.config}")
     assert module.__doc__.splitlines()[0] == title
 
 

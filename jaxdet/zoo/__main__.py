@@ -12,8 +12,8 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxdet import console
 from jaxdet import config as config_lib
+from jaxdet import console
 from jaxdet.config import Config
 from jaxdet.errors import InputError
 from jaxdet.files import make_folder, write_whole

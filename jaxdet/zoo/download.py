@@ -18,8 +18,8 @@ from typing import Any
 
 from rich.progress import DownloadColumn, TransferSpeedColumn
 
-from jaxdet.files import cache_folder
 from jaxdet.errors import InputError
+from jaxdet.files import cache_folder
 from jaxdet.progress import Advance, progress
 from jaxdet.zoo.published import PRETRAINED, ROWS, ZOO_SITES
 

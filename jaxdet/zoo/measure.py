@@ -13,22 +13,22 @@ import jax.numpy as jnp
 from absl import logging
 from jax.sharding import Mesh
 
-from jaxdet.training import optimizer as optim
-from jaxdet.files import cache_folder
 from jaxdet.checkpoint import read_params
 from jaxdet.config import Config
 from jaxdet.data.buckets import bucket_sizes
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.load import load_dataset
 from jaxdet.data.pipeline import train_batches
+from jaxdet.detectors.network import Params, build_model, init_params, param_shapes, split_params
 from jaxdet.devices import data_mesh, replicate, split
 from jaxdet.environment import environment, peak_memory
 from jaxdet.errors import InputError
+from jaxdet.files import cache_folder
 from jaxdet.inference.evaluate import evaluate
-from jaxdet.detectors.network import Params, build_model, init_params, param_shapes, split_params
 from jaxdet.inference.proposer import Proposer
-from jaxdet.training.train import make_plan
+from jaxdet.training import optimizer as optim
 from jaxdet.training.step import TrainState, make_train_step
+from jaxdet.training.train import make_plan
 from jaxdet.types import Batch
 
 

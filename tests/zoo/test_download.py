@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from jaxdet.zoo import download as download_lib
 from jaxdet import progress as progress_lib
-from jaxdet.zoo.download import download, fetch
 from jaxdet.errors import InputError
+from jaxdet.zoo import download as download_lib
+from jaxdet.zoo.download import download, fetch
 from jaxdet.zoo.published import PRETRAINED, ROWS
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB

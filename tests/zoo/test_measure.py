@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from zoo_cases import make_batch
 
-from jaxdet.zoo import measure as measure_lib
 from jaxdet.config import Config
 from jaxdet.data.coco import coco_directory
+from jaxdet.detectors.network import build_model, param_shapes
 from jaxdet.environment import environment, peak_memory
 from jaxdet.errors import InputError
-from jaxdet.zoo.measure import Job, first_images, measure, measure_each, seconds_per_step
-from jaxdet.detectors.network import build_model, param_shapes
 from jaxdet.saving import Checkpoints
+from jaxdet.zoo import measure as measure_lib
+from jaxdet.zoo.measure import Job, first_images, measure, measure_each, seconds_per_step
 
 
 @pytest.fixture(scope="module")

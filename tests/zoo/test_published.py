@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxdet.zoo.published import ROWS
 from jaxdet.zoo.__main__ import markdown_table
+from jaxdet.zoo.published import ROWS
 
 DATA = Path(__file__).parents[1] / "golden"
 
