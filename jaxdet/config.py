@@ -11,6 +11,7 @@ import importlib.util
 import reprlib
 import typing
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -263,31 +264,27 @@ def _parse_value(kind: Any, value: Any, where: str) -> Any:
 
 def _check_together(config: Config) -> None:
     """Refuses values that go wrong together, or far from their cause."""
-    name, model, targets = config.name, config.model, config.targets
+    name, model, sides = config.name, config.model, config.data.image_scale
     is_name = name not in ("", ".", "..") and not set(name) & set("/\\")
-    _require(is_name, "config.name", "the name of a folder", name)
-    for what in ("pixel_mean", "pixel_std"):
-        value = getattr(model, what)
-        _require(len(value) == 3, f"config.model.{what}", "three numbers", value)
-    for what in ("anchor_scales", "anchor_ratios"):
-        value = getattr(model, what)
-        _require(len(value) > 0, f"config.model.{what}", "one number or more", value)
-    smallest = model.strides[0] * min(model.anchor_scales)
-    stretch = max(*model.anchor_ratios, *(1 / ratio for ratio in model.anchor_ratios)) ** 0.5
-    what = "so large that anchors have a pixel's side"
-    _require(smallest >= stretch, "config.model.anchor_scales", what, model.anchor_scales)
+    smallest = model.strides[0] * min(model.anchor_scales, default=0)
+    stretch = max((max(r, 1 / r) for r in model.anchor_ratios), default=1) ** 0.5
     wide = model.groups == 1 or model.stem_channels * model.base_width >= 64
-    what = "64 / model.stem_channels or more"
-    _require(wide, "config.model.base_width", what, model.base_width)
-    sides = config.data.image_scale
     is_scale = len(sides) == 2 and sides[0] >= sides[1]
-    _require(is_scale, "config.data.image_scale", "(long side, short side)", sides)
-    ordered = targets.negative_iou <= targets.positive_iou
-    what = "at most positive_iou"
-    _require(ordered, "config.targets.negative_iou", what, targets.negative_iou)
-    epochs = config.train.num_epochs
-    is_run = epochs > 0 or config.train.num_steps > 0
-    _require(is_run, "config.train.num_epochs", "positive", epochs)
+    ordered = config.targets.negative_iou <= config.targets.positive_iou
+    rules = [
+        ("name", is_name, "the name of a folder"),
+        ("model.pixel_mean", len(model.pixel_mean) == 3, "three numbers"),
+        ("model.pixel_std", len(model.pixel_std) == 3, "three numbers"),
+        ("model.anchor_scales", len(model.anchor_scales) > 0, "one number or more"),
+        ("model.anchor_ratios", len(model.anchor_ratios) > 0, "one number or more"),
+        ("model.anchor_scales", smallest >= stretch, "so large that anchors have a pixel's side"),
+        ("model.base_width", wide, "64 / model.stem_channels or more"),
+        ("data.image_scale", is_scale, "(long side, short side)"),
+        ("targets.negative_iou", ordered, "at most positive_iou"),
+        ("train.num_epochs", config.train.num_epochs + config.train.num_steps > 0, "positive"),
+    ]
+    for field_name, ok, what in rules:
+        _require(ok, f"config.{field_name}", what, attrgetter(field_name)(config))
 
 
 def _require(ok: bool, where: str, what: str, value: Any) -> None:

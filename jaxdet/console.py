@@ -1,22 +1,41 @@
-"""What the commands share: flags, and one line where input is bad."""
+"""What the commands share: flags, one line where input is bad, and how far something has come."""
 
+import contextlib
+import dataclasses
 import logging
+import math
 import os
 import re
+import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 
+import jaxdet
+from jaxdet.config import Config
 from jaxdet.errors import InputError
+
+# Takes how much is done, and how much there is in all once that is known.
+Advance = Callable[..., None]
+
+
+def jaxdet_command() -> None:
+    """Runs `python -m jaxdet.main`: the console script `jaxdet`."""
+    runpy.run_module("jaxdet.main", run_name="__main__", alter_sys=True)
 
 
 def start(main: Callable[[list[str]], None]) -> None:
-    """Calls `main` with the program's name and what is left of the command line, and exits."""
+    """Calls `main` with the program's name and the arguments that are no flags, and exits.
+
+    Bad input ends with one line and exit code 2.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # What goes wrong in the threads of orbax and grain is raised, and told in a line, in ours.
+    # Errors in the threads of orbax and grain are raised and reported in the main thread.
     absl_logging.set_verbosity(absl_logging.FATAL)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("jaxdet: %(message)s"))
@@ -24,16 +43,28 @@ def start(main: Callable[[list[str]], None]) -> None:
     ours.addHandler(handler)
     ours.setLevel(logging.WARNING)
     ours.propagate = False
-    app.run(main, flags_parser=_parse)
+    # Not at import, as a program that imports jaxdet may have flags of its own.
+    version = flags.DEFINE_bool("version", False, "Print jaxdet's version.")
+
+    def run(argv: list[str]) -> None:
+        if version.value:
+            print(f"jaxdet {jaxdet.__version__}")
+            return
+        try:
+            main(argv)
+        except InputError as error:
+            fail(str(error), 2)
+
+    app.run(run, flags_parser=_parse)
 
 
 def complain(message: str) -> None:
-    """Prints one line, whatever the message is."""
+    """Prints one line to stderr, whatever the message is."""
     print(f"jaxdet: {InputError(message)}", file=sys.stderr, flush=True)
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """Prints one line and exits."""
+    """Prints one line to stderr and exits."""
     complain(message)
     sys.exit(code)
 
@@ -43,12 +74,90 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
+        if isinstance(error.__context__, InputError):  # the config file's
+            fail(str(error.__context__), 2)
         fail(f"{' '.join(str(error).split())} (see --help)", 2)
-    except Exception as error:  # whatever ml_collections or the config file raises
+    except Exception as error:  # whatever ml_collections raises for an override
         what = " ".join(str(error).split())
         names = re.findall(r"\w+", what)
         fields = [a for a in argv if set(names) & set(a.split("=")[0].split(".")[1:])]
         if fields and isinstance(error, AttributeError | KeyError):
-            fail(f"{fields[0]}: no such field; jaxdet/config.py lists them", 2)
+            sections = ", ".join(field.name for field in dataclasses.fields(Config))
+            fail(f"{fields[0]}: no such field; see jaxdet/config.py ({sections})", 2)
         file = next((a for a in argv if a.lstrip("-").startswith("config=")), "--config")
         fail(f"{file}: cannot be used as a config: {type(error).__name__}: {what}", 2)
+
+
+@contextlib.contextmanager
+def progress(
+    title: str, line: str, *columns: ProgressColumn, total: int | None = None
+) -> Iterator[Advance]:
+    """Shows a bar on a terminal, one line elsewhere; both on stderr.
+
+    Args:
+        title: stands before the bar.
+        line: is printed instead of it.
+        columns: stand behind the bar.
+        total: how much there is to do, where that is known at once.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        print(line, file=sys.stderr, flush=True)
+    shown = (TextColumn("{task.description}"), BarColumn(), *columns)
+    with Progress(*shown, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=total)
+
+        def advance(done: int, total: int | None = None) -> None:
+            bar.update(task, completed=done, total=total)  # None leaves the total as it is
+
+        yield advance
+
+
+@dataclasses.dataclass(frozen=True)
+class ProgressLine:
+    """Formats the line that a person watches; equal widths from step to step."""
+
+    total_steps: int
+    num_epochs: int
+
+    def format(
+        self,
+        step: int,
+        epoch: int,
+        losses: Mapping[str, float],
+        learning_rate: float,
+        seconds_per_step: float,
+        images_per_second: float,
+        wait_share: float,
+    ) -> str:
+        """Returns one line about the last few steps.
+
+        `step` counts updates, `epoch` from 1; `losses` are terms by name, in the order to show;
+        `wait_share` is the share of the time spent waiting for the loader, 0 to 1.
+        """
+        remaining = (self.total_steps - step) * seconds_per_step
+        return "  ".join(
+            [
+                f"step {step:{len(str(self.total_steps))}d}/{self.total_steps}",
+                f"epoch {epoch:{len(str(self.num_epochs))}d}/{self.num_epochs}",
+                *(f"{name} {_loss(value)}" for name, value in losses.items()),
+                f"lr {learning_rate:.2e}",
+                f"{seconds_per_step:7.3f} s/it",
+                f"{images_per_second:7.1f} img/s",
+                f"wait {100 * wait_share:3.0f}%",
+                f"ETA {_duration(remaining):>9}",
+            ]
+        )
+
+
+def _loss(value: float) -> str:
+    """Returns seven characters, with four decimals while they fit."""
+    return f"{value:7.1e}" if 100 <= abs(value) < math.inf else f"{value:7.4f}"
+
+
+def _duration(seconds: float) -> str:
+    """Returns hours, minutes and seconds."""
+    if not math.isfinite(seconds):
+        return "-:--:--"
+    minutes, second = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}"

@@ -26,7 +26,6 @@ from jaxdet.data.findings import Finding, Findings, Tell
 from jaxdet.data.load import load_dataset
 from jaxdet.files import make_folder, write_json
 from jaxdet.hosts import is_first_host
-from jaxdet.progress import progress
 from jaxdet.training.optimizer import global_batch
 
 # Lines printed of each kind; `check.json` has more.
@@ -76,7 +75,7 @@ def examine(config: Config, split: str, dataset: Dataset, findings: Findings) ->
     scale = config.data.image_scale
     title, count = f"decoding {split}", len(dataset)
     columns = MofNCompleteColumn(), TimeRemainingColumn()
-    with progress(title, f"{title}: {count} images", *columns, total=count) as advance:
+    with console.progress(title, f"{title}: {count} images", *columns, total=count) as advance:
         check_images(dataset, findings, advance)
     check_annotations(dataset, findings)
     result: dict[str, Any] = {"source": dataset.source, "images": len(dataset)}

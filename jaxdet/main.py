@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -11,14 +12,23 @@ from jaxdet import console
 from jaxdet.errors import InputError
 from jaxdet.files import cache_folder
 
-DEFAULT_CONFIG = Path(__file__).parents[1] / "configs" / "rpn_r18_fpn_shapes.py"
+DEFAULT_CONFIG = "rpn_r18_fpn_shapes"
+
+
+class _ConfigParser(flags.ArgumentParser):
+    """Finds a config by name as well as by file."""
+
+    def parse(self, argument: str) -> Any:
+        return config_lib.load_file(argument).lock()
+
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "A file of configs/, by default the embedded rpn_r18_fpn_shapes.py; any field can follow as "
+    f"A config's file or name, by default {DEFAULT_CONFIG}; any field can follow as "
     "--config.x.y=z.",
 )
+flags.FLAGS["config"].parser = _ConfigParser()
 _MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "eval", "predict", "export", "check"], "What to do."
 )
@@ -43,49 +53,34 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several hosts: which thi
 
 
 def main(argv: list[str]) -> None:
-    """Runs one mode; bad input ends with one line and exit code 2."""
+    """Runs one mode."""
     if len(argv) > 1:
-        console.fail(f"{argv[1]}: not understood; flags begin with --", 2)
-    try:
-        _run(_config())
-    except InputError as error:
-        console.fail(str(error), 2)
-
-
-def _config() -> config_lib.Config:
-    try:
-        return config_lib.parse(_CONFIG.value)
-    except OSError:  # what ml_collections raises, at the first look, for a file that is not there
-        path = config_flags.get_config_filename(flags.FLAGS["config"])
-        raise InputError(f"{path}: no such config; the zoo's are in configs/") from None
-
-
-def _run(config: config_lib.Config) -> None:
+        raise InputError(f"{argv[1]}: not understood; flags begin with --")
+    config = config_lib.parse(_CONFIG.value)
     # Imported late: loader processes import this module again and must not pay for jax.
     import jax
 
-    from jaxdet import cli as modes
-    from jaxdet import data_check as check
-    from jaxdet import hosts
+    from jaxdet import cli, data_check, hosts
     from jaxdet.inference import export
 
     given = (_NUM_PROCESSES.value, _PROCESS_ID.value)
     if _DISTRIBUTED.value or _COORDINATOR.value or given != (None, None):
-        hosts.join_hosts(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    workdir = Path(_WORKDIR.value or f"runs/{config.name}")
-    checkpoint = _CHECKPOINT.value
+        hosts.join_hosts(_COORDINATOR.value, *given)
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
-    if _MODE.value == "train":
-        modes.run_train(config, workdir, checkpoint)
-    elif _MODE.value == "eval":
-        modes.run_eval(config, workdir, checkpoint or workdir, _SAVE.value)
-    elif _MODE.value == "export":
-        export.run_export(config, checkpoint or workdir, Path(_OUT.value or f"{config.name}.zip"))
-    elif _MODE.value == "check":
-        check.run_check(config, workdir)
-    else:
-        out = Path(_OUT.value or "proposals")
-        modes.run_predict(config, checkpoint or workdir, _IMAGES.value, out, _DRAW.value)
+    workdir = Path(_WORKDIR.value or f"runs/{config.name}")
+    checkpoint = _CHECKPOINT.value or workdir
+    match _MODE.value:
+        case "train":
+            cli.run_train(config, workdir, _CHECKPOINT.value)
+        case "eval":
+            cli.run_eval(config, workdir, checkpoint, _SAVE.value)
+        case "predict":
+            out = Path(_OUT.value or "proposals")
+            cli.run_predict(config, checkpoint, _IMAGES.value, out, _DRAW.value)
+        case "export":
+            export.run_export(config, checkpoint, Path(_OUT.value or f"{config.name}.zip"))
+        case "check":
+            data_check.run_check(config, workdir)
 
 
 if __name__ == "__main__":

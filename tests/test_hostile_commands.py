@@ -17,7 +17,7 @@ from jaxdet.detectors.network import build_model, init_params
 from jaxdet.saving import Checkpoints
 
 ROOT = Path(__file__).parents[1]
-CONFIG = "--config=configs/rpn_r18_fpn_shapes.py"
+CONFIG = "--config=rpn_r18_fpn_shapes"
 
 # Runs `python -m jaxdet.main` once per list of arguments, in forks that need not import again.
 DRIVER = """
@@ -50,12 +50,17 @@ for arguments in json.load(sys.stdin):
 """
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """A folder of its own, as runs may lie in the one that tests are started in."""
+    monkeypatch.chdir(tmp_path)
+
+
 def run(*cases: list[str]) -> list[tuple[int, str, str]]:
     """Exit code, stdout and stderr of each."""
     result = subprocess.run(
         [sys.executable, "-c", DRIVER],
         input=json.dumps(cases),
-        cwd=ROOT,
         env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -75,7 +80,9 @@ def refused(results, expected) -> None:
 
 
 OVERRIDES = {
-    "test.nms_threshold=nan": "0 to 1, not nan",
+    "proposals.nms_threshold=nan": "0 to 1, not nan",
+    "test.nms_threshold=0.5": "no such field; see jaxdet/config.py (name, model, data, targets, "
+    "optimizer, train, proposals)",
     "train.seed=99999999999999999999": "config.train.seed: must be 0 to 4294967295",
     "train.seed=" + 5000 * "9": "config.train.seed",
     "data.image_scale=()": "(long side, short side), not ()",
@@ -122,6 +129,7 @@ def test_config_files_flags_and_paths(tmp_path):
     cases = {
         **{(f"--config={tmp_path}/{name}.py",): f"{name}.py" for name in texts},
         ("--config=",): "no such config",
+        ("--config=rpn_r51",): "rpn_r51: no such config",
         (f"--config={tmp_path}",): f"{tmp_path}: no such config",
         ("--mode=",): "--mode=",
         ("--nonsense=1",): "nonsense",
@@ -145,7 +153,7 @@ def test_config_files_flags_and_paths(tmp_path):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> list[str]:
     """Arguments for a network that compiles in seconds, with fresh weights."""
-    config = config_lib.load_file(ROOT / "configs" / "rpn_r18_fpn_shapes.py")
+    config = config_lib.load_file("rpn_r18_fpn_shapes")
     config.model.update(TINY_MODEL)
     params = init_params(build_model(config_lib.parse(config).model), jax.random.key(0))
     workdir = tmp_path_factory.mktemp("run")

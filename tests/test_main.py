@@ -19,12 +19,17 @@ from jaxdet import config as config_lib
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """A folder of its own, as runs may lie in the one that tests are started in."""
+    monkeypatch.chdir(tmp_path)
+
+
 def run(*arguments, timeout=300, **environment) -> subprocess.CompletedProcess:
-    """Runs `python -m jaxdet.main` in the repository."""
+    """Runs `python -m jaxdet.main`."""
     return subprocess.run(
         [sys.executable, "-m", "jaxdet.main", *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": "", **environment},
+        env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -113,7 +118,7 @@ def test_eval_and_predict(trained, on_coco, coco, tmp_path):
     assert len(record["boxes"]) == len(record["scores"]) > 0
     assert record["scores"] == sorted(record["scores"], reverse=True)
 
-    config = config_lib.load_file(ROOT / "configs" / "rpn_r18_fpn_shapes.py")
+    config = config_lib.load_file("rpn_r18_fpn_shapes")
     config.model.update(TINY_MODEL)
     config.data.image_scale = (64, 64)
     found = jaxdet.load(config, trained)(coco / "val2017" / "0.png")
@@ -128,8 +133,7 @@ def test_sigterm_saves_first(on_coco, tmp_path):
     arguments = [*on_coco, f"--workdir={workdir}", "--config.train.num_steps=100000"]
     process = subprocess.Popen(
         [sys.executable, "-m", "jaxdet.main", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": ""},
+        env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -9,7 +9,7 @@ import numpy as np
 TINY_MODEL = {"stem_channels": 4, "fpn_channels": 4, "head_channels": 4}
 # The same from the command line, on images of 64 pixels; it compiles in seconds.
 TINY_FLAGS = (
-    "--config=configs/rpn_r18_fpn_shapes.py",
+    "--config=rpn_r18_fpn_shapes",
     *(f"--config.model.{name}={value}" for name, value in TINY_MODEL.items()),
     "--config.data.image_scale=(64, 64)",
     "--config.data.images_per_device=2",

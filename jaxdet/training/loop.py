@@ -11,6 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxdet.config import Config
+from jaxdet.console import ProgressLine
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.pipeline import Loader, train_batches
 from jaxdet.detectors.network import merge_params
@@ -20,7 +21,6 @@ from jaxdet.hosts import StopSignal, say, sum_over_hosts
 from jaxdet.inference import results as report
 from jaxdet.inference.evaluate import evaluate
 from jaxdet.inference.proposer import Proposer
-from jaxdet.progress import ProgressLine
 from jaxdet.saving import BestCheckpoint, Checkpoints
 from jaxdet.training.metric_writer import Logbook
 from jaxdet.training.step import Metrics, TrainState, TrainStep

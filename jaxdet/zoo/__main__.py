@@ -5,8 +5,7 @@ python -m jaxdet.zoo --measure configs/rpn_r50_fpn_1x.py configs/rpn_r50_c4_1x.p
     --root=/data/coco --checkpoint=zoo://rpn_r50_fpn_1x,zoo://rpn_r50_c4_1x
 """
 
-import json
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,23 +15,20 @@ from jaxdet import config as config_lib
 from jaxdet import console
 from jaxdet.config import Config
 from jaxdet.errors import InputError
-from jaxdet.files import make_folder, write_whole
+from jaxdet.files import make_folder, write_json, write_whole
 from jaxdet.zoo.table import Measured, markdown_table, page, records
 
 FLAGS = flags.FLAGS
 
 
 def main(argv: list[str]) -> None:
-    """Prints the table, or measures; bad input ends with one line and exit code 2."""
-    try:
-        if FLAGS.measure:
-            _measure(argv[1:])
-        elif len(argv) > 1:
-            raise InputError(f"{argv[1]}: not understood; configs to measure follow --measure")
-        else:
-            print(markdown_table())
-    except InputError as error:
-        console.fail(str(error), 2)
+    """Prints the table, or measures."""
+    if FLAGS.measure:
+        _measure(argv[1:])
+    elif len(argv) > 1:
+        raise InputError(f"{argv[1]}: not understood; configs to measure follow --measure")
+    else:
+        print(markdown_table())
 
 
 def _measure(paths: list[str]) -> None:
@@ -43,7 +39,7 @@ def _measure(paths: list[str]) -> None:
             f"--checkpoint: {len(checkpoints)} for {len(configs)} configs; give one for each, in "
             "the same order, or an empty one"
         )
-    _write(out, {})
+    make_folder(out)
     # Imported late: loader processes import this module and must not pay for jax.
     from jaxdet.zoo.measure import Job, measure_each
 
@@ -56,38 +52,29 @@ def _measure(paths: list[str]) -> None:
     for line in measure_each(jobs):
         measured.append(line)
         # After each, so that what took hours is not lost to what comes next.
-        _write(out, {"zoo.md": page(measured), "zoo.json": json.dumps(records(measured), indent=2)})
+        write_whole(out / "zoo.md", page(measured).encode())
+        write_json(out / "zoo.json", records(measured))
         print(f"{line['config']}: done; {out}/zoo.md and {out}/zoo.json written", flush=True)
-    print(markdown_table(measured=measured))
+    print(markdown_table(measured))
 
 
 def _configs(paths: list[str]) -> list[Config]:
     if not paths:
-        raise InputError("--measure: names no config; give files of configs/ after it")
+        raise InputError("--measure: names no config; give files or names after it")
     configs = []
     for path in paths:
         config = config_lib.parse(config_lib.load_file(path))
         root = FLAGS.root or config.data.root
         configs.append(replace(config, data=replace(config.data, root=root)))
-    names = [config.name for config in configs]
-    for name in names:
-        if names.count(name) > 1:
+    for name, times in Counter(config.name for config in configs).items():
+        if times > 1:
             raise InputError(f"--measure: {name} comes more than once; measure it in two runs")
     return configs
 
 
-def _write(folder: Path, files: Mapping[str, str]) -> None:
-    """Writes each file whole or not at all."""
-    make_folder(folder)
-    for name, text in files.items():
-        write_whole(folder / name, (text.rstrip("\n") + "\n").encode())
-
-
 def define_flags() -> None:
-    """Not at import, because other commands have flags of the same names."""
-    flags.DEFINE_bool(
-        "measure", False, "Measure the configs that follow: --measure configs/a.py configs/b.py."
-    )
+    """Defines them late, because other commands have flags of the same names."""
+    flags.DEFINE_bool("measure", False, "Measure the configs that follow, by file or by name.")
     flags.DEFINE_list(
         "checkpoint",
         [],
@@ -96,9 +83,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("root", "", "Instead of the configs' own config.data.root.")
     flags.DEFINE_integer("steps", 20, "Training steps to time; 0 leaves training out.", 0)
-    flags.DEFINE_integer(
-        "num_images", 0, "Validation images to go through; 0 for all, as AR1000 needs.", 0
-    )
+    flags.DEFINE_integer("num_images", 0, "Validation images; 0 for all, as AR1000 needs.", 0)
     flags.DEFINE_string("out", "zoo", "The folder for zoo.md and zoo.json.")
     FLAGS.set_gnu_getopt(True)  # configs may stand before flags
 

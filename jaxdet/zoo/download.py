@@ -18,9 +18,9 @@ from typing import Any
 
 from rich.progress import DownloadColumn, TransferSpeedColumn
 
+from jaxdet.console import Advance, progress
 from jaxdet.errors import InputError
 from jaxdet.files import cache_folder
-from jaxdet.progress import Advance, progress
 from jaxdet.zoo.published import PRETRAINED, ROWS, ZOO_SITES
 
 TIMEOUT = 30.0  # seconds without a byte

@@ -1,4 +1,4 @@
-"""What the zoo's table says of a config, measured on this machine."""
+"""Measures on this machine what the zoo's table says of a config."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -105,36 +105,29 @@ def measure(job: Job) -> dict[str, Any]:
 
 
 def seconds_per_step(batches: Iterator[Batch], run: Callable[[Batch], Any], steps: int) -> float:
-    """Mean wall time of `steps` steps, waiting for batches included.
+    """Returns the mean wall time of `steps` steps, waiting for batches included.
 
     Args:
         batches: as many as `steps`, and one more for each shape among them.
-        run: starts a step and returns arrays that are ready when it is done.  The first step of
-            each shape compiles and is left out.
+        run: starts a step and returns arrays that are ready when it is done.
         steps: at least 1.
     """
     compiled: set[tuple[int, ...]] = set()
-    timed, seconds, begun = 0, 0.0, 0.0
-    pending = None
-    while timed < steps:
+    seconds: list[float] = []
+    begun = time.perf_counter()
+    while len(seconds) < steps:
         batch = next(batches)
-        if batch.image.shape in compiled:
-            metrics = run(batch)
-            jax.block_until_ready(pending)  # one step late, as in training
-            pending = metrics
-            timed += 1
-            continue
-        jax.block_until_ready(pending)
-        seconds += time.perf_counter() - begun if compiled else 0.0
+        jax.block_until_ready(run(batch))
+        ended = time.perf_counter()
+        if batch.image.shape in compiled:  # the first step of each shape compiles
+            seconds.append(ended - begun)
         compiled.add(batch.image.shape)
-        pending = jax.block_until_ready(run(batch))
-        begun = time.perf_counter()
-    jax.block_until_ready(pending)
-    return (seconds + time.perf_counter() - begun) / timed
+        begun = ended
+    return sum(seconds) / steps
 
 
 def first_images(dataset: Dataset, count: int) -> Dataset:
-    """A data set's first `count` images with their annotations."""
+    """Returns a data set's first `count` images with their annotations."""
     return replace(
         dataset,
         file_names=dataset.file_names[:count],
@@ -146,13 +139,13 @@ def first_images(dataset: Dataset, count: int) -> Dataset:
 
 
 def _start_process() -> None:
-    """The settings that commands make."""
+    """Makes the settings that commands make."""
     logging.set_verbosity(logging.ERROR)
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
 
 
 def _params(config: Config, checkpoint: str) -> Params:
-    """On the host: training gives the devices' memory of its parameters away."""
+    """Returns parameters on the host: training donates the devices' copies."""
     model = build_model(config.model)
     if checkpoint:
         return jax.device_get(read_params(checkpoint, param_shapes(model)))
@@ -160,7 +153,7 @@ def _params(config: Config, checkpoint: str) -> Params:
 
 
 def _train(config: Config, params: Params, mesh: Mesh, steps: int) -> float:
-    """Seconds per training step, from the images on disk to the new parameters."""
+    """Returns seconds per training step, from the images on disk to the new parameters."""
     dataset = load_dataset(config.data, "train")
     plan = make_plan(config, dataset, mesh.size)
     model = build_model(config.model, config.train.precision, config.train.remat)

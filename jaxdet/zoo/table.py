@@ -1,4 +1,4 @@
-"""The zoo's table as Markdown and JSON, published figures beside measured ones."""
+"""Writes the zoo's table as Markdown and JSON, published figures beside measured ones."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -43,32 +43,33 @@ MEMORY = {
 Measured = Mapping[str, Any]  # what `measure.measure` returns
 
 
-def markdown_table(rows: Sequence[Row] = ROWS, measured: Sequence[Measured] = ()) -> str:
-    """The published table, every cell centred in its column; '-' where nothing is published.
+def markdown_table(measured: Sequence[Measured] = ()) -> str:
+    """Returns the published table, every cell centred; '-' where nothing is published.
 
-    Args:
-        rows: what was published.
-        measured: lines to add below those rows, or at the end where nothing was published.
+    Measured lines stand below their rows, or at the end where nothing was published.
     """
     waiting = {line["config"]: line for line in measured}
     lines: list[tuple[str, ...]] = [HEADER]
-    for row in rows:
+    for row in ROWS:
         lines.append(_cells(row))
         if row.config in waiting:
             lines.append(_measured_cells(waiting.pop(row.config), row))
     for name, line in waiting.items():
         lines += [(name, *"-" * (len(HEADER) - 1)), _measured_cells(line, None)]
-    return _align(lines)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, tuple(f":{'-' * (width - 2)}:" for width in widths))
+    centred = ([f"{text:^{n}}" for text, n in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in centred)
 
 
 def page(measured: Sequence[Measured]) -> str:
-    """Markdown: the table with measured lines, what they mean, and the machine's description."""
+    """Returns Markdown: the table with measured lines, what they mean, and the machine."""
     environment = measured[-1]["environment"]
     facts = {k: v for k, v in environment.items() if not isinstance(v, Mapping)}
     for name in ("devices", "versions"):
         facts[name] = ", ".join(f"{k} {v}" for k, v in environment[name].items())
     return PAGE.format(
-        table=markdown_table(measured=measured),
+        table=markdown_table(measured),
         memory=MEMORY[next((x["memory_of"] for x in measured if x["memory_of"]), "device")],
         tolerance=TOLERANCE,
         environment="\n".join(f"| {name} | {value} |" for name, value in facts.items()),
@@ -76,28 +77,23 @@ def page(measured: Sequence[Measured]) -> str:
 
 
 def records(measured: Sequence[Measured]) -> dict[str, Any]:
-    """The same as the page, for JSON: `environment`, and `rows` in the table's order.
+    """Returns the same as the page, for JSON: `environment`, and `rows` in the table's order.
 
     A row holds `config`, `published` (`Row`'s fields), `measured` (what `measure.measure`
-    returns, less the environment) and `differs`, each None where there is nothing to say.
+    returns, less the environment) and `differs`, each None where it does not apply.
     """
     found = {line["config"]: dict(line) for line in measured}
     environment = [line.pop("environment") for line in found.values()][-1]
     published = {row.config: row for row in ROWS}
-    rows = [_record(name, published.get(name), found.get(name)) for name in {**published, **found}]
+    rows = []
+    for name in {**published, **found}:
+        row, line = published.get(name), found.get(name)
+        differs = None
+        if row and line and line["AR1000"] is not None:
+            differs = row.differs(line["AR1000"])
+        figures = dataclasses.asdict(row) if row else None
+        rows.append({"config": name, "published": figures, "measured": line, "differs": differs})
     return {"environment": environment, "rows": rows}
-
-
-def _record(name: str, row: Row | None, line: Measured | None) -> dict[str, Any]:
-    differs = None
-    if row and line and line["AR1000"] is not None:
-        differs = row.differs(line["AR1000"])
-    return {
-        "config": name,
-        "published": dataclasses.asdict(row) if row else None,
-        "measured": line,
-        "differs": differs,
-    }
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -124,16 +120,3 @@ def _measured_cells(line: Measured, row: Row | None) -> tuple[str, ...]:
         recall,
         line["checkpoint"] or "fresh parameters",
     )
-
-
-def _align(lines: Sequence[Sequence[str]]) -> str:
-    """Markdown with a rule below the first line."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-
-    def centred(text: str, width: int) -> str:
-        left = (width - len(text)) // 2
-        return " " * left + text + " " * (width - len(text) - left)
-
-    head, *body = ([*map(centred, line, widths)] for line in lines)
-    rule = [f":{'-' * (width - 2)}:" for width in widths]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *body))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from jaxdet.console import ProgressLine
 from jaxdet.errors import InputError
-from jaxdet.progress import ProgressLine
 from jaxdet.training.metric_writer import Logbook
 
 

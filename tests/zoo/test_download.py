@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from jaxdet import progress as progress_lib
+from jaxdet import console as console_lib
 from jaxdet.errors import InputError
 from jaxdet.zoo import download as download_lib
 from jaxdet.zoo.download import download, fetch
@@ -115,7 +115,7 @@ def test_downloads_once_and_keeps(serve, target, capsys):
 def test_a_bar_on_a_terminal(serve, target, monkeypatch):
     screen = io.StringIO()
     terminal = functools.partial(Console, file=screen, force_terminal=True, width=100)
-    monkeypatch.setattr(progress_lib, "Console", lambda stderr: terminal())
+    monkeypatch.setattr(console_lib, "Console", lambda stderr: terminal())
     download([serve().url], target)
     assert NAME in screen.getvalue()
     assert "1.0/1.0 MB" in screen.getvalue()

@@ -1,21 +1,22 @@
 """The zoo's table."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from jaxdet.zoo.__main__ import markdown_table
 from jaxdet.zoo.published import ROWS
+from jaxdet.zoo.table import markdown_table
 
-DATA = Path(__file__).parents[1] / "golden"
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_table_is_the_published_document():
     """Byte for byte as far as the document goes; it breaks off within a row."""
-    published = (DATA / "model_zoo_table.md").read_text()
+    published = (ROOT / "tests" / "golden" / "model_zoo_table.md").read_text()
     assert markdown_table().startswith(published)
 
 
@@ -31,24 +32,26 @@ def test_fourteen_rows_of_equal_width():
 
 
 def test_every_row_has_its_config():
-    configs = {path.stem for path in (Path(__file__).parents[2] / "configs").glob("rpn_*.py")}
+    configs = {path.stem for path in (ROOT / "configs").glob("rpn_*.py")}
     assert {row.config for row in ROWS} == configs - {"rpn_r18_fpn_shapes"}
 
 
-def test_the_command_prints_it():
-    command = [sys.executable, "-m", "jaxdet.zoo"]
-    root = Path(__file__).parents[2]
-    output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
-    assert output.stdout == markdown_table() + "\n"
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "jaxdet.zoo", *arguments]
-    root = Path(__file__).parents[2]
-    return subprocess.run(command, capture_output=True, text=True, cwd=root)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
-R50 = "configs/rpn_r50_fpn_1x.py"
+def test_the_command_prints_it():
+    assert run().stdout == markdown_table() + "\n"
+
+
+R50 = "rpn_r50_fpn_1x"
 
 
 @pytest.mark.parametrize(
@@ -56,11 +59,11 @@ R50 = "configs/rpn_r50_fpn_1x.py"
     [
         ([R50], "not understood"),
         (["--measure"], "names no config"),
-        (["--measure", "configs/none.py"], "no such config"),
+        (["--measure", "none.py"], "no such config"),
         (["--measure", R50, R50], "more than once"),
         (["--measure", R50, "--checkpoint=a,b"], "2 for 1 configs"),
         (["--measure", R50, "--steps=-1"], "steps"),
-        (["--measure", R50, "--out=README.md/x"], "README.md/x: cannot be made: Not a directory"),
+        (["--measure", R50, f"--out={__file__}/x"], "py/x: cannot be made: Not a directory"),
         (["--measured"], "measured"),
     ],
 )
@@ -76,8 +79,7 @@ def test_bad_arguments_are_one_line(arguments, words):
 @pytest.mark.slow
 def test_the_embedded_config_is_measured(tmp_path):
     out = tmp_path / "zoo"
-    config = "configs/rpn_r18_fpn_shapes.py"
-    result = run("--measure", config, "--steps=2", "--num_images=8", f"--out={out}")
+    result = run("--measure", "rpn_r18_fpn_shapes", "--steps=2", "--num_images=8", f"--out={out}")
     assert result.returncode == 0, result.stderr
     assert sorted(path.name for path in out.iterdir()) == ["zoo.json", "zoo.md"]
     found = json.loads((out / "zoo.json").read_text())
