@@ -70,7 +70,7 @@ def run_predict(
         raise InputError("--mode=predict: runs on one host; start it there, without --distributed")
     paths = _images(images)
     if draw:
-        _require_apart(paths, out)
+        _require_apart(paths, [out / f"{path.stem}.png" for path in paths])
     dataset = from_files(paths, unreadable)
     make_folder(out)
     proposer = Proposer(config, _params(config, checkpoint), data_mesh())
@@ -100,43 +100,39 @@ def _params(config: Config, checkpoint: str | Path) -> Any:
     return read_params(checkpoint, param_shapes(build_model(config.model)))
 
 
-def _require_apart(paths: list[Path], out: Path) -> None:
-    """Drawings must not replace the images."""
-    sources = {path.resolve() for path in paths}
-    for path in paths:
-        drawing = out / f"{path.stem}.png"
-        if drawing.resolve() in sources:
-            raise InputError(f"{drawing}: a drawing would replace this image; set another --out")
-
-
-def _images(images: list[str]) -> list[Path]:
-    """The images named, and those in the folders named."""
-    if not images:
+def _images(names: list[str]) -> list[Path]:
+    """Returns the images named, and those in the folders named."""
+    if not names:
         raise InputError("--images: names no image; give files or folders, separated by commas")
-    paths: list[Path] = []
-    for name in map(Path, images):
-        try:
-            paths += _images_in(name)
-        except OSError as error:
-            raise InputError(f"{name}: cannot be read: {error.strerror or error}") from error
-    names: dict[str, Path] = {}
+    paths = [path for name in names for path in _images_in(Path(name))]
+    firsts: dict[str, Path] = {}
     for path in paths:
-        if path.stem in names:
+        first = firsts.setdefault(path.stem, path)
+        if first is not path:
             raise InputError(
-                f"{path}: has the name of {names[path.stem]}, so their results would share a "
-                "file; predict them with a different --out"
+                f"{path}: has the name of {first}, so their results would share a file; predict "
+                "them with a different --out"
             )
-        names[path.stem] = path
     return paths
 
 
 def _images_in(name: Path) -> list[Path]:
-    """An image alone, or what a folder holds."""
-    if name.is_file():
-        return [name]
-    if not name.is_dir():
-        raise InputError(f"{name}: no such image or folder")
-    inside = sorted(p for p in name.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    try:
+        if name.is_file():
+            return [name]
+        if not name.is_dir():
+            raise InputError(f"{name}: no such image or folder")
+        inside = sorted(p for p in name.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read: {error.strerror or error}") from error
     if not inside:
         raise InputError(f"{name}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return inside
+
+
+def _require_apart(paths: list[Path], drawings: list[Path]) -> None:
+    """Refuses drawings that would replace the images."""
+    sources = {path.resolve() for path in paths}
+    for drawing in drawings:
+        if drawing.resolve() in sources:
+            raise InputError(f"{drawing}: a drawing would replace this image; set another --out")

@@ -92,13 +92,9 @@ def _parse(argv: list[str]) -> list[str]:
 def progress(
     title: str, line: str, *columns: ProgressColumn, total: int | None = None
 ) -> Iterator[Advance]:
-    """Shows a bar on a terminal, one line elsewhere; both on stderr.
+    """Shows `title`, a bar and `columns` on a terminal, `line` elsewhere; both on stderr.
 
-    Args:
-        title: stands before the bar.
-        line: is printed instead of it.
-        columns: stand behind the bar.
-        total: how much there is to do, where that is known at once.
+    `total` is how much there is to do, where that is known at once.
     """
     console = Console(stderr=True)
     if not console.is_terminal:

@@ -41,20 +41,16 @@ def _measure(paths: list[str]) -> None:
         )
     make_folder(out)
     # Imported late: loader processes import this module and must not pay for jax.
-    from jaxdet.zoo.measure import Job, measure_each
+    from jaxdet.zoo.measure import measure_apart
 
-    jobs = [
-        Job(config, checkpoint, FLAGS.steps, FLAGS.num_images)
-        for config, checkpoint in zip(configs, checkpoints, strict=True)
-    ]
     print(f"measuring {', '.join(config.name for config in configs)}", flush=True)
     measured: list[Measured] = []
-    for line in measure_each(jobs):
-        measured.append(line)
+    for config, checkpoint in zip(configs, checkpoints, strict=True):
+        measured.append(measure_apart(config, checkpoint, FLAGS.steps, FLAGS.num_images))
         # After each, so that what took hours is not lost to what comes next.
         write_whole(out / "zoo.md", page(measured).encode())
         write_json(out / "zoo.json", records(measured))
-        print(f"{line['config']}: done; {out}/zoo.md and {out}/zoo.json written", flush=True)
+        print(f"{config.name}: done; {out}/zoo.md and {out}/zoo.json written", flush=True)
     print(markdown_table(measured))
 
 

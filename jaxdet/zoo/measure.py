@@ -1,10 +1,10 @@
 """Measures on this machine what the zoo's table says of a config."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing import get_context
 from typing import Any
 
@@ -32,41 +32,36 @@ from jaxdet.training.train import make_plan
 from jaxdet.types import Batch
 
 
-@dataclass(frozen=True)
-class Job:
-    """One config to measure."""
+def measure_apart(config: Config, *arguments: Any) -> dict[str, Any]:
+    """Measures in a process of its own; arguments, results and errors are those of `measure`.
 
-    config: Config
-    checkpoint: str = ""  # a work directory, a .pth file or zoo://NAME; none: fresh parameters
-    steps: int = 20  # training steps to time; 0 leaves training out
-    num_images: int = 0  # validation images to go through; 0 for all
-
-
-def measure_each(jobs: Iterable[Job]) -> Iterator[dict[str, Any]]:
-    """Measures one config after the other; see `measure`.
-
-    Each has a process of its own, because the largest amount of memory is known per process, and
-    because only one process may hold the devices' memory.
+    The largest amount of memory is known per process, and only one may hold the devices' memory.
 
     Raises:
-        InputError: as `measure`, or a process was killed.
+        InputError: also where the process was killed.
     """
-    for job in jobs:
-        with ProcessPoolExecutor(1, get_context("spawn"), _start_process) as pool:
-            try:
-                yield pool.submit(measure, job).result()
-            except InputError as error:
-                # Without the traceback that comes from the other process.
-                raise InputError(str(error)) from None
-            except BrokenProcessPool:
-                raise InputError(
-                    f"{job.config.name}: the process that measured it was killed; if memory ran "
-                    "out, measure a smaller config"
-                ) from None
+    with ProcessPoolExecutor(1, get_context("spawn"), _start_process) as pool:
+        try:
+            return pool.submit(measure, config, *arguments).result()
+        except InputError as error:
+            raise InputError(str(error)) from None  # without the other process's traceback
+        except BrokenProcessPool:
+            raise InputError(
+                f"{config.name}: the process that measured it was killed; if memory ran out, "
+                "measure a smaller config"
+            ) from None
 
 
-def measure(job: Job) -> dict[str, Any]:
+def measure(
+    config: Config, checkpoint: str = "", steps: int = 20, num_images: int = 0
+) -> dict[str, Any]:
     """Trains a few steps, then goes through the validation images.
+
+    Args:
+        config: says which data set, too.
+        checkpoint: a work directory, a `.pth` file or zoo://NAME; none: fresh parameters.
+        steps: training steps to time; 0 leaves training out.
+        num_images: validation images to go through; 0 for all.
 
     Returns:
         `config` (its name), `checkpoint` (None for fresh parameters), `images_per_step` (over
@@ -78,19 +73,19 @@ def measure(job: Job) -> dict[str, Any]:
     Raises:
         InputError: data or checkpoint cannot be used.
     """
-    config, mesh = job.config, data_mesh()
-    params = _params(config, job.checkpoint)
+    mesh = data_mesh()
+    params = _params(config, checkpoint)
     everything = load_dataset(config.data, "val")
-    dataset = first_images(everything, job.num_images) if job.num_images else everything
+    dataset = first_images(everything, num_images) if num_images else everything
     seconds = memory = memory_of = None
-    if job.steps:
-        seconds = _train(config, params, mesh, job.steps)
+    if steps:
+        seconds = _train(config, params, mesh, steps)
         memory, memory_of = peak_memory()  # before evaluation adds to it
     result, _ = evaluate(Proposer(config, params, mesh), dataset, config)
-    has_recall = bool(job.checkpoint) and len(dataset) == len(everything)
+    has_recall = bool(checkpoint) and len(dataset) == len(everything)
     return {
         "config": config.name,
-        "checkpoint": job.checkpoint or None,
+        "checkpoint": checkpoint or None,
         "images_per_step": optim.global_batch(config, mesh.size),
         "seconds_per_step": seconds,
         "memory_gb": memory,

@@ -17,7 +17,7 @@ from jaxdet.environment import environment, peak_memory
 from jaxdet.errors import InputError
 from jaxdet.saving import Checkpoints
 from jaxdet.zoo import measure as measure_lib
-from jaxdet.zoo.measure import Job, first_images, measure, measure_each, seconds_per_step
+from jaxdet.zoo.measure import first_images, measure, measure_apart, seconds_per_step
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_a_checkpoint_over_all_images_gives_every_figure(config, tmp_path):
     params = jax.tree.map(lambda x: np.full(x.shape, 0.01, np.float32), shapes)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save_params(params, {})
-    result = measure(Job(config, str(tmp_path), steps=1))
+    result = measure(config, str(tmp_path), steps=1)
     assert (result["config"], result["checkpoint"]) == ("tiny", str(tmp_path))
     assert result["images_per_step"] == len(jax.devices())
     assert result["num_images"] == 4
@@ -117,7 +117,7 @@ def test_a_checkpoint_over_all_images_gives_every_figure(config, tmp_path):
 
 
 def test_recall_needs_a_checkpoint_and_training_can_be_left_out(config):
-    result = measure(Job(config, steps=0, num_images=2))
+    result = measure(config, steps=0, num_images=2)
     assert result["num_images"] == 2
     assert result["images_per_second"] > 0
     for name in ("checkpoint", "seconds_per_step", "memory_gb", "memory_of", "AR1000"):
@@ -125,7 +125,7 @@ def test_recall_needs_a_checkpoint_and_training_can_be_left_out(config):
 
 
 @dataclass(frozen=True)
-class Deadly(Job):
+class Deadly(Config):
     """Ends the process that it is sent to."""
 
     def __reduce__(self):
@@ -135,9 +135,9 @@ class Deadly(Job):
 def test_what_goes_wrong_in_the_other_process_is_one_line(config):
     nowhere = replace(config, data=replace(config.data, root="/nowhere"))
     with pytest.raises(InputError, match=r"^/nowhere/annotations/instances_val2017.json: [^\n]*$"):
-        next(measure_each([Job(nowhere)]))
+        measure_apart(nowhere)
     with pytest.raises(InputError, match=r"^tiny: the process that measured it was killed[^\n]*$"):
-        next(measure_each([Deadly(config)]))
+        measure_apart(Deadly("tiny"))
 
 
 def test_environment_is_ready_for_json():
