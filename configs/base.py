@@ -16,7 +16,7 @@ def rpn(
     base_width: int = 64,
     pretrained: str,
 ) -> ml_collections.ConfigDict:
-    """One row of the zoo: `depth` layers, `neck` fpn or c4, `schedule` 1x or 2x."""
+    """Returns one row of the zoo: `depth` layers, `neck` fpn or c4, `schedule` 1x or 2x."""
     config = to_config_dict(Config())
     config.name = name
     model = config.model

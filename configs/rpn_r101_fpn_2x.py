@@ -8,7 +8,7 @@ from jaxdet.configs import base
 
 
 def get_config():
-    """The published setting: 8 devices with 2 images each, 24 epochs of COCO."""
+    """Returns the published setting: 8 devices with 2 images each, 24 epochs of COCO."""
     return base.rpn(
         "rpn_r101_fpn_2x",
         depth=101,

@@ -7,7 +7,7 @@ from jaxdet.configs import base
 
 
 def get_config():
-    """Small images, a narrow pyramid, and what lets so short a run learn to fit boxes."""
+    """Returns small images, a narrow pyramid, and what lets so short a run learn to fit boxes."""
     config = base.rpn("rpn_r18_fpn_shapes", depth=18, pretrained="")
     config.model.stem_channels = 32
     config.model.fpn_channels = config.model.head_channels = 64

@@ -71,7 +71,7 @@ class ModelConfig:
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Pixels per cell of each output level."""
+        """Returns pixels per cell of each output level."""
         last = 2 ** (self.num_stages + 1)
         if not self.fpn_channels:
             return (last,)

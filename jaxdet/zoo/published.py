@@ -32,11 +32,11 @@ class Row:
 
     @property
     def path(self) -> str | None:
-        """Of the file, below a site."""
+        """Returns the file's path below a site."""
         return f"mmdetection/models/{self.file}" if self.file else None
 
     def differs(self, ar1000: float) -> bool:
-        """Whether a measured AR1000, in percent, is not the published one."""
+        """Returns whether a measured AR1000, in percent, differs from the published one."""
         # A hair more is allowed, as neither 57.1 nor 57.2 is a binary fraction.
         return abs(ar1000 - self.ar1000) > TOLERANCE + 1e-9
 
