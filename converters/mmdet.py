@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import logging
+from jaxdet.detectors.network import Params, build_model, param_shapes, split_params
 
 from jaxdet import config as config_lib
 from jaxdet.checkpoint import read_params
 from jaxdet.config import Config
-from jaxdet.detectors.network import Params, build_model, param_shapes, split_params
 from jaxdet.errors import InputError
 from jaxdet.saving import Checkpoints
 from jaxdet.training import optimizer as optim

@@ -10,13 +10,13 @@ import optax
 import pytest
 import reference_weights
 from flax import traverse_util
+from jaxdet.detectors.network import build_model, param_shapes, split_params
+from jaxdet.inference.proposer import Proposer
 from zoo_cases import CASES, CONFIGS, make_batch, params_of
 
 from jaxdet import config as config_lib
 from jaxdet.config import Config
-from jaxdet.detectors.network import build_model, param_shapes, split_params
 from jaxdet.devices import data_mesh, replicate, split
-from jaxdet.inference.proposer import Proposer
 from jaxdet.training import optimizer as optim
 from jaxdet.training.step import TrainState, make_train_step
 from jaxdet.weights import layout

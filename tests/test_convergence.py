@@ -10,16 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference_weights
+from jaxdet.detectors.network import build_model
+from jaxdet.training.train import train
 from test_train_step import golden_config
 from zoo_cases import config_of, forward_batch, state_dict_of
 
 from jaxdet.config import Config
 from jaxdet.data import pipeline
 from jaxdet.data.load import load_dataset
-from jaxdet.detectors.network import build_model
 from jaxdet.devices import data_mesh
 from jaxdet.training import train as train_module
-from jaxdet.training.train import train
 from jaxdet.weights import torch_file
 
 

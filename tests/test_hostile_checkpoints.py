@@ -12,11 +12,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jaxdet.detectors.network import build_model, param_shapes
 from tiny_coco import TINY_MODEL
 
 from jaxdet import config as config_lib
 from jaxdet.checkpoint import read_backbone, read_params
-from jaxdet.detectors.network import build_model, param_shapes
 from jaxdet.errors import InputError
 from jaxdet.inference.exported import load_exported
 from jaxdet.saving import Checkpoints

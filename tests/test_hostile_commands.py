@@ -10,10 +10,10 @@ import cv2
 import jax
 import numpy as np
 import pytest
+from jaxdet.detectors.network import build_model, init_params
 from tiny_coco import TINY_MODEL, write_coco
 
 from jaxdet import config as config_lib
-from jaxdet.detectors.network import build_model, init_params
 from jaxdet.saving import Checkpoints
 
 ROOT = Path(__file__).parents[1]

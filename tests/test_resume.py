@@ -16,11 +16,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jaxdet.detectors.network import Params, build_model, param_shapes
 from tiny_coco import TINY_FLAGS, TINY_MODEL, write_coco
 
 from jaxdet import config as config_lib
 from jaxdet.checkpoint import read_params
-from jaxdet.detectors.network import Params, build_model, param_shapes
 
 ROOT = Path(__file__).parents[1]
 STEPS = 600

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jaxdet.detectors.network import split_params
 
 from jaxdet.checkpoint import read_params
 from jaxdet.config import ModelConfig
-from jaxdet.detectors.network import split_params
 from jaxdet.errors import InputError
 from jaxdet.saving import BestCheckpoint, Checkpoints
 from jaxdet.training.step import TrainState

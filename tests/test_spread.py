@@ -13,18 +13,18 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jaxdet.detectors.network import build_model, param_shapes
+from jaxdet.inference.proposer import Proposer
+from jaxdet.training.train import train
 from test_train import tiny_config
 from tiny_coco import TINY_FLAGS, write_coco
 
 from jaxdet.checkpoint import read_params
 from jaxdet.config import Config
 from jaxdet.data.load import load_dataset
-from jaxdet.detectors.network import build_model, param_shapes
 from jaxdet.devices import data_mesh
 from jaxdet.inference.evaluate import evaluate
-from jaxdet.inference.proposer import Proposer
 from jaxdet.training import train as train_module
-from jaxdet.training.train import train
 
 ROOT = Path(__file__).parents[1]
 STEPS = 5

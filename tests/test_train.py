@@ -12,18 +12,18 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jaxdet.detectors.network import build_model, init_params, param_shapes
+from jaxdet.inference.proposer import Proposer
+from jaxdet.training.train import make_plan, train
 from tiny_coco import TINY_MODEL, write_coco
 
 from jaxdet import config as config_lib
 from jaxdet.checkpoint import read_params
 from jaxdet.config import Config
 from jaxdet.data.load import load_dataset
-from jaxdet.detectors.network import build_model, init_params, param_shapes
 from jaxdet.devices import data_mesh
 from jaxdet.inference.evaluate import evaluate
-from jaxdet.inference.proposer import Proposer
 from jaxdet.training.loop import TrainingError
-from jaxdet.training.train import make_plan, train
 
 ROOT = Path(__file__).parents[1]
 DEMO = config_lib.parse(config_lib.load_file(ROOT / "configs" / "rpn_r18_fpn_shapes.py"))

@@ -87,7 +87,7 @@ def test_pad_size_is_the_images_own_and_not_the_buckets(dataset):
         assert (batch.pad_size <= np.array(batch.image.shape[1:3])).all()
 
 
-def test_training_mirrors_a_image_with_its_boxes(dataset):
+def test_training_mirrors_an_image_with_its_boxes(dataset):
     mirrored = 0
     for batch in train(dataset):
         for row, index in enumerate(batch.index):

@@ -73,7 +73,7 @@ def test_every_batch_is_of_one_aspect_group_and_fits_its_bucket():
         assert not any((plan.sizes[step.indices] <= np.array(b)).all() for b in smaller)
 
 
-def test_a_image_without_a_usable_box_gives_way_to_one_of_its_group():
+def test_an_image_without_a_usable_box_gives_way_to_one_of_its_group():
     plan = sampler()
     wide = [s.indices for s in epoch(plan, 0) if s.indices[0] < 10]
     # 11 places for images, one of them for 18, and the first drawn once more to make 12.
@@ -106,7 +106,7 @@ def test_steps_can_be_looked_up_in_any_order():
         assert backward[k].bucket == there[k].bucket
 
 
-def test_a_images_seed_does_not_depend_on_the_batch_size():
+def test_an_images_seed_does_not_depend_on_the_batch_size():
     def seeds_by_image(global_batch):
         steps = epoch(sampler(global_batch=global_batch), 1)
         return {int(i): int(s) for step in steps for i, s in zip(*step[:2], strict=True)}

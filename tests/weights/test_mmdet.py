@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jaxdet.detectors.network import build_model, param_shapes, split_params
 
 from converters import mmdet
 from jaxdet.checkpoint import read_params
 from jaxdet.config import Config, ModelConfig
-from jaxdet.detectors.network import build_model, param_shapes, split_params
 from jaxdet.errors import InputError
 from jaxdet.saving import Checkpoints
 from jaxdet.training import optimizer as optim

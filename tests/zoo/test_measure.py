@@ -8,11 +8,11 @@ import cv2
 import jax
 import numpy as np
 import pytest
+from jaxdet.detectors.network import build_model, param_shapes
 from zoo_cases import make_batch
 
 from jaxdet.config import Config
 from jaxdet.data.coco import coco_directory
-from jaxdet.detectors.network import build_model, param_shapes
 from jaxdet.environment import environment, peak_memory
 from jaxdet.errors import InputError
 from jaxdet.saving import Checkpoints

@@ -1,0 +1,19 @@
+"""From a configuration to its detector."""
+
+import jax
+
+from jaxdet.config import Config
+from jaxdet.detectors.rpn import rpn
+from jaxdet.types import Detector, Params
+
+DETECTORS = {"rpn": rpn}
+
+
+def build_detector(config: Config) -> Detector:
+    """Returns the detector that `config.model.detector` names."""
+    return DETECTORS[config.model.detector](config)
+
+
+def param_shapes(detector: Detector) -> Params:
+    """Returns the parameter tree with `jax.ShapeDtypeStruct` leaves; computes nothing."""
+    return jax.eval_shape(detector.init, jax.random.key(0))
