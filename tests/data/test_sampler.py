@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxdet.config import DataConfig
 from jaxdet.data.buckets import bucket_sizes
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.sampler import Sampler, flips, image_seeds, steps_per_epoch
@@ -44,7 +45,8 @@ MIXED = make_dataset(
 
 
 def sampler(dataset=MIXED, global_batch=4, seed=0, **options):
-    return Sampler(dataset, image_scale=SCALE, global_batch=global_batch, seed=seed, **options)
+    data = DataConfig(image_scale=SCALE, **options)
+    return Sampler(dataset, data, global_batch=global_batch, seed=seed)
 
 
 def epoch(plan, number):
@@ -55,7 +57,7 @@ def epoch(plan, number):
 def test_an_epoch_visits_every_trainable_image():
     plan = sampler()
     # 11 wide ones (0-9 and 18) fill 3 batches, 6 others (10-14 and 16) fill 2.
-    assert plan.steps_per_epoch == 5 == steps_per_epoch(MIXED, global_batch=4)
+    assert plan.steps_per_epoch == 5 == steps_per_epoch(MIXED, DataConfig(), global_batch=4)
     for number in range(3):
         seen = np.concatenate([step.indices for step in epoch(plan, number)])
         assert len(seen) == 20
