@@ -14,7 +14,9 @@ class Programs:
         seconds: spent compiling so far.
     """
 
-    def __init__(self, function: Callable, report: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, function: jax.stages.Wrapped, report: Callable[[str], None] | None = None
+    ) -> None:
         """Takes a `jax.jit` function of which the last argument is a `types.Batch`.
 
         Args:

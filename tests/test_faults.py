@@ -14,11 +14,12 @@ import time
 from pathlib import Path
 
 import pytest
-from jaxdet.training.train import train
 from test_main import refused
 from test_resume import Run, rows_of, saved
 from test_train import tiny_config
 from tiny_coco import write_coco
+
+from jaxdet.training.loop import train
 
 pytestmark = pytest.mark.slow
 

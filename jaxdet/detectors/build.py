@@ -4,14 +4,23 @@ import jax
 
 from jaxdet.config import Config
 from jaxdet.detectors.rpn import rpn
+from jaxdet.errors import InputError
 from jaxdet.types import Detector, Params
 
 DETECTORS = {"rpn": rpn}
 
 
 def build_detector(config: Config) -> Detector:
-    """Returns the detector that `config.model.detector` names."""
-    return DETECTORS[config.model.detector](config)
+    """Returns the detector that `config.model.detector` names.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    name = config.model.detector
+    if name not in DETECTORS:
+        known = ", ".join(DETECTORS)
+        raise InputError(f"config.model.detector: must be one of {known}, not {name!r}")
+    return DETECTORS[name](config)
 
 
 def param_shapes(detector: Detector) -> Params:

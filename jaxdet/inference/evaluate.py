@@ -20,7 +20,7 @@ from jaxdet.types import Batch, Predictions
 class Found(NamedTuple):
     """The predictions of one image of a data set."""
 
-    index: int  # position in the data set
+    position: int  # in the data set
     result: Result
 
 

@@ -102,9 +102,9 @@ def iou_of_columns(
     array([1.])
     """
     xp = a.__array_namespace__()
-    corners = [xp.maximum(a[0], b[0]), xp.maximum(a[1], b[1])]
-    corners += [xp.minimum(a[2], b[2]), xp.minimum(a[3], b[3])]
-    width, height = _sides(*corners, convention)
+    x1, y1 = xp.maximum(a[0], b[0]), xp.maximum(a[1], b[1])
+    x2, y2 = xp.minimum(a[2], b[2]), xp.minimum(a[3], b[3])
+    width, height = _sides(x1, y1, x2, y2, convention)
     shared = _product(xp.maximum(width, 0), xp.maximum(height, 0))
     union = a[4] + b[4] - shared
     # Only without an offset can both boxes be empty; what they share is then nothing.

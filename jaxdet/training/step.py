@@ -15,7 +15,6 @@ from jaxdet.types import Batch, Detector, Params
 
 Tree = TypeVar("Tree")
 Metrics = dict[str, jax.Array]  # float32 scalars by name
-TrainStep = Callable[["TrainState", Batch], tuple["TrainState", Metrics]]
 
 
 class TrainState(NamedTuple):
@@ -50,7 +49,7 @@ def loss_and_gradient(
 
     def loss_of(trainable: Params) -> tuple[jax.Array, Metrics]:
         terms, numbers = detector.loss(merge_params(trainable, frozen), batch)
-        total = sum(terms.values())
+        total = sum(terms.values(), jnp.float32(0))
         return total, {"loss": total, **terms, **numbers}
 
     with jax.default_matmul_precision(config.matmul_precision):
@@ -75,7 +74,7 @@ def mean_over_groups(function: Callable[[Batch], Tree], batch: Batch, groups: in
 
 def make_train_step(
     detector: Detector, config: TrainConfig, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> TrainStep:
+) -> jax.stages.Wrapped:
     """Returns the step, jitted: the batch is split over the mesh, the state is on every device.
 
     Every group of `images_per_device` images normalises its own losses, then gradients are
