@@ -176,7 +176,9 @@ def read_metrics(run: Run, step: Step) -> dict[str, float]:
     Raises:
         TrainingError: one is not finite.
     """
-    values = {name: float(value) for name, value in step.metrics.items()}
+    # A compiled program gives a dict back in the order of its keys; the losses come first here.
+    names = sorted(step.metrics, key=lambda name: not name.startswith("loss"))
+    values = {name: float(step.metrics[name]) for name in names}
     if not np.isfinite(list(values.values())).all():
         terms = ", ".join(f"{k} {v:g}" for k, v in values.items())
         (index,) = gather((split(step.images, run.mesh),))
