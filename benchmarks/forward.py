@@ -26,22 +26,22 @@ from benchmarks.setups import (
 )
 from benchmarks.timing import compared, paired_medians, save, shown, torch, use_same_threads
 from jaxdet.config import Config
-from jaxdet.detectors.network import Outputs, Params, apply_model, build_model
-from jaxdet.types import Batch
+from jaxdet.detectors.rpn import Outputs, apply, build_network
+from jaxdet.types import Batch, Images, Params
 
 # Largest difference between the two, next to the output's standard deviation.
 TOLERANCE = {"float32": 1e-3 if jax.default_backend() == "cpu" else 0.1, "bfloat16": 0.5}
 
 
 def compiled_forward(config: Config, params: Params, batch: Batch) -> jax.stages.Compiled:
-    """The program of (params, image, image_size, pad_size)."""
-    model = build_model(config.model, config.train.precision)
+    """The program of (params, images)."""
+    network = build_network(config.model, config.train.precision)
 
-    def forward(params: Params, *inputs: jax.Array) -> Outputs:
+    def forward(params: Params, images: Images) -> Outputs:
         with jax.default_matmul_precision(config.train.matmul_precision):
-            return apply_model(model, params, *inputs)
+            return apply(network, params, images)
 
-    return jax.jit(forward).lower(params, batch.image, batch.image_size, batch.pad_size).compile()
+    return jax.jit(forward).lower(params, batch.images).compile()
 
 
 def plain_forward(config: Config, params: Params, batch: Batch) -> Callable[[], Any]:

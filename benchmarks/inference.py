@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from benchmarks.images import write_images
@@ -28,10 +27,11 @@ from benchmarks.timing import save, torch, torch_device, use_same_threads
 from jaxdet.config import Config
 from jaxdet.data.coco import coco_directory
 from jaxdet.data.dataset import Dataset
-from jaxdet.detectors.network import Params
-from jaxdet.devices import data_mesh
-from jaxdet.inference.evaluate import ImageProposals, Speed, propose_each
-from jaxdet.inference.proposer import Proposer
+from jaxdet.detectors.build import build_detector
+from jaxdet.inference.evaluate import DatasetPredictions
+from jaxdet.inference.predictor import make_predictor
+from jaxdet.inference.single import Result
+from jaxdet.types import Params
 
 Found = tuple[np.ndarray, np.ndarray]  # boxes, scores
 
@@ -65,7 +65,7 @@ class Plain:
             yield (boxes / scales[0]).cpu().numpy(), scores.cpu().numpy()
 
 
-def check(ours: dict[int, ImageProposals], theirs: list[Found]) -> None:
+def check(ours: dict[int, Result], theirs: list[Found]) -> None:
     """Both find the same best boxes, whose order near-ties may change.
 
     Raises:
@@ -96,9 +96,9 @@ def main() -> None:
     params = random_params(config)
     with tempfile.TemporaryDirectory() as folder:
         dataset = coco_directory(write_images(Path(folder), args.images), "train")
-        proposer = Proposer(config, params, data_mesh(jax.local_devices()[:1]))
-        runs = {"jaxdet": lambda: ones(propose_each(proposer, dataset, config, Speed()))}
-        first = dict(propose_each(proposer, dataset, config, Speed()))
+        predictor = make_predictor(config, build_detector(config), params)
+        runs = {"jaxdet": lambda: ones(iter(DatasetPredictions(predictor, dataset)))}
+        first = dict(DatasetPredictions(predictor, dataset))
         if torch is not None:
             plain = Plain(config, params, dataset)
             theirs = list(plain)

@@ -8,6 +8,7 @@ the loader; jaxdet hands over bytes, padded to a bucket, and the network normali
 """
 
 import argparse
+import dataclasses
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,18 +28,9 @@ BATCH = 2
 
 def our_batches(dataset: Dataset, steps: int, workers: int) -> Iterator[int]:
     """The number of images of each batch."""
-    data = Config().data
-    loader = train_batches(
-        dataset,
-        image_scale=data.image_scale,
-        global_batch=BATCH,
-        seed=0,
-        num_workers=workers,
-        num_steps=steps,
-        flip=data.flip,
-    )
-    with loader as batches:
-        for batch in batches:
+    data = dataclasses.replace(Config().data, num_workers=workers)
+    with train_batches(dataset, data, global_batch=BATCH, seed=0, num_steps=steps) as loader:
+        for batch, _ in loader:
             yield len(batch.image)
 
 

@@ -24,7 +24,7 @@ from benchmarks.timing import (
     torch_device,
     use_same_threads,
 )
-from jaxdet.ops.anchors import pyramid_anchors
+from jaxdet.ops.anchors import AnchorGrid, pyramid_anchors
 from jaxdet.ops.matching import match
 
 COUNTS = (1, 10, 30, 100, 300, 1000)
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS)
     args = parser.parse_args()
     use_same_threads()
-    levels = pyramid_anchors((800, 1344), (4, 8, 16, 32, 64), (8,), (0.5, 1.0, 2.0))
+    levels = pyramid_anchors((800, 1344), AnchorGrid((4, 8, 16, 32, 64), (8,), (0.5, 1.0, 2.0)))
     anchors = jnp.concatenate(levels)
     print(f" anchors  boxes {'torch':>13} {'jaxdet':>13}   ratio")
     save("matching", [measure(anchors, count, args.repeats) for count in args.counts])

@@ -15,8 +15,8 @@ import numpy as np
 from benchmarks.matching import objects
 from benchmarks.timing import torch, torch_device
 from jaxdet.config import Config, load_file, parse
-from jaxdet.detectors.network import Params, build_model, init_params
-from jaxdet.types import Batch
+from jaxdet.detectors.build import build_detector
+from jaxdet.types import Batch, Params
 from jaxdet.weights.layout import to_state_dict
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def random_params(config: Config) -> Params:
     Freshly initialised, but batch norms are not trivial, and those at a block's end not zero.
     """
     rng = np.random.default_rng(0)
-    params = init_params(build_model(config.model), jax.random.key(0, impl="rbg"))
+    params = jax.jit(build_detector(config).init)(jax.random.key(0, impl="rbg"))
 
     def spread(path: tuple[Any, ...], leaf: jax.Array) -> np.ndarray:
         names = [part.key for part in path]

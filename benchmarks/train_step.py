@@ -29,11 +29,11 @@ from benchmarks.timing import (
     torch_device,
 )
 from jaxdet.config import Config
-from jaxdet.detectors.network import Params, build_model, split_params
+from jaxdet.detectors.build import build_detector
 from jaxdet.devices import data_mesh, replicate, split
 from jaxdet.training.optimizer import make_optimizer
-from jaxdet.training.step import TrainState, make_train_step
-from jaxdet.types import Batch
+from jaxdet.training.step import init_state, make_train_step
+from jaxdet.types import Batch, Params
 
 # Small, so that many steps on noise stay finite.
 RATE = 1e-5
@@ -45,18 +45,17 @@ def our_step(
     """A function that steps and returns the loss, and its program."""
     mesh = data_mesh(jax.local_devices()[:1])
     optimizer = make_optimizer(config.optimizer, lambda step: jnp.float32(RATE))
-    model = build_model(config.model, config.train.precision, config.train.remat)
-    trainable, frozen = split_params(params, config.model)
-    first = TrainState(jnp.int32(0), trainable, frozen, optimizer.init(trainable))
+    detector = build_detector(config)
+    first = init_state(detector, params, optimizer)
     state, placed = replicate(first, mesh), split(batch, mesh)
-    jitted: Any = make_train_step(model, config, optimizer, mesh)
+    jitted: Any = make_train_step(detector, config.train, optimizer, mesh)
     program = jitted.lower(state, placed).compile()
 
     def step() -> float:
         nonlocal state
         state, metrics = program(state, placed)
         jax.block_until_ready(state)
-        return float(metrics.losses.loss)
+        return float(metrics["loss"])
 
     return step, program
 

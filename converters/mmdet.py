@@ -22,11 +22,13 @@ from absl import logging
 from jaxdet import config as config_lib
 from jaxdet.checkpoint import read_params
 from jaxdet.config import Config
-from jaxdet.detectors.network import Params, build_model, param_shapes, split_params
+from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.errors import InputError
+from jaxdet.models.params import split_params
 from jaxdet.saving import Checkpoints
 from jaxdet.training import optimizer as optim
 from jaxdet.training.step import TrainState
+from jaxdet.types import Params
 from jaxdet.weights import layout, torch_file
 from jaxdet.zoo.download import fetch
 
@@ -50,7 +52,7 @@ def import_checkpoint(
         raise InputError(f"{workdir}: already holds checkpoints; choose another folder")
     path = fetch(str(source)) if "://" in str(source) else Path(source)
     checkpoint = torch_file.read(path)
-    shapes = param_shapes(build_model(config.model))
+    shapes = param_shapes(build_detector(config))
     params = layout.to_params(checkpoint, shapes, source=str(path))
     meta: dict[str, Any] = {"config": config.name, "source": path.name, "step": 0}
     state = _train_state(checkpoint, params, config, str(path)) if with_optimizer else None
@@ -62,7 +64,9 @@ def import_checkpoint(
         if state is None:
             checkpoints.save_params(params, meta)
         else:
-            checkpoints.save(state, {**meta, "step": int(state.step)})
+            checkpoints.save(
+                int(state.step), params, state.opt_state, {**meta, "step": int(state.step)}
+            )
             checkpoints.wait()
 
 
@@ -77,7 +81,7 @@ def export_checkpoint(source: str | Path, target: str | Path, config: Config) ->
     Raises:
         InputError: the checkpoint cannot be read or does not fit, or the file not be written.
     """
-    params = read_params(source, param_shapes(build_model(config.model)))
+    params = read_params(source, param_shapes(build_detector(config)))
     # The reference looks for `meta`, even where it makes no use of it.
     meta = {"config": config.name, "writer": "jaxdet"}
     torch_file.write(target, {"meta": meta, "state_dict": layout.to_state_dict(params)})
@@ -125,7 +129,7 @@ def read_momentum(checkpoint: Any, trainable: Params, source: str = "the checkpo
 
 def _train_state(checkpoint: Any, params: Params, config: Config, source: str) -> TrainState:
     """The state of training at the iteration that the checkpoint names."""
-    trainable, frozen = split_params(params, config.model)
+    trainable, frozen = split_params(params, build_detector(config).trainable)
     meta = checkpoint.get("meta") if isinstance(checkpoint, Mapping) else None
     step = meta.get("iter") if isinstance(meta, Mapping) else None
     if type(step) is not int or step < 0:

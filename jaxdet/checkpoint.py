@@ -18,8 +18,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
-from jaxdet.detectors.network import Params
 from jaxdet.errors import InputError
+from jaxdet.types import Params
 from jaxdet.weights import backbones, layout, torch_file
 from jaxdet.zoo.download import fetch
 

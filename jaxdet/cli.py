@@ -7,22 +7,19 @@ from typing import Any
 import jax
 
 from jaxdet import console
-from jaxdet.checkpoint import read_params
 from jaxdet.config import Config
 from jaxdet.data.dataset import from_files
 from jaxdet.data.load import load_dataset
-from jaxdet.detectors.network import build_model, param_shapes
 from jaxdet.devices import data_mesh
 from jaxdet.errors import InputError
 from jaxdet.files import make_folder, write_json
 from jaxdet.hosts import say
 from jaxdet.inference import results as report
-from jaxdet.inference.evaluate import Speed, evaluate, propose_each
+from jaxdet.inference.evaluate import DatasetPredictions, evaluate
 from jaxdet.inference.html.report import write_report
-from jaxdet.inference.proposer import Proposer
+from jaxdet.inference.predictor import load_predictor
 from jaxdet.inference.visualize import draw_boxes, write_png
-from jaxdet.training.loop import Stopped, TrainingError
-from jaxdet.training.train import train
+from jaxdet.training.loop import Stopped, TrainingError, train
 from jaxdet.training.workdir import claim_workdir
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
@@ -45,9 +42,9 @@ def run_eval(
 ) -> dict[str, Any]:
     """Evaluates a checkpoint on the validation images; writes into `workdir`."""
     dataset = load_dataset(config.data, "val")
-    proposer = Proposer(config, _params(config, checkpoint), data_mesh())
+    predictor = load_predictor(config, checkpoint, data_mesh())
     make_folder(workdir)
-    result, proposals = evaluate(proposer, dataset, config)
+    result, proposals = evaluate(predictor, dataset)
     report.write_evaluation(workdir, result, dataset, proposals)
     write_report(workdir, config)
     if save_proposals:
@@ -65,17 +62,16 @@ def run_predict(
     Raises:
         InputError: nothing can be read or written, or there are several hosts.
     """
-    unreadable: list[str] = []
     if jax.process_count() > 1:
         raise InputError("--mode=predict: runs on one host; start it there, without --distributed")
     paths = _images(images)
     if draw:
         _require_apart(paths, [out / f"{path.stem}.png" for path in paths])
-    dataset = from_files(paths, unreadable)
+    dataset, unreadable = from_files(paths)
     make_folder(out)
-    proposer = Proposer(config, _params(config, checkpoint), data_mesh())
-    speed = Speed()
-    for i, found in propose_each(proposer, dataset, config, speed, unreadable):
+    predictor = load_predictor(config, checkpoint, data_mesh())
+    run = DatasetPredictions(predictor, dataset, skip_unreadable=True)
+    for i, found in run:
         path = dataset.path_of(i)
         record = {
             "image": str(path),
@@ -87,17 +83,14 @@ def run_predict(
         if draw:
             write_png(out / f"{path.stem}.png", draw_boxes(dataset.read(i), *found))
         write_json(out / f"{path.stem}.json", record)
-    if speed.images:
-        rate = speed.summary()["images_per_second"]
-        say(f"wrote proposals of {speed.images} images to {out}/ ({rate:.1f} images/s)")
+    if run.speed.images:
+        rate = run.speed.summary()["images_per_second"]
+        say(f"wrote proposals of {run.speed.images} images to {out}/ ({rate:.1f} images/s)")
+    unreadable += run.unreadable
     for line in unreadable:
         console.complain(line)
     if unreadable:
         sys.exit(2)
-
-
-def _params(config: Config, checkpoint: str | Path) -> Any:
-    return read_params(checkpoint, param_shapes(build_model(config.model)))
 
 
 def _images(names: list[str]) -> list[Path]:

@@ -84,9 +84,8 @@ def examine(config: Config, split: str, dataset: Dataset, findings: Findings) ->
         result["training"] = check_training(
             dataset,
             findings,
-            image_scale=scale,
-            global_batch=global_batch(config, jax.device_count()),
-            keep_empty=config.data.keep_empty,
+            config.data,
+            global_batch(config, jax.device_count()),
         )
     buckets = count_buckets(dataset, scale)
     result["buckets"] = [{"size": size, "images": n} for size, n in buckets.items()]

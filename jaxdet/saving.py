@@ -6,10 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxdet.checkpoint import (
@@ -20,11 +18,18 @@ from jaxdet.checkpoint import (
     save_args,
     saved_shapes,
 )
-from jaxdet.config import ModelConfig
-from jaxdet.detectors.network import Params, merge_params, split_params
 from jaxdet.errors import InputError
 from jaxdet.hosts import all_agree, first_hosts, is_first_host, say
-from jaxdet.training.step import TrainState
+from jaxdet.types import Params
+
+
+class Restored(NamedTuple):
+    """What a checkpoint held; `opt_state` is the given one where it held none."""
+
+    step: int
+    params: Params
+    opt_state: Any
+    meta: dict[str, Any]
 
 
 class Checkpoints:
@@ -63,15 +68,14 @@ class Checkpoints:
         """The newest complete checkpoint, or None."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, meta: dict[str, Any]) -> None:
-        """Starts writing a checkpoint of `state.step`; returns once `state` may be reused.
+    def save(self, step: int, params: Params, opt_state: Any, meta: dict[str, Any]) -> None:
+        """Starts writing a checkpoint; returns once the arrays may be reused.
 
         Raises:
             InputError: this one or the one before cannot be written.
         """
-        params = merge_params(state.trainable, state.frozen)
         with _reported(self.folder):
-            self._manager.save(int(state.step), args=save_args(params, state.opt_state, meta))
+            self._manager.save(step, args=save_args(params, opt_state, meta))
 
     def save_params(self, params: Params, meta: dict[str, Any], optimizer: Any = None) -> None:
         """Writes step 0 of a converted checkpoint; `optimizer` are slots, if any."""
@@ -88,12 +92,10 @@ class Checkpoints:
         with _reported(self.folder):
             self._manager.wait_until_finished()
 
-    def restore_newest(
-        self, like: TrainState, model: ModelConfig
-    ) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest state that is whole, and its `meta`; None if none is saved.
+    def restore_newest(self, params_like: Params, opt_state_like: Any) -> Restored | None:
+        """Returns the newest checkpoint that is whole; None if none is saved.
 
-        The state is laid out and placed as `like` is.  A damaged checkpoint is put aside into
+        Arrays are laid out and placed as those given are.  A damaged checkpoint is put aside into
         `damaged/`, and the one before it is used.
 
         Raises:
@@ -101,7 +103,7 @@ class Checkpoints:
         """
         tried = []
         while (step := self._manager.latest_step()) is not None:
-            found, fault = self._try(step, like, model)
+            found, fault = self._try(step, params_like, opt_state_like)
             if all_agree(found is not None):
                 return found
             tried.append(fault or f"{self.folder / str(step)}: damaged on another host")
@@ -111,13 +113,13 @@ class Checkpoints:
         return None
 
     def _try(
-        self, step: int, like: TrainState, model: ModelConfig
-    ) -> tuple[tuple[TrainState, dict[str, Any]] | None, str]:
+        self, step: int, params_like: Params, opt_state_like: Any
+    ) -> tuple[Restored | None, str]:
         """A saved state and its `meta`, or what is wrong with it."""
         folder = self.folder / str(step)
-        targets = {"params": merge_params(like.trainable, like.frozen)}
+        targets = {"params": params_like}
         if (folder / "optimizer").exists():  # not in a converted checkpoint
-            targets["optimizer"] = like.opt_state
+            targets["optimizer"] = opt_state_like
         try:
             require_same_shapes(targets["params"], saved_shapes(folder), folder)
             found = read_step(folder, targets)
@@ -125,10 +127,8 @@ class Checkpoints:
                 raise Damaged(f"{folder}: damaged: {', '.join(missing)} is missing")
         except Damaged as error:
             return None, str(error)
-        trainable, frozen = split_params(found["params"], model)
-        number = jax.device_put(np.int32(step), like.step.sharding)
-        slots = found.get("optimizer", like.opt_state)
-        return (TrainState(number, trainable, frozen, slots), found["meta"]), ""
+        opt_state = found.get("optimizer", opt_state_like)
+        return Restored(step, found["params"], opt_state, found["meta"]), ""
 
     def _put_aside(self, step: int, fault: str) -> None:
         aside = self.folder.parent / "damaged" / str(step)

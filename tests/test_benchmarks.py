@@ -12,8 +12,9 @@ from benchmarks import flops
 from benchmarks.setups import on_device, plain_images, plain_model, random_batch, random_params
 from benchmarks.timing import compared, paired_medians
 from jaxdet.config import Config, ModelConfig, TargetConfig
-from jaxdet.detectors.network import apply_model, build_model, split_params
-from jaxdet.detectors.proposals import propose
+from jaxdet.detectors.build import build_detector
+from jaxdet.detectors.rpn import apply, build_network, propose
+from jaxdet.models.params import split_params
 from jaxdet.training.step import loss_and_gradient
 
 torch = pytest.importorskip("torch")
@@ -58,10 +59,8 @@ def setup(request):
 
 def outputs_of(config, params, batch):
     placed = on_device(batch)
-    model = build_model(config.model)
-    return jax.jit(apply_model, static_argnums=0)(
-        model, params, placed.image, placed.image_size, placed.pad_size
-    )
+    network = build_network(config.model)
+    return jax.jit(lambda params: apply(network, params, placed.images))(params)
 
 
 def sizes_of(batch):
@@ -118,14 +117,15 @@ def sequential(boxes):
 
 def test_same_loss_and_gradient(setup):
     config, params, batch, model, images = setup
-    trainable, frozen = split_params(params, config.model)
-    losses, gradient = jax.jit(
-        lambda *args: loss_and_gradient(build_model(config.model), config, *args)
-    )(trainable, frozen, on_device(batch))
+    detector = build_detector(config)
+    trainable, frozen = split_params(params, detector.trainable)
+    losses, gradient = jax.jit(lambda *args: loss_and_gradient(detector, config.train, *args))(
+        trainable, frozen, on_device(batch)
+    )
     anchors = plain_rpn.anchors_of(SIZE, config.model, "cpu")
     boxes = [torch.from_numpy(x) for x in batch.boxes]
     loss = plain_rpn.loss(model(images), anchors, boxes, sizes_of(batch), config)
-    np.testing.assert_allclose(float(losses.loss), loss.item(), rtol=1e-5)
+    np.testing.assert_allclose(float(losses["loss"]), loss.item(), rtol=1e-5)
     model.zero_grad()
     loss.backward()
     trained = [p for p in model.parameters() if p.requires_grad]

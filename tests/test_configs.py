@@ -14,11 +14,11 @@ from zoo_cases import CASES, CONFIGS, make_batch, params_of
 
 from jaxdet import config as config_lib
 from jaxdet.config import Config
-from jaxdet.detectors.network import build_model, param_shapes, split_params
+from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.devices import data_mesh, replicate, split
-from jaxdet.inference.proposer import Proposer
+from jaxdet.inference.predictor import make_predictor
 from jaxdet.training import optimizer as optim
-from jaxdet.training.step import TrainState, make_train_step
+from jaxdet.training.step import init_state, make_train_step
 from jaxdet.weights import layout
 from jaxdet.zoo.published import PRETRAINED, ROWS, Row
 
@@ -124,7 +124,7 @@ def test_the_parameters_are_the_checkpoints(row):
         for name, shape in reference_weights.checkpoint_shapes(**arch).items()
         if not name.endswith("num_batches_tracked")
     }
-    shapes = param_shapes(build_model(load(row.config).model))
+    shapes = param_shapes(build_detector(load(row.config)))
     found = {}
     for path, leaf in layout.leaves(shapes):
         assert leaf.dtype == jnp.float32
@@ -153,17 +153,16 @@ def assert_runs(config: Config, params) -> None:
     """One forward pass with its proposals and one training step on one device."""
     mesh = data_mesh(jax.devices()[:1])
     batch = image_and_boxes()
-    proposals = Proposer(config, params, mesh)(batch)
+    detector = build_detector(config)
+    proposals = jax.device_get(make_predictor(config, detector, params).start(batch))
     count = proposals.valid.sum()
     assert count > 0
     assert np.isfinite(proposals.boxes).all()
     assert (proposals.scores[0, :count] > 0).all()
 
-    model = build_model(config.model)
     optimizer = optim.make_optimizer(config.optimizer, optax.constant_schedule(0.001))
-    trainable, frozen = split_params(params, config.model)
-    state = TrainState(jnp.int32(0), trainable, frozen, optimizer.init(trainable))
-    step = make_train_step(model, config, optimizer, mesh)
+    state = init_state(detector, params, optimizer)
+    step = make_train_step(detector, config.train, optimizer, mesh)
     after, metrics = step(replicate(state, mesh), split(batch, mesh))
     assert np.isfinite([float(x) for x in jax.tree.leaves(metrics)]).all()
     assert int(after.step) == 1
@@ -173,9 +172,9 @@ def assert_runs(config: Config, params) -> None:
 
 
 def random_params(config: Config):
-    """As `init_params` makes them, without its compiling."""
+    """As the detector's `init` makes them, without its compiling."""
     rng = np.random.default_rng(0)
-    flat = traverse_util.flatten_dict(param_shapes(build_model(config.model)))
+    flat = traverse_util.flatten_dict(param_shapes(build_detector(config)))
 
     def leaf(name: str, shape: tuple[int, ...]) -> np.ndarray:
         if name == "kernel":

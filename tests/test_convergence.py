@@ -16,10 +16,10 @@ from zoo_cases import config_of, forward_batch, state_dict_of
 from jaxdet.config import Config
 from jaxdet.data import pipeline
 from jaxdet.data.load import load_dataset
-from jaxdet.detectors.network import build_model
+from jaxdet.detectors.rpn import build_network
 from jaxdet.devices import data_mesh
 from jaxdet.training import train as train_module
-from jaxdet.training.train import train
+from jaxdet.training.loop import train
 from jaxdet.weights import torch_file
 
 
@@ -66,19 +66,14 @@ def test_input_is_the_references_to_the_last_bit(golden, tmp_path):
     expected = golden("forward_r50_fpn")
     write_coco(tmp_path, golden_images(expected), [np.array([[10, 10, 50, 50]])])
     config = with_data(config_of("r50_fpn"), tmp_path, expected["scale"])
-    loader = pipeline.eval_batches(
-        load_dataset(config.data, "val"),
-        image_scale=config.data.image_scale,
-        batch_size=1,
-        num_workers=0,
-    )
-    with loader as batches:
-        batch = next(batches)
+    dataset = load_dataset(config.data, "val")
+    with pipeline.eval_batches(dataset, config.data, batch_size=1) as loader:
+        batch, _ = next(loader)
     np.testing.assert_array_equal(batch.pad_size[0], expected["pad_shape"])
     height, width = map(int, expected["pad_shape"])
-    model = build_model(config.model)
+    network = build_network(config.model)
     inputs = jax.tree.map(jnp.asarray, (batch.image, batch.image_size))
-    shown = model.apply({}, *inputs, method="normalize")
+    shown = network.apply({}, *inputs, method="normalize")
     value = np.asarray(shown[0, :height, :width]).reshape(-1)[expected["input_idx"]]
     np.testing.assert_array_equal(value, expected["input_val"])
     np.testing.assert_array_equal(

@@ -12,21 +12,24 @@ from hypothesis import strategies as st
 
 from jaxdet.config import ModelConfig, ProposalConfig, TargetConfig
 from jaxdet.data.dataset import GroundTruth
-from jaxdet.detectors.losses import binary_cross_entropy, rpn_losses
-from jaxdet.detectors.network import Outputs
-from jaxdet.detectors.proposals import propose
-from jaxdet.detectors.targets import Targets, make_targets
+from jaxdet.detectors.rpn import (
+    Outputs,
+    Targets,
+    anchor_grid,
+    make_targets,
+    propose,
+    rpn_losses,
+)
 from jaxdet.inference import recall as metrics
 from jaxdet.ops.anchors import inside, pyramid_anchors
+from jaxdet.ops.losses import binary_cross_entropy
 from jaxdet.types import Batch
 
 BUCKET = (64, 96)
 M = 1000
 MODEL = ModelConfig(num_stages=2, anchor_scales=(2.0, 4.0))  # strides 4, 8, 16
 CELLS = [(16, 24), (8, 12), (4, 6)]
-ANCHORS = np.concatenate(
-    pyramid_anchors(BUCKET, MODEL.strides, MODEL.anchor_scales, MODEL.anchor_ratios)
-)
+ANCHORS = np.concatenate(pyramid_anchors(BUCKET, anchor_grid(MODEL)))
 A = 6  # per cell
 
 

@@ -19,7 +19,7 @@ from test_resume import Run, rows_of, saved
 from test_train import tiny_config
 from tiny_coco import write_coco
 
-from jaxdet.training.train import train
+from jaxdet.training.loop import train
 
 pytestmark = pytest.mark.slow
 

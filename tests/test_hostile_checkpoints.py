@@ -1,5 +1,6 @@
 """Checkpoints that are damaged, of another kind, or hold no numbers: one line, nothing executed."""
 
+import dataclasses
 import gc
 import io
 import json
@@ -16,7 +17,7 @@ from tiny_coco import TINY_MODEL
 
 from jaxdet import config as config_lib
 from jaxdet.checkpoint import read_backbone, read_params
-from jaxdet.detectors.network import build_model, param_shapes
+from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.errors import InputError
 from jaxdet.inference.exported import load_exported
 from jaxdet.saving import Checkpoints
@@ -26,7 +27,7 @@ from jaxdet.weights import layout, torch_file
 pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
 
 CONFIG = config_lib.Config(model=config_lib.ModelConfig(depth=18, **TINY_MODEL))
-SHAPES = param_shapes(build_model(CONFIG.model))
+SHAPES = param_shapes(build_detector(CONFIG))
 MEAN = ("backbone", "layer2_0", "conv1", "mean")
 
 
@@ -103,7 +104,7 @@ def test_numbers_beyond_float32_are_refused(params, tmp_path):
 
 def test_wrong_shapes_are_refused_by_name(params, workdir, tmp_path):
     other = config_lib.ModelConfig(depth=18, **{**TINY_MODEL, "head_channels": 8})
-    shapes = param_shapes(build_model(other))
+    shapes = param_shapes(build_detector(dataclasses.replace(CONFIG, model=other)))
     torch_file.write(tmp_path / "a.pth", {"state_dict": layout.to_state_dict(params)})
     for file in (tmp_path / "a.pth", workdir):
         assert "rpn_head" in refusal(file, lambda path: read_params(path, shapes))

@@ -13,7 +13,7 @@ import pytest
 from tiny_coco import TINY_MODEL, write_coco
 
 from jaxdet import config as config_lib
-from jaxdet.detectors.network import build_model, init_params
+from jaxdet.detectors.build import build_detector
 from jaxdet.saving import Checkpoints
 
 ROOT = Path(__file__).parents[1]
@@ -155,7 +155,7 @@ def model(tmp_path_factory) -> list[str]:
     """Arguments for a network that compiles in seconds, with fresh weights."""
     config = config_lib.load_file("rpn_r18_fpn_shapes")
     config.model.update(TINY_MODEL)
-    params = init_params(build_model(config_lib.parse(config).model), jax.random.key(0))
+    params = jax.jit(build_detector(config_lib.parse(config)).init)(jax.random.key(0))
     workdir = tmp_path_factory.mktemp("run")
     with Checkpoints(workdir) as checkpoints:
         checkpoints.save_params(params, {})

@@ -20,7 +20,8 @@ from tiny_coco import TINY_FLAGS, TINY_MODEL, write_coco
 
 from jaxdet import config as config_lib
 from jaxdet.checkpoint import read_params
-from jaxdet.detectors.network import Params, build_model, param_shapes
+from jaxdet.detectors.build import build_detector, param_shapes
+from jaxdet.types import Params
 
 ROOT = Path(__file__).parents[1]
 STEPS = 600
@@ -82,7 +83,7 @@ def rows_of(workdir: Path) -> list[dict]:
 def params_of(workdir: Path) -> Params:
     config = config_lib.load_file(ROOT / "configs" / "rpn_r18_fpn_shapes.py")
     config.model.update(TINY_MODEL)
-    return read_params(workdir, param_shapes(build_model(config_lib.parse(config).model)))
+    return read_params(workdir, param_shapes(build_detector(config_lib.parse(config))))
 
 
 def saved(workdir: Path) -> list[int]:

@@ -19,12 +19,12 @@ from tiny_coco import TINY_FLAGS, write_coco
 from jaxdet.checkpoint import read_params
 from jaxdet.config import Config
 from jaxdet.data.load import load_dataset
-from jaxdet.detectors.network import build_model, param_shapes
+from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.devices import data_mesh
 from jaxdet.inference.evaluate import evaluate
-from jaxdet.inference.proposer import Proposer
+from jaxdet.inference.predictor import make_predictor
 from jaxdet.training import train as train_module
-from jaxdet.training.train import train
+from jaxdet.training.loop import train
 
 ROOT = Path(__file__).parents[1]
 STEPS = 5
@@ -62,7 +62,7 @@ def run_on(devices: int, num_workers: int, coco: Path, workdir: Path, monkeypatc
     monkeypatch.setattr(train_module, "data_mesh", lambda: mesh)
     config = spread_config(coco, GROUPS // devices, num_workers)
     train(config, workdir)
-    return losses_of(workdir), read_params(workdir, param_shapes(build_model(config.model)))
+    return losses_of(workdir), read_params(workdir, param_shapes(build_detector(config)))
 
 
 @pytest.mark.slow
@@ -138,9 +138,10 @@ def assert_same_proposals(coco: Path, folder: Path, config: Config) -> None:
     hosts = start_hosts(coco, folder / "eval", *flags)
     results = [host.communicate(timeout=540) for host in hosts]
     assert [host.returncode for host in hosts] == [0, 0], results
-    params = read_params(checkpoint, param_shapes(build_model(config.model)))
+    params = read_params(checkpoint, param_shapes(build_detector(config)))
     dataset = load_dataset(config.data, "val")
-    _, expected = evaluate(Proposer(config, params, data_mesh()), dataset, config)
+    predictor = make_predictor(config, build_detector(config), params, data_mesh())
+    _, expected = evaluate(predictor, dataset)
     with np.load(folder / "eval" / "proposals.npz") as found:
         np.testing.assert_array_equal(found["image_id"], dataset.image_ids)
         ends = np.cumsum(found["count"])

@@ -18,12 +18,11 @@ from jaxdet import config as config_lib
 from jaxdet.checkpoint import read_params
 from jaxdet.config import Config
 from jaxdet.data.load import load_dataset
-from jaxdet.detectors.network import build_model, init_params, param_shapes
-from jaxdet.devices import data_mesh
+from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.inference.evaluate import evaluate
-from jaxdet.inference.proposer import Proposer
-from jaxdet.training.loop import TrainingError
-from jaxdet.training.train import make_plan, train
+from jaxdet.inference.predictor import make_predictor
+from jaxdet.training.loop import TrainingError, train
+from jaxdet.training.plan import make_plan
 
 ROOT = Path(__file__).parents[1]
 DEMO = config_lib.parse(config_lib.load_file(ROOT / "configs" / "rpn_r18_fpn_shapes.py"))
@@ -63,7 +62,7 @@ def test_numbers_that_are_not_finite_stop_the_run(tmp_path):
     saved = [int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()]
     assert max(saved, default=0) < step
     if saved:
-        shapes = param_shapes(build_model(config.model))
+        shapes = param_shapes(build_detector(config))
         params = read_params(tmp_path / "run", shapes)
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
 
@@ -84,9 +83,9 @@ def test_demo_reaches_its_figures(tmp_path):
     result = json.loads((workdir / "eval.json").read_text())
 
     os.environ["JAXDET_CACHE"] = str(tmp_path / "cache")
-    params = init_params(build_model(DEMO.model), jax.random.key(0))
-    proposer = Proposer(DEMO, params, data_mesh(jax.devices()[:1]))
-    untrained, _ = evaluate(proposer, load_dataset(DEMO.data, "val"), DEMO)
+    detector = build_detector(DEMO)
+    predictor = make_predictor(DEMO, detector, jax.jit(detector.init)(jax.random.key(0)))
+    untrained, _ = evaluate(predictor, load_dataset(DEMO.data, "val"))
     print(f"\n{seconds:.0f} s, at most {memory:.2f} GiB")
     for name in ("AR@100", "AR@300", "AR@1000"):
         print(f"{name}: trained {result[name]:.3f}, untrained {untrained[name]:.3f}")

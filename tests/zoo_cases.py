@@ -4,13 +4,14 @@ import functools
 from pathlib import Path
 
 import cv2
+import jax
 import numpy as np
 import reference_weights
 
 from jaxdet import config as config_lib
 from jaxdet.config import Config, ModelConfig
-from jaxdet.detectors.network import Params, build_model, param_shapes
-from jaxdet.types import Batch
+from jaxdet.detectors.build import build_detector, param_shapes
+from jaxdet.types import Batch, Detector, Params
 from jaxdet.weights import layout
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -51,10 +52,25 @@ def state_dict_of(case: str, seed: int = 0) -> dict[str, np.ndarray]:
     return reference_weights.seeded_state_dict(seed, **CASES[case][1])
 
 
+def detector_of(model: ModelConfig) -> Detector:
+    """The detector of a network, all else by default."""
+    return build_detector(Config(model=model))
+
+
+def shapes_of(model: ModelConfig) -> Params:
+    """Its parameter tree, shapes alone."""
+    return param_shapes(detector_of(model))
+
+
+def fresh_params(model: ModelConfig) -> Params:
+    """Its parameters as training begins with them."""
+    return jax.jit(detector_of(model).init)(jax.random.key(0))
+
+
 @functools.lru_cache(maxsize=1)
 def params_of(case: str) -> Params:
     """The same as our parameter tree."""
-    return layout.to_params(state_dict_of(case), param_shapes(build_model(config_of(case).model)))
+    return layout.to_params(state_dict_of(case), shapes_of(config_of(case).model))
 
 
 def seeded_image(source_hw, size_hw, seed: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
+from jaxdet.config import DataConfig
 from jaxdet.data.buckets import Size, bucket_sizes, buckets_of
 from jaxdet.data.dataset import Dataset, corners
 from jaxdet.data.findings import Finding, Tell
@@ -138,19 +139,16 @@ def _check_shared_files(dataset: Dataset, tell: Tell) -> None:
 def check_training(
     dataset: Dataset,
     tell: Tell,
-    *,
-    image_scale: tuple[int, ...],
+    data: DataConfig,
     global_batch: int,
-    keep_empty: bool = False,
 ) -> dict[str, Any]:
     """How many images training visits, why not the others, and in how many steps.
 
     Args:
         dataset: The training set.
         tell: Is told of the images that are left out or replaced.
-        image_scale: Bounds of the long and the short side of resized images.
+        data: For whether images without boxes are trained on.
         global_batch: Images per step over all devices.
-        keep_empty: Whether images without boxes are trained on.
 
     Returns:
         `images` that are visited in an epoch; `left_out`, images by the reason why they are
@@ -159,12 +157,12 @@ def check_training(
     visited = np.zeros(len(dataset), bool)
     steps = 0
     try:
-        visited[np.concatenate(aspect_groups(dataset, keep_empty))] = True
-        steps = steps_per_epoch(dataset, global_batch=global_batch, keep_empty=keep_empty)
+        visited[np.concatenate(aspect_groups(dataset, data.keep_empty))] = True
+        steps = steps_per_epoch(dataset, data, global_batch)
     except InputError as error:
         said = str(error)
         tell(Finding("nothing to train on", np.zeros(1, np.int64), lambda i: said))
-    useless = visited & (dataset.num_boxes == 0) & (not keep_empty)
+    useless = visited & (dataset.num_boxes == 0) & (not data.keep_empty)
     reasons = _left_out(dataset, visited, useless)
     for reason, where in reasons.items():
         tell(

@@ -116,33 +116,28 @@ class _Files(Dataset):
         return read_image(self.path_of(index), expected_size=size)
 
 
-def from_files(paths: Sequence[str | Path], unreadable: list[str] | None = None) -> Dataset:
-    """A data set of images alone; their sizes are read from the files' headers.
+def from_files(paths: Sequence[str | Path]) -> tuple[Dataset, list[str]]:
+    """Returns a data set of images alone, and a line for each file that is left out of it.
 
-    Args:
-        paths: Of the images.
-        unreadable: Gets a line for each file that is left out, where that is allowed.
+    Sizes are read from the files' headers.
 
     Raises:
-        InputError: A file is absent or not an image (all of them, if `unreadable` is given), or
-            there are none.
+        InputError: there are no paths, or none is of a readable image.
     """
     if not paths:
         raise InputError("no images given")
-    names, found = [], []
+    names, found, unreadable = [], [], []
     for path in map(str, paths):
         try:
             found.append(read_size(path))
             names.append(path)
         except InputError as error:
-            if unreadable is None:
-                raise
             unreadable.append(str(error))
     if not found:
-        raise InputError(f"none of {len(paths)} images can be read: {(unreadable or [''])[0]}")
+        raise InputError(f"none of {len(paths)} images can be read: {unreadable[0]}")
     sizes = np.array(found, np.int32)
     nothing = np.zeros(0, np.int64)
-    return _Files(
+    dataset = _Files(
         source=str(paths[0]),
         image_dir=Path(),
         file_names=tuple(names),
@@ -158,6 +153,7 @@ def from_files(paths: Sequence[str | Path], unreadable: list[str] | None = None)
         ignore=np.zeros(0, bool),
         usable=np.zeros(0, bool),
     )
+    return dataset, unreadable
 
 
 def corners(xywh: Float64[np.ndarray, "n 4"]) -> Float32[np.ndarray, "n 4"]:

@@ -46,13 +46,18 @@ class Source(Protocol):
     def __getitem__(self, step: int) -> Element: ...
 
 
-class Loader(Iterator[Batch]):
+class Loaded(NamedTuple):
+    """A batch, and a line for each image that was left out of it because it cannot be read."""
+
+    batch: Batch
+    skipped: tuple[str, ...]
+
+
+class Loader(Iterator[Loaded]):
     """Iterates over batches that are made in the background.
 
     Attributes:
         step: The step of the batch that comes next.
-        skipped: Unreadable images that were left out so far.
-        messages: A line for each that the last batch goes without.
     """
 
     def __init__(
@@ -64,30 +69,26 @@ class Loader(Iterator[Batch]):
             source: Batches by step.
             num_workers: Processes; 0 makes batches in two threads of this process.
             start_step: The first step to load.
-            warn: Log a warning for each image left out; else the caller reads `messages`.
+            warn: Log a warning for each image left out; else the caller reports `skipped`.
         """
         self.step = start_step
         self._warn = warn
-        self.skipped = 0
-        self.messages: tuple[str, ...] = ()
         self._source = source
         self._num_workers = num_workers
         self._restarts = 0
         self._restarted_at = start_step
         self._elements: Any = self._start()
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> Loaded:
         element = self._next_element()
         if element.batch is None:
             raise InputError(element.error)
         if self._warn:
             for message in element.skipped:
                 _LOG.warning("step %d: image skipped: %s", self.step, message)
-        self.messages = element.skipped
-        self.skipped += len(element.skipped)
         self.step += 1
         # Out of the workers' shared memory, whose blocks outlive a program that is interrupted.
-        return Batch(*(np.array(leaf) for leaf in element.batch))
+        return Loaded(Batch(*(np.array(leaf) for leaf in element.batch)), element.skipped)
 
     def close(self) -> None:
         """Stops the workers and frees the memory shared with them."""

@@ -8,6 +8,7 @@ Glossary: `B` images of this host's part of a batch; `H, W` the bucket; `M` padd
 
 import numpy as np
 
+from jaxdet.config import DataConfig
 from jaxdet.data.buckets import Size, bucket_sizes, buckets_of
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.image import padded_size, rescale_size, rescale_sizes, resize, resize_boxes
@@ -27,70 +28,56 @@ FILLER_SIZE = 32
 
 def train_batches(
     dataset: Dataset,
+    data: DataConfig,
     *,
-    image_scale: tuple[int, ...],
     global_batch: int,
     seed: int,
-    num_workers: int,
     num_steps: int,
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-    flip: float = 0.5,
-    keep_empty: bool = False,
 ) -> Loader:
-    """This host's part of the batches of steps `start_step` to `num_steps - 1`.
+    """Returns this host's part of the batches of steps `start_step` to `num_steps - 1`.
 
-    An unreadable image is replaced by another of its aspect group, and counted.
+    An unreadable image is replaced by another of its aspect group, and named in `skipped`.
 
     Args:
         dataset: The training set.
-        image_scale: Bounds of the long and the short side of resized images, in pixels.
+        data: For the images' scale, flips, images without boxes and the loader's processes.
         global_batch: Images per step over all hosts; a multiple of `process_count`.
         seed: Of the run.
-        num_workers: Loader processes; 0 for threads.
         num_steps: Where the run ends, counted from its beginning.
         start_step: Where to start; a resumed run gets what the first would have got from there.
         process_index: Which host this is.
         process_count: How many hosts there are.
-        flip: Probability of a mirror image.
-        keep_empty: Train on images without boxes as well.
 
     Raises:
         InputError: No image can be trained on; while iterating, if `MAX_SKIPS` images in a
             row cannot be read.
     """
-    sampler = Sampler(
-        dataset,
-        image_scale=image_scale,
-        global_batch=global_batch,
-        seed=seed,
-        keep_empty=keep_empty,
-    )
+    sampler = Sampler(dataset, data, global_batch=global_batch, seed=seed)
     rows = _host_rows(global_batch, process_index, process_count)
-    source = _TrainSource(dataset, sampler, image_scale, rows, flip, num_steps)
-    return Loader(source, num_workers, start_step)
+    source = _TrainSource(dataset, sampler, data, rows, num_steps)
+    return Loader(source, data.num_workers, start_step)
 
 
 def eval_batches(
     dataset: Dataset,
+    data: DataConfig,
     *,
-    image_scale: tuple[int, ...],
     batch_size: int,
-    num_workers: int,
     process_index: int = 0,
     process_count: int = 1,
     skip_unreadable: bool = False,
 ) -> Loader:
-    """This host's part of batches that hold every image once, largest bucket first.
+    """Returns this host's part of batches that hold every image once, largest bucket first.
 
     A bucket's last batch is filled up with black images of 32 x 32 pixels whose `index` is -1.
 
     Args:
         dataset: Any set; images without boxes are included.
-        image_scale: Bounds of the long and the short side of resized images, in pixels.
+        data: For the images' scale and the loader's processes.
         batch_size: Images per batch over all hosts; a multiple of `process_count`.
-        num_workers: Loader processes; 0 for threads.
         process_index: Which host this is.
         process_count: How many hosts there are.
         skip_unreadable: Whether a filler takes the place of an image that cannot be read.
@@ -99,13 +86,13 @@ def eval_batches(
         InputError: While iterating, if an image cannot be read and is not to be skipped.
     """
     rows = _host_rows(batch_size, process_index, process_count)
-    source = _EvalSource(dataset, image_scale, batch_size, rows, skip_unreadable)
-    return Loader(source, num_workers, warn=not skip_unreadable)
+    source = _EvalSource(dataset, data.image_scale, batch_size, rows, skip_unreadable)
+    return Loader(source, data.num_workers, warn=not skip_unreadable)
 
 
-def eval_buckets(dataset: Dataset, image_scale: tuple[int, ...]) -> list[Size]:
-    """The shapes (height, width) of `eval_batches`' images, in the order in which they come."""
-    return [bucket for bucket, _ in _by_bucket(dataset, image_scale)]
+def eval_buckets(dataset: Dataset, data: DataConfig) -> list[Size]:
+    """Returns the shapes (height, width) of `eval_batches`' images, in the order they come in."""
+    return [bucket for bucket, _ in _by_bucket(dataset, data.image_scale)]
 
 
 def max_boxes(dataset: Dataset) -> int:
@@ -121,16 +108,14 @@ class _TrainSource:
         self,
         dataset: Dataset,
         sampler: Sampler,
-        image_scale: tuple[int, ...],
+        data: DataConfig,
         rows: slice,
-        flip: float,
         num_steps: int,
     ):
         self.dataset = dataset
         self.sampler = sampler
-        self.image_scale = image_scale
+        self.data = data
         self.rows = rows
-        self.flip = flip
         self.num_steps = num_steps
         self.max_boxes = max_boxes(dataset)
 
@@ -146,8 +131,8 @@ class _TrainSource:
             used, image = self._read(index, planned, skipped)
             seeds = self.sampler.seeds_of(np.array([used]), epoch)
             batch.seed[row] = seeds[0]
-            flip = bool(flips(seeds, self.flip)[0])
-            _fill_row(batch, row, self.dataset, used, image, self.image_scale, flip)
+            flip = bool(flips(seeds, self.data.flip)[0])
+            _fill_row(batch, row, self.dataset, used, image, self.data.image_scale, flip)
         return Element(batch, tuple(skipped))
 
     def _read(self, index: int, planned: Step, skipped: list[str]) -> tuple[int, np.ndarray]:

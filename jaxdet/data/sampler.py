@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int64, UInt32, UInt64
 
+from jaxdet.config import DataConfig
 from jaxdet.data.buckets import Size, bucket_of, bucket_sizes
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.image import rescale_sizes
@@ -39,23 +40,14 @@ class Sampler:
     to another one of its group.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        *,
-        image_scale: tuple[int, ...],
-        global_batch: int,
-        seed: int,
-        keep_empty: bool = False,
-    ):
+    def __init__(self, dataset: Dataset, data: DataConfig, *, global_batch: int, seed: int):
         """Groups the images.
 
         Args:
             dataset: The training set.
-            image_scale: Bounds of the long and the short side of resized images.
+            data: For the images' scale, and whether those without boxes are trained on.
             global_batch: Images per step, over all devices.
             seed: Of the run; any integer.
-            keep_empty: Train on images without boxes as well.
 
         Raises:
             InputError: No image can be trained on.
@@ -63,17 +55,15 @@ class Sampler:
         self.global_batch = global_batch
         self.seed = seed
         self.image_ids = dataset.image_ids
-        self.buckets = bucket_sizes(image_scale)
+        self.buckets = bucket_sizes(data.image_scale)
         original = np.stack([dataset.heights, dataset.widths], axis=1).astype(np.int64)
-        self.sizes = rescale_sizes(original, image_scale)
-        self.has_use = (dataset.num_boxes > 0) | keep_empty
+        self.sizes = rescale_sizes(original, data.image_scale)
+        self.has_use = (dataset.num_boxes > 0) | data.keep_empty
         self.is_wide = dataset.widths > dataset.heights
-        self.groups = aspect_groups(dataset, keep_empty)
+        self.groups = aspect_groups(dataset, data.keep_empty)
         self.trainable = np.zeros(len(dataset), bool)
         self.trainable[np.concatenate(self.groups)] = True
-        self.steps_per_epoch = steps_per_epoch(
-            dataset, global_batch=global_batch, keep_empty=keep_empty
-        )
+        self.steps_per_epoch = steps_per_epoch(dataset, data, global_batch)
 
     def __getitem__(self, step: int) -> Step:
         """The global batch of a step, counted from the beginning of the first epoch."""
@@ -116,13 +106,13 @@ class Sampler:
         return np.where(self.has_use[order], order, other)
 
 
-def steps_per_epoch(dataset: Dataset, *, global_batch: int, keep_empty: bool = False) -> int:
-    """Global batches in an epoch; each aspect group is filled up to whole ones.
+def steps_per_epoch(dataset: Dataset, data: DataConfig, global_batch: int) -> int:
+    """Returns the global batches in an epoch; each aspect group is filled up to whole ones.
 
     Raises:
         InputError: No image can be trained on.
     """
-    groups = aspect_groups(dataset, keep_empty)
+    groups = aspect_groups(dataset, data.keep_empty)
     return sum(-(-len(group) // global_batch) for group in groups)
 
 

@@ -1,4 +1,4 @@
-"""Runs a model over a data set and measures its recall and speed."""
+"""Runs a predictor over a data set and measures its recall and speed."""
 
 import time
 from collections.abc import Iterator
@@ -6,24 +6,22 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
-from jaxdet.config import Config
-from jaxdet.data.buckets import Size
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.pipeline import eval_batches, eval_buckets
 from jaxdet.devices import gather
 from jaxdet.hosts import say
-from jaxdet.inference.proposer import Proposer, Started
+from jaxdet.inference.predictor import Predictor
 from jaxdet.inference.recall import evaluate_proposals
-from jaxdet.types import Batch, Proposals
+from jaxdet.inference.single import Result, result_of
+from jaxdet.types import Batch, Predictions
 
 
-class ImageProposals(NamedTuple):
-    """One image's proposals in its own (original) pixels, best first."""
+class Found(NamedTuple):
+    """The predictions of one image of a data set."""
 
-    boxes: np.ndarray  # float32 [n, 4]
-    scores: np.ndarray  # float32 [n]
+    position: int  # in the data set
+    result: Result
 
 
 @dataclass
@@ -32,7 +30,7 @@ class Speed:
 
     Loading, network and post-processing run at the same time, so each counts where the others do
     not hide it: `data` is the wait for the loader, `forward` the rest of the wait for the
-    network, `post` what comes after it.
+    devices, `post` what the host does with their results.
     """
 
     data: float = 0.0
@@ -42,7 +40,7 @@ class Speed:
     images: int = 0
 
     def summary(self) -> dict[str, Any]:
-        """The fields of `eval.json`."""
+        """Returns the fields of `eval.json`."""
         parts = {"data": self.data, "forward": self.forward, "post": self.post}
         return {
             "images_per_second": self.images / sum(parts.values()),
@@ -51,99 +49,98 @@ class Speed:
         }
 
 
-def propose_each(
-    proposer: Proposer,
-    dataset: Dataset,
-    config: Config,
-    speed: Speed,
-    unreadable: list[str] | None = None,
-) -> Iterator[tuple[int, ImageProposals]]:
-    """Proposals of every image of a data set and its place there, in the loader's order.
+class DatasetPredictions:
+    """The predictions of every image of a data set; iterate over them once.
 
-    Every host sees the images of all.
+    They come in the loader's order, and every host sees those of all images.
 
-    Args:
-        proposer: the model.
-        dataset: with or without boxes.
-        config: for image scale, batch size and loader.
-        speed: is added to.
-        unreadable: gets a line for each image that is left out, where that is allowed.
-
-    Raises:
-        InputError: an image cannot be read and may not be left out.
+    Attributes:
+        speed: of what has been done so far.
+        unreadable: a line for each image that was left out, where that is allowed.
     """
-    batch_size = config.proposals.batch_size * proposer.num_devices
-    _compile_ahead(proposer, eval_buckets(dataset, config.data.image_scale), batch_size, speed)
-    loader = eval_batches(
-        dataset,
-        image_scale=config.data.image_scale,
-        batch_size=batch_size,
-        num_workers=config.data.num_workers,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        skip_unreadable=unreadable is not None,
-    )
-    with loader as batches:
-        # The devices work on a batch while the host loads the next and unpacks the one before.
-        previous: tuple[Batch, Started] | None = None
-        while True:
-            asked = time.perf_counter()
-            batch = next(batches, None)
-            loaded = time.perf_counter()
-            if unreadable is not None and batch is not None:
-                unreadable += batches.messages
-            current = None if batch is None else (batch, proposer.start(batch))
-            speed.data += loaded - asked
-            speed.forward += time.perf_counter() - loaded
-            if previous is not None:
-                yield from _finish(*previous, speed)
-            if current is None:
-                return
-            previous = current
 
+    def __init__(
+        self, predictor: Predictor, dataset: Dataset, skip_unreadable: bool = False
+    ) -> None:
+        """Compiles all programs that the data set needs, with a line for each.
 
-def _compile_ahead(proposer: Proposer, buckets: list[Size], batch_size: int, speed: Speed) -> None:
-    """Compiles all programs that a data set needs, with a line for each."""
-    for number, (height, width) in enumerate(buckets, 1):
+        Args:
+            predictor: also says the images' scale, the batch size and the loader's settings.
+            dataset: with or without boxes.
+            skip_unreadable: leave images out that cannot be read; else they end the iteration.
+        """
+        self.speed, self.unreadable = Speed(), list[str]()
+        self._predictor, self._dataset, self._skip = predictor, dataset, skip_unreadable
+        self._batch_size = predictor.config.proposals.batch_size * predictor.mesh.size
+        before = predictor.programs.seconds
+        buckets = eval_buckets(dataset, predictor.config.data)
+        for number, (height, width) in enumerate(buckets, 1):
+            begun = time.perf_counter()
+            if predictor.compile(self._batch_size, (height, width)):
+                seconds = time.perf_counter() - begun
+                place = f"{number} of {len(buckets)}"
+                say(f"compiled for {height} x {width} ({place}): {seconds:.1f} s")
+        self.speed.compile = predictor.programs.seconds - before
+
+    def __iter__(self) -> Iterator[Found]:
+        """Yields each image's predictions.
+
+        Raises:
+            InputError: an image cannot be read and may not be left out.
+        """
+        loader = eval_batches(
+            self._dataset,
+            self._predictor.config.data,
+            batch_size=self._batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            skip_unreadable=self._skip,
+        )
+        with loader:
+            # The devices work on a batch while the host loads the next and unpacks the one before.
+            previous: tuple[Batch, Predictions] | None = None
+            while True:
+                begun = time.perf_counter()
+                element = next(loader, None)
+                loaded = time.perf_counter()
+                current = None
+                if element is not None:
+                    self.unreadable += element.skipped
+                    current = element.batch, self._predictor.start(element.batch)
+                self.speed.data += loaded - begun
+                self.speed.forward += time.perf_counter() - loaded
+                if previous is not None:
+                    yield from self._finish(*previous)
+                if current is None:
+                    return
+                previous = current
+
+    def _finish(self, batch: Batch, started: Predictions) -> Iterator[Found]:
+        """Waits for a batch, and yields its images (fillers left out) in original pixels."""
         begun = time.perf_counter()
-        if proposer.prepare(batch_size, (height, width)):
-            seconds = time.perf_counter() - begun
-            speed.compile += seconds
-            say(f"compiled for {height} x {width} ({number} of {len(buckets)}): {seconds:.1f} s")
+        jax.block_until_ready(started)
+        ready = time.perf_counter()
+        predictions, index, scale = gather((started, batch.index, batch.scale))
+        rows = batch._replace(index=index, scale=scale)
+        found = [
+            Found(int(place), result_of(predictions, rows, row))
+            for row, place in enumerate(index)
+            if place >= 0
+        ]
+        self.speed.forward += ready - begun
+        self.speed.post += time.perf_counter() - ready
+        self.speed.images += len(found)
+        yield from found
 
 
-def _finish(batch: Batch, started: Started, speed: Speed) -> Iterator[tuple[int, ImageProposals]]:
-    """Waits for a batch; gives its images."""
-    begun = time.perf_counter()
-    jax.block_until_ready(started.outputs)
-    forward = time.perf_counter()
-    found = list(_unbatch(batch, gather(started.proposals)))
-    speed.forward += forward - begun
-    speed.post += time.perf_counter() - forward
-    speed.images += len(found)
-    yield from found
+def evaluate(predictor: Predictor, dataset: Dataset) -> tuple[dict[str, Any], list[Result]]:
+    """Returns what `eval.json` holds, and the predictions it was measured on, by image.
 
-
-def evaluate(
-    proposer: Proposer, dataset: Dataset, config: Config
-) -> tuple[dict[str, Any], list[ImageProposals]]:
-    """What `eval.json` holds, and the proposals it was measured on, in the data set's order.
-
-    See `metrics.evaluate_proposals` for the recall fields and `Speed.summary` for the others.
+    See `recall.evaluate_proposals` for the recall fields and `Speed.summary` for the others.
     """
-    speed = Speed()
-    found = dict(propose_each(proposer, dataset, config, speed))
-    proposals = [found[i] for i in range(len(dataset))]
+    run = DatasetPredictions(predictor, dataset)
+    results = dict(run)
+    predictions = [results[i] for i in range(len(dataset))]
     truth = [dataset.ground_truth(i) for i in range(len(dataset))]
-    recall = evaluate_proposals(truth, [(x.boxes, x.scores) for x in proposals])
-    return {**recall, **speed.summary()}, proposals
-
-
-def _unbatch(batch: Batch, proposals: Proposals) -> Iterator[tuple[int, ImageProposals]]:
-    """The images of a batch (filler left out), back in original pixels."""
-    index, scale = gather((batch.index, batch.scale))
-    for row, place in enumerate(index):
-        if place >= 0:
-            valid = proposals.valid[row]
-            boxes = proposals.boxes[row][valid] / scale[row]
-            yield int(place), ImageProposals(boxes, proposals.scores[row][valid])
+    recall = evaluate_proposals(truth, [(x.boxes, x.scores) for x in predictions])
+    return {**recall, **run.speed.summary()}, predictions

@@ -6,7 +6,6 @@ import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +18,12 @@ from jaxdet.checkpoint import read_params
 from jaxdet.config import Config
 from jaxdet.data.buckets import Size, bucket_sizes
 from jaxdet.data.image import STRIDE
-from jaxdet.detectors.network import Params, build_model, param_shapes
-from jaxdet.detectors.proposals import propose
+from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.errors import InputError
 from jaxdet.files import make_folder, whole
 from jaxdet.hosts import say
 from jaxdet.inference.exported import FORMAT, FORMAT_VERSION, MANIFEST, Manifest, program_member
+from jaxdet.types import Array, Images, Params
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -38,7 +37,7 @@ def run_export(config: Config, checkpoint: str | Path, out: Path) -> None:
     """
     if jax.process_count() > 1:
         raise InputError("--mode=export: runs on one host; start it there, without --distributed")
-    params = read_params(checkpoint, param_shapes(build_model(config.model)))
+    params = read_params(checkpoint, param_shapes(build_detector(config)))
     write_exported(config, params, out)
     megabytes = out.stat().st_size / 1e6
     say(f"wrote {out} ({megabytes:.1f} MB), for jaxdet.load_exported")
@@ -86,22 +85,18 @@ def _write_member(file: zipfile.ZipFile, name: str, data: bytes | bytearray) -> 
 
 
 def _program(config: Config, bucket: Size) -> export.Exported:
-    """One bucket's program, for any number of images."""
-    model = build_model(config.model, config.train.precision)
+    """Returns one bucket's program, for any number of images."""
+    detector = build_detector(config)
 
-    def run(
-        params: Params, image: jax.Array, image_size: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        pad_size = -(-image_size // STRIDE) * STRIDE
+    def run(params: Params, image: Array, image_size: Array) -> tuple[Array, Array, Array]:
+        images = Images(image, image_size, -(-image_size // STRIDE) * STRIDE)
         with jax.default_matmul_precision(config.train.matmul_precision):
-            outputs: Any = model.apply({"params": params}, image, image_size, pad_size)
-        sizes = image_size, pad_size
-        found = propose(outputs, *sizes, bucket, config.model, config.proposals)
+            found = detector.predict(params, images)
         return found.boxes, found.scores, found.valid
 
     (batch,) = export.symbolic_shape("batch")
     arguments = (
-        param_shapes(model),
+        param_shapes(detector),
         jax.ShapeDtypeStruct((batch, *bucket, 3), jnp.uint8),
         jax.ShapeDtypeStruct((batch, 2), jnp.int32),
     )

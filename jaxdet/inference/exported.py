@@ -35,7 +35,7 @@ from jaxdet.data.buckets import Size, bucket_of, bucket_sizes
 from jaxdet.data.image import STRIDE
 from jaxdet.errors import InputError
 from jaxdet.inference.single import Result, batch_of_one, result_of
-from jaxdet.types import Batch, Proposals
+from jaxdet.types import Batch, Predictions
 
 FORMAT = "jaxdet-exported"
 FORMAT_VERSION = 1
@@ -88,10 +88,10 @@ class ExportedModel:
             InputError: the file cannot be read, or the array is not such an image.
         """
         batch = batch_of_one(image, self.manifest.image_scale, self.manifest.buckets)
-        return result_of(self.propose(batch), batch)
+        return result_of(self.predict(batch), batch)
 
-    def propose(self, batch: Batch) -> Proposals:
-        """Proposals (NumPy) of images of one bucket, in pixels of the resized images.
+    def predict(self, batch: Batch) -> Predictions:
+        """Returns predictions (NumPy) of images of one bucket, in pixels of the resized images.
 
         Args:
             batch: any number of rows; only `image` and `image_size` are read.
@@ -104,7 +104,8 @@ class ExportedModel:
             known = ", ".join(f"{h} x {w}" for h, w in self._programs)
             raise InputError(f"batch: of {height} x {width} pixels; there are programs for {known}")
         program = self._programs[height, width]
-        return jax.device_get(Proposals(*program(self._params, batch.image, batch.image_size)))
+        boxes, scores, valid = jax.device_get(program(self._params, batch.image, batch.image_size))
+        return Predictions(boxes, scores, np.zeros(valid.shape, np.int32), valid)
 
 
 def load_exported(path: str | Path) -> ExportedModel:

@@ -1,31 +1,36 @@
-"""The library's door: `jaxdet.load(config, checkpoint)` gives a function of images."""
+"""`jaxdet.load(config, checkpoint)`: a detector with its weights as a function of images."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
 from jaxdet import config as config_lib
 from jaxdet.checkpoint import read_params
-from jaxdet.data.buckets import bucket_sizes
-from jaxdet.detectors.network import Params, build_model, param_shapes
-from jaxdet.devices import data_mesh
-from jaxdet.inference.proposer import Proposer
+from jaxdet.config import Config
+from jaxdet.data.buckets import Size, bucket_sizes
+from jaxdet.detectors.build import build_detector, param_shapes
+from jaxdet.devices import REPLICATED, SPLIT, data_mesh, gather, replicate, split
 from jaxdet.inference.single import Result, batch_of_one, result_of
+from jaxdet.programs import Programs
+from jaxdet.types import Batch, Detector, Images, Params, Predictions
 
 
+@dataclasses.dataclass(frozen=True)
 class Predictor:
-    """Finds proposals in single images on one device; compiles once per bucket."""
+    """A detector's predictions on a mesh, compiled once per bucket and batch size."""
 
-    def __init__(self, config: config_lib.Config, params: Params) -> None:
-        """Puts the parameters on the first device."""
-        self.config = config
-        self._buckets = bucket_sizes(config.data.image_scale)
-        self._proposer = Proposer(config, params, data_mesh(jax.local_devices()[:1]))
+    config: Config
+    params: Params  # on every device of the mesh
+    mesh: Mesh
+    programs: Programs
 
     def __call__(self, image: np.ndarray | str | Path) -> Result:
-        """Proposals of an image.
+        """Returns the predictions of an image; the mesh has one device.
 
         Args:
             image: uint8 (H, W, 3) RGB, or the path of an image.
@@ -33,13 +38,52 @@ class Predictor:
         Raises:
             InputError: the file cannot be read, or the array is not such an image.
         """
-        batch = batch_of_one(image, self.config.data.image_scale, self._buckets)
-        proposals = self._proposer(batch)
-        return result_of(proposals, batch)
+        scale = self.config.data.image_scale
+        batch = batch_of_one(image, scale, bucket_sizes(scale))
+        return result_of(gather(self.start(batch)), batch)
+
+    def start(self, batch: Batch) -> Predictions:
+        """Hands this host's rows to its devices and returns at once, compiling first if need be."""
+        return self.programs(self.params, split(batch.images, self.mesh))
+
+    def compile(self, count: int, bucket: Size) -> bool:
+        """Compiles for `count` images over all devices; returns whether that was new."""
+        sharding = NamedSharding(self.mesh, SPLIT)
+        sizes = jax.ShapeDtypeStruct((count, 2), jnp.int32, sharding=sharding)
+        image = jax.ShapeDtypeStruct((count, *bucket, 3), jnp.uint8, sharding=sharding)
+        return self.programs.compile(self.params, Images(image, sizes, sizes))
+
+    def with_params(self, params: Params) -> "Predictor":
+        """Returns a predictor with other parameters and the same compiled programs."""
+        return dataclasses.replace(self, params=replicate(params, self.mesh))
+
+
+def make_predictor(
+    config: Config, detector: Detector, params: Params, mesh: Mesh | None = None
+) -> Predictor:
+    """Returns a predictor on a mesh, by default of the first device alone."""
+    mesh = mesh or data_mesh(jax.local_devices()[:1])
+
+    def predict(params: Params, images: Images) -> Predictions:
+        with jax.default_matmul_precision(config.train.matmul_precision):
+            return detector.predict(params, images)
+
+    # Images are independent of one another; nothing is exchanged between devices.
+    sharded = jax.shard_map(
+        predict, mesh=mesh, in_specs=(REPLICATED, SPLIT), out_specs=SPLIT, check_vma=False
+    )
+    return Predictor(config, replicate(params, mesh), mesh, Programs(jax.jit(sharded)))
+
+
+def load_predictor(config: Config, checkpoint: str | Path, mesh: Mesh | None = None) -> Predictor:
+    """Returns the predictor of a configuration and a checkpoint; see `load`."""
+    detector = build_detector(config)
+    params = read_params(checkpoint, param_shapes(detector))
+    return make_predictor(config, detector, params, mesh)
 
 
 def load(config: str | Path | ml_collections.ConfigDict, checkpoint: str | Path) -> Predictor:
-    """A model with its weights.
+    """Returns a detector with its weights, as a function of images.
 
     Args:
         config: a config file, or the ConfigDict that one returns, changed or not.
@@ -51,6 +95,4 @@ def load(config: str | Path | ml_collections.ConfigDict, checkpoint: str | Path)
     """
     if isinstance(config, str | Path):
         config = config_lib.load_file(config)
-    parsed = config_lib.parse(config)
-    shapes = param_shapes(build_model(parsed.model))
-    return Predictor(parsed, read_params(checkpoint, shapes))
+    return load_predictor(config_lib.parse(config), checkpoint)

@@ -8,15 +8,15 @@ from rich.console import Console
 
 from jaxdet.files import whole, write_json
 from jaxdet.hosts import is_first_host
-from jaxdet.inference.evaluate import ImageProposals
 from jaxdet.inference.recall import format_table
+from jaxdet.inference.single import Result
 from jaxdet.inference.visualize import draw_proposals, proposal_grid, write_png
 
 NUM_IMAGES = 8
 
 
 def write_evaluation(
-    workdir: Path, result: dict[str, Any], dataset: Any, proposals: list[ImageProposals]
+    workdir: Path, result: dict[str, Any], dataset: Any, proposals: list[Result]
 ) -> np.ndarray:
     """Prints the table, writes `eval.json` and `proposals.png`; returns the image.
 
@@ -36,7 +36,7 @@ def write_evaluation(
     return image
 
 
-def write_proposals(workdir: Path, dataset: Any, proposals: list[ImageProposals]) -> None:
+def write_proposals(workdir: Path, dataset: Any, proposals: list[Result]) -> None:
     """Writes `proposals.npz`: image_id [I], count [I], and boxes and scores of all, in order.
 
     Raises:

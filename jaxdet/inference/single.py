@@ -1,4 +1,4 @@
-"""An image to the network's input, and proposals back to the image's own pixels.
+"""An image to the network's input, and predictions back to the image's own pixels.
 
 What the live model (`jaxdet.load`) and the exported one (`jaxdet.load_exported`) share.
 """
@@ -8,22 +8,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float32
 
 from jaxdet.data.buckets import Size, bucket_of
 from jaxdet.data.image import pad_to, padded_size, read_image, rescale_size, resize
 from jaxdet.errors import InputError
-from jaxdet.types import Batch, Proposals
+from jaxdet.types import Batch, Predictions
 
 
 class Result(NamedTuple):
-    """Proposals of one image, best first."""
+    """Predictions of one image, best first."""
 
-    boxes: np.ndarray  # float32 [N, 4], x1 y1 x2 y2, inclusive, the image's own pixels
-    scores: np.ndarray  # float32 [N], in (0, 1), falling
+    boxes: Float32[np.ndarray, "N 4"]  # x1 y1 x2 y2 in the image's own pixels
+    scores: Float32[np.ndarray, " N"]  # in (0, 1), falling
 
 
 def batch_of_one(image: Any, image_scale: tuple[int, ...], buckets: Sequence[Size]) -> Batch:
-    """An image, resized and put into its bucket, without boxes.
+    """Returns an image, resized and put into its bucket, without boxes.
 
     Args:
         image: uint8 (H, W, 3) RGB, or the path of an image.
@@ -49,10 +50,11 @@ def batch_of_one(image: Any, image_scale: tuple[int, ...], buckets: Sequence[Siz
     )
 
 
-def result_of(proposals: Proposals, batch: Batch) -> Result:
-    """The valid proposals of a batch of one, in pixels of the original image."""
-    valid = proposals.valid[0]
-    return Result(proposals.boxes[0][valid] / batch.scale[0], proposals.scores[0][valid])
+def result_of(predictions: Predictions, batch: Batch, row: int = 0) -> Result:
+    """Returns the valid predictions of a row of a batch, in pixels of the original image."""
+    valid = predictions.valid[row]
+    boxes = predictions.boxes[row][valid] / batch.scale[row]
+    return Result(boxes, predictions.scores[row][valid])
 
 
 def _require_image(image: Any) -> None:

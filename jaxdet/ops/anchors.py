@@ -5,119 +5,114 @@
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int
 
+from jaxdet.ops.boxes import MMDET1, BoxConvention
+
+
+class AnchorGrid(NamedTuple):
+    """The anchors of every level of a pyramid, as static numbers."""
+
+    strides: tuple[int, ...]  # pixels per cell, fine to coarse
+    scales: tuple[float, ...]  # anchor side over stride
+    ratios: tuple[float, ...]  # height over width
+    convention: BoxConvention = MMDET1
+
+    @property
+    def per_cell(self) -> int:
+        """Anchors on a cell, `A`."""
+        return len(self.scales) * len(self.ratios)
+
 
 def base_anchors(
-    stride: int, scales: Sequence[float | int], ratios: Sequence[float]
+    stride: int,
+    scales: Sequence[float | int],
+    ratios: Sequence[float],
+    convention: BoxConvention = MMDET1,
 ) -> Float32[np.ndarray, "a 4"]:
-    """The anchors of the cell at the origin, on the host.
+    """Returns the anchors of the cell at the origin, ratio-major, on the host.
 
-    Side lengths are `stride * scale / sqrt(ratio)` by `stride * scale * sqrt(ratio)`; corners
-    are rounded half to even as in the reference.
+    Sides are `stride * scale / sqrt(ratio)` by `stride * scale * sqrt(ratio)` pixels, where a
+    ratio is height over width; see `BoxConvention` for centre and rounding.
 
-    Args:
-        stride: pixels between cells, also the base size.
-        scales: multiples of the base size.
-        ratios: height over width.
-
-    Returns:
-        float32 `[A, 4]` with `A = len(ratios) * len(scales)`, ratio-major, pixels.
+    >>> base_anchors(16, (8,), (1.0,))
+    array([[-56., -56.,  71.,  71.]], dtype=float32)
     """
     root = np.sqrt(np.asarray(ratios, np.float32))[:, None]
     scale = np.asarray(scales, np.float32)[None]
     size = np.float32(stride)
     widths = (size * (1 / root) * scale).ravel()
     heights = (size * root * scale).ravel()
-    centre = np.float32(0.5 * (stride - 1))
-    half_w, half_h = 0.5 * (widths - 1), 0.5 * (heights - 1)
-    corners = [centre - half_w, centre - half_h, centre + half_w, centre + half_h]
-    return np.stack(corners, axis=-1).round().astype(np.float32)
+    centre = np.float32(convention.anchor_centre * (stride - convention.offset))
+    half_w, half_h = 0.5 * (widths - convention.offset), 0.5 * (heights - convention.offset)
+    corners = np.stack([centre - half_w, centre - half_h, centre + half_w, centre + half_h], -1)
+    return (corners.round() if convention.round_anchors else corners).astype(np.float32)
 
 
 def feature_size(image_hw: tuple[int, int], stride: int) -> tuple[int, int]:
-    """Cells of a level, `(rows, columns)`, for an image of `image_hw` pixels: rounded up."""
+    """Returns the rows and columns of a level for an image of (height, width) pixels.
+
+    >>> feature_size((100, 96), 32)
+    (4, 3)
+    """
     return -(-image_hw[0] // stride), -(-image_hw[1] // stride)
 
 
 def grid_anchors(
     base: Float32[np.ndarray, "a 4"], stride: int, size: tuple[int, int]
 ) -> Float[Array, "n 4"]:
-    """The anchors of every cell of one level.
+    """Returns the anchors of every cell of a level of `size` rows and columns, in pixels.
 
     Built from `base` and the cell's index, so a jitted caller carries `[A, 4]` numbers and not
-    the whole grid as a constant.  All values are small integers: exact in float32.
+    the whole grid as a constant.
 
-    Args:
-        base: float32 `[A, 4]` of `base_anchors`.
-        stride: pixels between cells.
-        size: `(rows, columns)` of the feature map.
-
-    Returns:
-        float32 `[rows * columns * A, 4]`, pixels.
+    >>> grid_anchors(np.array([[-1, -1, 2, 2]], np.float32), 4, (1, 2))
+    Array([[-1., -1.,  2.,  2.],
+           [ 3., -1.,  6.,  2.]], dtype=float32)
     """
-    rows, columns = size
-    y = jnp.arange(rows, dtype=jnp.float32) * stride
-    x = jnp.arange(columns, dtype=jnp.float32) * stride
-    shift = jnp.stack(
-        [
-            jnp.broadcast_to(x[None, :], size),
-            jnp.broadcast_to(y[:, None], size),
-        ]
-        * 2,
-        axis=-1,
-    )
+    y = jnp.arange(size[0], dtype=jnp.float32) * stride
+    x = jnp.arange(size[1], dtype=jnp.float32) * stride
+    corner = [jnp.broadcast_to(x[None, :], size), jnp.broadcast_to(y[:, None], size)]
+    shift = jnp.stack(corner * 2, axis=-1)
     return (shift[:, :, None] + jnp.asarray(base)[None, None]).reshape(-1, 4)
 
 
-def pyramid_anchors(
-    image_hw: tuple[int, int],
-    strides: Sequence[int],
-    scales: Sequence[float | int],
-    ratios: Sequence[float | int],
-) -> list[Float[Array, "_ 4"]]:
-    """The anchors of every level for images padded to `image_hw`.
+def pyramid_anchors(image_hw: tuple[int, int], grid: AnchorGrid) -> list[Float[Array, "_ 4"]]:
+    """Returns the anchors of every level for images padded to (height, width) pixels.
 
-    Args:
-        image_hw: `(height, width)` of the bucket, pixels.
-        strides: one per level, pixels.
-        scales: anchor side over stride.
-        ratios: height over width.
-
-    Returns:
-        One float32 `[n_l, 4]` per level, pixels.
+    >>> grid = AnchorGrid(strides=(16, 32), scales=(8.0,), ratios=(0.5, 1.0, 2.0))
+    >>> [level.shape for level in pyramid_anchors((64, 96), grid)]
+    [(72, 4), (18, 4)]
     """
-    return [
-        grid_anchors(base_anchors(s, scales, ratios), s, feature_size(image_hw, s)) for s in strides
-    ]
+    levels = []
+    for stride in grid.strides:
+        base = base_anchors(stride, grid.scales, grid.ratios, grid.convention)
+        levels.append(grid_anchors(base, stride, feature_size(image_hw, stride)))
+    return levels
 
 
 def in_grid(
-    pad_size: Int[Array, "2"], image_hw: tuple[int, int], strides: Sequence[int], per_cell: int
+    pad_size: Int[Array, "2"], image_hw: tuple[int, int], grid: AnchorGrid
 ) -> list[Bool[Array, " _"]]:
-    """Which anchors of `pyramid_anchors` stand on the image's own cells.
+    """Returns, per level, which anchors of `pyramid_anchors` stand on the image's own cells.
 
-    An image may be smaller than its bucket; its own cells are those that it would have had if
-    padded only to `pad_size`.
+    An image may be smaller than its bucket of `image_hw` pixels; its own cells are those that it
+    would have had if padded only to `pad_size`, (height, width), which may be traced.
 
-    Args:
-        pad_size: `(height, width)` of the padded image, pixels; may be traced.
-        image_hw: `(height, width)` of the bucket, pixels.
-        strides: one per level, pixels.
-        per_cell: anchors per cell, `A`.
-
-    Returns:
-        One bool `[n_l]` per level.
+    >>> grid = AnchorGrid(strides=(32,), scales=(8.0,), ratios=(1.0,))
+    >>> in_grid(jnp.array([32, 64]), (64, 64), grid)[0].tolist()
+    [True, True, False, False]
     """
     masks = []
-    for stride in strides:
+    for stride in grid.strides:
         rows, columns = feature_size(image_hw, stride)
         own = -(-pad_size // stride)
         cell = (jnp.arange(rows) < own[0])[:, None] & (jnp.arange(columns) < own[1])[None, :]
-        mask = jnp.broadcast_to(cell[:, :, None], (rows, columns, per_cell))
+        mask = jnp.broadcast_to(cell[:, :, None], (rows, columns, grid.per_cell))
         masks.append(mask.reshape(-1))
     return masks
 
@@ -125,14 +120,12 @@ def in_grid(
 def inside(
     anchors: Float[Array, "n 4"], image_size: Int[Array, "2"] | Float[Array, "2"]
 ) -> Bool[Array, " n"]:
-    """Which anchors lie wholly inside the image before padding.
+    """Returns which anchors lie wholly inside an image of (height, width) before padding.
 
-    Args:
-        anchors: float `[n, 4]`, pixels.
-        image_size: `(height, width)`, pixels; may be traced.
+    That is `x1 >= 0`, `y1 >= 0`, `x2 < width` and `y2 < height`, in every convention.
 
-    Returns:
-        bool `[n]`: `x1 >= 0`, `y1 >= 0`, `x2 < width` and `y2 < height`.
+    >>> inside(jnp.array([[0.0, 0, 9, 9], [-1, 0, 9, 9]]), jnp.array([10, 10])).tolist()
+    [True, False]
     """
     height, width = image_size.astype(anchors.dtype)
     x1, y1, x2, y2 = (anchors[:, i] for i in range(4))

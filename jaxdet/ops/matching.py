@@ -1,7 +1,7 @@
 """Matching of anchors to boxes as one XLA program, exact with ties.
 
 `N` anchors, `M` padded boxes.  Memory grows with N, not with N * M: boxes are taken a few at a
-time.  Overlaps are bit for bit the reference's (see `jaxdet.ops.boxes`), so `==` below means what
+time.  IoUs are bit for bit the reference's (see `ops.boxes`), so `==` below means what
 it means there.
 """
 
@@ -13,7 +13,7 @@ from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Bool, Float, Int32
 
 from jaxdet.errors import InputError
-from jaxdet.ops.boxes import FAR, columns, overlap
+from jaxdet.ops.boxes import FAR, MMDET1, BoxConvention, columns, iou_of_columns
 
 # Boxes per step: on a CPU few, to stay in the cache; elsewhere more, to take fewer steps.
 _CPU_BLOCK = 4
@@ -22,7 +22,7 @@ _OTHER_BLOCK = 32
 # Longest reduction that XLA's CPU backend compiles to vector code (see `_largest`).
 _FAN = 32
 
-# More than any overlap.
+# More than any IoU.
 _NEVER = 2.0
 
 
@@ -35,93 +35,105 @@ def match(
     pos_iou: float,
     neg_iou: float,
     min_pos_iou: float,
+    convention: BoxConvention = MMDET1,
 ) -> Int32[Array, " n"]:
-    """The box that each anchor is to find, as the reference assigns it.
+    """Returns for each anchor -1 ignored, 0 negative, k > 0 matched to box `k - 1`.
 
-    An anchor is negative if its best overlap is below `neg_iou`, and is given to its best box
-    (the first of equals) if that is at least `pos_iou`.  Then, box by box, every anchor whose
-    overlap equals the box's best, if at least `min_pos_iou`, is given to that box, whatever it
-    was before.  An image without boxes makes all allowed anchors negative.
+    An anchor is negative if its best IoU is below `neg_iou`, and is matched to its best box (the
+    first of equals) if that IoU is at least `pos_iou`.  Then, box by box, every anchor whose IoU
+    equals the box's best, if at least `min_pos_iou`, is matched to that box, whatever it was
+    before.  An image without boxes makes all allowed anchors negative.
 
     Work is O(N * boxes up to the last that is not masked), memory O(N).  Under `jax.vmap` all
     images take as long as the one with the most boxes.
 
-    Args:
-        anchors: float `[N, 4]`, pixels.
-        allowed: bool `[N]`; the others get -1 and are nobody's best.
-        boxes: float `[M, 4]`, pixels of the same image.
-        box_mask: bool `[M]`, false for padding.
-        pos_iou: above 0.
-        neg_iou: overlap below which an anchor is negative.
-        min_pos_iou: overlap from which a box's best anchors are given to it.
+    >>> anchors = jnp.array([[0.0, 0, 9, 9], [0, 0, 9, 5], [30, 30, 39, 39]])
+    >>> boxes, mask = jnp.array([[0.0, 0, 9, 8]]), jnp.array([True])
+    >>> every = jnp.array([True, True, True])
+    >>> match(anchors, every, boxes, mask, pos_iou=0.7, neg_iou=0.3, min_pos_iou=0.3).tolist()
+    [1, -1, 0]
 
-    Returns:
-        int32 `[N]`: -1 ignored, 0 negative, k > 0 positive for box `k - 1`.
+    Args:
+        anchors: pixels.
+        allowed: the others get -1 and are no box's best.
+        boxes: ground truth in pixels of the same image.
+        box_mask: false for padding.
+        pos_iou: above 0.
+        neg_iou: IoU below which an anchor is negative.
+        min_pos_iou: IoU from which a box's best anchors are matched to it.
+        convention: what a box is.
 
     Raises:
         InputError: if `pos_iou` is not above 0.
     """
     if not pos_iou > 0:
-        raise InputError(f"pos_iou is {pos_iou}: set an overlap above 0")
+        raise InputError(f"pos_iou is {pos_iou}: set an IoU above 0")
     if boxes.shape[0] == 0 or anchors.shape[0] == 0:
         return jnp.where(allowed, 0, -1)
-    best, owner = jax.lax.platform_dependent(
+    scan = partial(_scan, min_pos_iou=min_pos_iou, convention=convention)
+    best, matched = jax.lax.platform_dependent(
         jnp.where(allowed[:, None], anchors, FAR),
         boxes,
         box_mask,
         # One image after another: in a batched loop every step would copy the whole state.
-        cpu=sequential_vmap(partial(_scan, block=_CPU_BLOCK, min_pos_iou=min_pos_iou)),
-        default=partial(_scan, block=_OTHER_BLOCK, min_pos_iou=min_pos_iou),
+        cpu=sequential_vmap(partial(scan, block=_CPU_BLOCK)),
+        default=partial(scan, block=_OTHER_BLOCK),
     )
     below = jnp.where((best < neg_iou) | ~box_mask.any(), 0, -1)
-    assigned = jnp.where(owner < 0, -owner, jnp.where(best >= pos_iou, owner, below))
+    assigned = jnp.where(matched < 0, -matched, jnp.where(best >= pos_iou, matched, below))
     return jnp.where(allowed, assigned, -1)
 
 
 def _scan(
-    anchors: Array, boxes: Array, box_mask: Array, *, block: int, min_pos_iou: float
+    anchors: Array,
+    boxes: Array,
+    box_mask: Array,
+    *,
+    block: int,
+    min_pos_iou: float,
+    convention: BoxConvention = MMDET1,
 ) -> tuple[Array, Array]:
-    """Each anchor's best overlap, and its owner.
+    """Returns each anchor's best IoU, and its match.
 
-    The owner is `k` where the anchor likes box `k - 1` best, `-k` where it is the best anchor
+    The match is `k` where box `k - 1` is the anchor's best, `-k` where the anchor is the best
     of that box.
     """
     n, m = anchors.shape[0], boxes.shape[0]
     pad_n, pad_m = -n % _FAN**2, -m % block
-    anchors = columns(jnp.pad(anchors, ((0, pad_n), (0, 0)), constant_values=FAR))
+    anchors = columns(jnp.pad(anchors, ((0, pad_n), (0, 0)), constant_values=FAR), convention)
     box_mask = jnp.pad(box_mask, (0, pad_m))
     # Far from everything, and on the other side from the anchors that are not allowed.
     boxes = jnp.where(box_mask[:, None], jnp.pad(boxes, ((0, pad_m), (0, 0))), -FAR)
-    boxes = columns(boxes)
+    boxes = columns(boxes, convention)
     end = jnp.max(jnp.where(box_mask, jnp.arange(1, m + pad_m + 1), 0))
 
     def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        start, best, owner = state
+        start, best, matched = state
         some = jax.lax.dynamic_slice_in_dim(boxes, start, block, axis=1)
         real = jax.lax.dynamic_slice_in_dim(box_mask, start, block)
-        ious = overlap(some[:, :, None], anchors[:, None])  # [block, N]
+        ious = iou_of_columns(some[:, :, None], anchors[:, None], convention)  # [block, N]
         top = _largest(ious)
         top = jnp.where(real & (top >= min_pos_iou), top, _NEVER)
         for i in range(block):
             number = start + i + 1
-            liked = jnp.where((ious[i] > best) & (owner >= 0), number, owner)
-            owner = jnp.where(ious[i] == top[i], -number, liked)
+            best_box = jnp.where((ious[i] > best) & (matched >= 0), number, matched)
+            matched = jnp.where(ious[i] == top[i], -number, best_box)
             best = jnp.maximum(best, ious[i])
-        return start + block, best, owner
+        return start + block, best, matched
 
     # Zeros made from the data vary over devices as the data do, which `shard_map` asks of a
     # loop's state.
     zeros = jnp.zeros_like(anchors[0])
     state = (jnp.int32(0), zeros, zeros.astype(jnp.int32))
-    _, best, owner = jax.lax.while_loop(lambda state: state[0] < end, step, state)
-    return best[:n], owner[:n]
+    _, best, matched = jax.lax.while_loop(lambda state: state[0] < end, step, state)
+    return best[:n], matched[:n]
 
 
 def _largest(values: Float[Array, "k n"]) -> Float[Array, " k"]:
-    """Row maxima of non-negative floats; n is a multiple of `_FAN ** 2`.
+    """Returns row maxima of non-negative floats; n is a multiple of `_FAN ** 2`.
 
     Written so that it is fast on a CPU, where `max(axis=1)` takes three times as long as the
-    overlaps themselves: non-negative floats compare as their bits do, and integers need no care
+    IoUs themselves: non-negative floats compare as their bits do, and integers need no care
     for NaN; columns are reduced first, `_FAN` at a time, because longer reductions are
     rewritten into windows that are not vectorised.
     """

@@ -4,13 +4,14 @@ Candidates come in blocks, best first.  A block is compared with the list of box
 a chunk at a time, then resolved within itself, and what it keeps is appended to the list.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdet.ops.boxes import FAR, columns, overlap
+from jaxdet.ops.boxes import FAR, MMDET1, BoxConvention, columns, iou_of_columns
 
 # Candidates per block and kept boxes per chunk.  A CPU wants the tables in its cache; a GPU
 # wants few, large steps, and 2048 takes a pyramid level (2000 candidates) at once.
@@ -19,50 +20,63 @@ _OTHER = (2048, 2048)
 
 
 def nms(
-    boxes: Float[Array, "n 4"], valid: Bool[Array, " n"], threshold: float | Float[Array, ""]
+    boxes: Float[Array, "n 4"],
+    valid: Bool[Array, " n"],
+    threshold: float | Float[Array, ""],
+    convention: BoxConvention = MMDET1,
 ) -> Bool[Array, " n"]:
-    """Which boxes greedy suppression keeps.
+    """Returns which boxes greedy suppression keeps.
 
-    The same set as going through the boxes in order and dropping each whose overlap with a box
-    already kept is above `threshold` (strictly; inclusive corners, as the reference).
+    The same set as going through the boxes in order and dropping each whose IoU with a box
+    already kept is above `threshold` (strictly, in float32, as the reference).
 
-    Work is O(n * kept) overlaps, plus O(n * block) for each round that a block needs to
-    settle: as many as its longest chain of boxes that suppress one another (1 to 6 on clustered
-    proposals), at worst `block`.  Memory is O(n + block * chunk): on a CPU blocks of 128 and
-    chunks of 512, elsewhere 2048 and 2048; up to a chunk's number of boxes are one block.
-    `jax.vmap` over images or levels costs no more than a loop over them.
+    Work is O(n * kept) IoUs, plus O(n * block) for each round that a block needs to settle: as
+    many as its longest chain of boxes that suppress one another (1 to 6 on clustered proposals),
+    at worst `block`.  Memory is O(n + block * chunk): on a CPU blocks of 128 and chunks of 512,
+    elsewhere 2048 and 2048; up to a chunk's number of boxes are one block.  `jax.vmap` over
+    images or levels costs no more than a loop over them.
+
+    >>> boxes = jnp.array([[0.0, 0, 9, 9], [0, 0, 9, 8], [20, 20, 29, 29]])
+    >>> nms(boxes, jnp.array([True, True, True]), 0.7).tolist()
+    [True, False, True]
 
     Args:
-        boxes: float `[n, 4]`, pixels, in descending order of score, without NaN.
-        valid: bool `[n]`; the others neither suppress nor are kept.
-        threshold: at least 0, compared in float32.
-
-    Returns:
-        bool `[n]`, true where kept.
+        boxes: in descending order of score, without NaN.
+        valid: the others neither suppress nor are kept.
+        threshold: at least 0.
+        convention: what a box is.
     """
     if boxes.shape[0] == 0:
         return valid
     return jax.lax.platform_dependent(
         boxes,
         valid,
-        cpu=partial(_nms, threshold=threshold, sizes=_CPU),
-        default=partial(_nms, threshold=threshold, sizes=_OTHER),
+        cpu=partial(_nms, threshold=threshold, sizes=_CPU, convention=convention),
+        default=partial(_nms, threshold=threshold, sizes=_OTHER, convention=convention),
     )
 
 
-def _nms(boxes: Array, valid: Array, *, threshold: float | Array, sizes: tuple[int, int]) -> Array:
+def _nms(
+    boxes: Array,
+    valid: Array,
+    *,
+    threshold: float | Array,
+    sizes: tuple[int, int],
+    convention: BoxConvention = MMDET1,
+) -> Array:
     n = boxes.shape[0]
     block, chunk = sizes
     if n <= chunk:  # as large a table as a chunk's at most, and no list to keep
         block = -(-n // 32) * 32
     blocks = -(-n // block)
-    candidates = columns(jnp.pad(boxes, ((0, blocks * block - n), (0, 0))))
+    candidates = columns(jnp.pad(boxes, ((0, blocks * block - n), (0, 0))), convention)
     valid = jnp.pad(valid, (0, blocks * block - n))
-    nowhere = columns(jnp.full((1, 4), FAR))
+    nowhere = columns(jnp.full((1, 4), FAR), convention)
     room = -(-blocks * block // chunk) * chunk  # chunks are read whole
     # The state is made from the data so that it varies over devices as they do, which
     # `shard_map` asks of a loop.
     kept = jnp.zeros_like(candidates, shape=(5, room)) + nowhere
+    suppresses = partial(_suppresses, threshold=threshold, convention=convention)
     state = (kept, jnp.zeros_like(valid, shape=(), dtype=jnp.int32), jnp.zeros_like(valid))
 
     def step(index: Int[Array, ""], state: tuple[Array, Array, Array]):
@@ -70,8 +84,8 @@ def _nms(boxes: Array, valid: Array, *, threshold: float | Array, sizes: tuple[i
         start = index * block
         current = jax.lax.dynamic_slice_in_dim(candidates, start, block, axis=1)
         alive = jax.lax.dynamic_slice_in_dim(valid, start, block)
-        alive = _survivors(current, alive, kept, count, threshold, chunk)
-        alive = _resolve(current, alive, threshold)
+        alive = _survivors(current, alive, kept, count, chunk, suppresses)
+        alive = _resolve(current, alive, suppresses)
         order = jnp.argsort(~alive, stable=True)
         # What follows the kept ones is far away; the next append overwrites it.
         new = jnp.where(alive[order][None], current[:, order], nowhere)
@@ -82,34 +96,39 @@ def _nms(boxes: Array, valid: Array, *, threshold: float | Array, sizes: tuple[i
     return jax.lax.fori_loop(0, blocks, step, state)[2][:n]
 
 
-def _survivors(
-    current: Array, alive: Array, kept: Array, count: Array, threshold: float | Array, chunk: int
+def _suppresses(
+    a: Array, b: Array, *, threshold: float | Array, convention: BoxConvention
 ) -> Array:
-    """Those of `alive` that none of the first `count` columns of `kept` suppresses."""
+    """Returns which boxes by column of `a` suppress which of `b`: bool [a, b]."""
+    return iou_of_columns(a[:, :, None], b[:, None], convention) > threshold
+
+
+def _survivors(
+    current: Array, alive: Array, kept: Array, count: Array, chunk: int, suppresses: Callable
+) -> Array:
+    """Returns those of `alive` that none of the first `count` columns of `kept` suppresses."""
 
     def step(state: tuple[Array, Array]) -> tuple[Array, Array]:
         start, alive = state
         some = jax.lax.dynamic_slice_in_dim(kept, start, chunk, axis=1)
         # Candidates along the last axis: a reduction over the first one is vectorised.
-        hit = overlap(some[:, :, None], current[:, None]) > threshold  # [chunk, block]
-        return start + chunk, alive & ~hit.any(axis=0)
+        return start + chunk, alive & ~suppresses(some, current).any(axis=0)
 
     return jax.lax.while_loop(lambda state: state[0] < count, step, (jnp.int32(0), alive))[1]
 
 
-def _resolve(current: Array, alive: Array, threshold: float | Array) -> Array:
-    """Greedy suppression within one block, by iteration to the fixed point.
+def _resolve(current: Array, alive: Array, suppresses: Callable) -> Array:
+    """Returns what greedy suppression keeps of one block, by iteration to the fixed point.
 
     `keep[i] = alive[i] and no kept j < i suppresses i` determines keep[0], then keep[1], and so
     on: it has one solution, the greedy one, and each round settles at least one more box.
     """
     index = jnp.arange(alive.shape[0])
-    suppresses = overlap(current[:, :, None], current[:, None]) > threshold  # [j, i]
-    suppresses &= index[:, None] < index[None, :]
+    hits = suppresses(current, current) & (index[:, None] < index[None, :])  # [j, i]
 
     def step(state: tuple[Array, Array]) -> tuple[Array, Array]:
         keep, _ = state
-        new = alive & ~(suppresses & keep[:, None]).any(axis=0)
+        new = alive & ~(hits & keep[:, None]).any(axis=0)
         return new, (new != keep).any()
 
     return jax.lax.while_loop(lambda state: state[1], step, step((alive, alive.any())))[0]

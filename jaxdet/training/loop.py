@@ -1,32 +1,37 @@
-"""The training loop: steps, and what is due between them."""
+"""Training from the first step to the last evaluation, resumable at any checkpoint."""
 
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
+from jaxdet.checkpoint import read_backbone, read_params
 from jaxdet.config import Config
 from jaxdet.console import ProgressLine
 from jaxdet.data.dataset import Dataset
-from jaxdet.data.pipeline import Loader, train_batches
-from jaxdet.detectors.network import merge_params
-from jaxdet.devices import gather, split
+from jaxdet.data.load import load_dataset
+from jaxdet.data.loader import Loader
+from jaxdet.data.pipeline import train_batches
+from jaxdet.detectors.build import build_detector
+from jaxdet.devices import data_mesh, gather, replicate, split
 from jaxdet.environment import peak_memory
-from jaxdet.hosts import StopSignal, say, sum_over_hosts
-from jaxdet.inference import results as report
+from jaxdet.errors import InputError
+from jaxdet.hosts import StopSignal, is_first_host, say, sum_over_hosts
+from jaxdet.inference import results
 from jaxdet.inference.evaluate import evaluate
-from jaxdet.inference.proposer import Proposer
+from jaxdet.inference.html.report import write_report
+from jaxdet.inference.predictor import Predictor, make_predictor
+from jaxdet.models.params import split_params
+from jaxdet.programs import Programs
 from jaxdet.saving import BestCheckpoint, Checkpoints
+from jaxdet.training import optimizer as optim
 from jaxdet.training.metric_writer import Logbook
-from jaxdet.training.step import Metrics, TrainState, TrainStep
-from jaxdet.types import Batch
-
-LOSSES = ("loss", "loss_cls", "loss_bbox")
+from jaxdet.training.plan import Plan, describe, make_plan
+from jaxdet.training.step import Metrics, TrainState, init_state, make_train_step
+from jaxdet.types import Detector, Params
 
 
 class TrainingError(RuntimeError):
@@ -37,195 +42,223 @@ class Stopped(TrainingError):
     """SIGTERM came; the state is saved."""
 
 
-class Plan(NamedTuple):
-    """How long, how many and how fast."""
-
-    global_batch: int
-    steps_per_epoch: int
-    total_steps: int
-    learning_rate: optax.Schedule
-
-
 class Step(NamedTuple):
     """A step whose result has not been looked at."""
 
     number: int  # updates made with it
     metrics: Metrics
-    images: np.ndarray  # their places in the data set
+    images: np.ndarray  # their positions in the data set
 
 
-@dataclass
 class Window:
     """What happened since the last logged line."""
 
-    metrics: list[dict[str, float]] = field(default_factory=list)
-    waited: float = 0.0  # seconds, for the loader
-    start: float = field(default_factory=time.perf_counter)
+    def __init__(self, step: Programs) -> None:
+        """Starts the clock; what `step` spends on compiling is not counted."""
+        self.metrics: list[dict[str, float]] = []
+        self.waited = 0.0  # seconds, for the loader
+        self._step, self._compiled = step, step.seconds
+        self._start = time.perf_counter()
 
     def summary(self) -> dict[str, float]:
-        """Means, seconds per step, and the share of the time spent waiting for the loader."""
+        """Returns means, seconds per step, and the share of them spent waiting for the loader."""
         count = len(self.metrics)
-        seconds = time.perf_counter() - self.start
+        seconds = time.perf_counter() - self._start - (self._step.seconds - self._compiled)
         means = {k: sum(m[k] for m in self.metrics) / count for k in self.metrics[0]}
         share = min(self.waited / seconds, 1.0)
         return {**means, "seconds_per_step": seconds / count, "wait_share": share}
 
 
-@dataclass
-class Loop:
-    """The loop and what it writes to."""
+class Run(NamedTuple):
+    """What a run is made of; nothing here changes."""
 
     config: Config
     plan: Plan
     mesh: Mesh
     training: Dataset
     validation: Dataset
-    step: TrainStep
-    checkpoints: Checkpoints
-    best: BestCheckpoint
-    logbook: Logbook
     workdir: Path
+    step: Programs  # of `step.make_train_step`
+    predictor: Predictor
+    checkpoints: Checkpoints
+    logbook: Logbook
 
-    def __post_init__(self) -> None:
-        self.proposer: Proposer | None = None
-        self.result: dict[str, Any] = {}
-        self.window = Window()
-        self.shapes: set[tuple[int, ...]] = set()
 
-    def run(self, state: TrainState) -> dict[str, Any]:
-        """Steps to the end; returns the last evaluation."""
+def train(config: Config, workdir: Path, checkpoint: str = "") -> dict[str, Any]:
+    """Trains, or goes on where `workdir` stopped, and returns the last evaluation.
+
+    Args:
+        config: the run.
+        workdir: claimed by `workdir.claim_workdir`.
+        checkpoint: parameters to start from instead of `config.model.pretrained`.
+
+    Raises:
+        InputError: data, checkpoint or work directory cannot be used.
+        TrainingError: a loss or gradient is not finite, or SIGTERM came.
+    """
+    mesh = data_mesh()
+    training, validation = (load_dataset(config.data, split) for split in ("train", "val"))
+    plan = make_plan(config, training, mesh.size)
+    detector = build_detector(config)
+    optimizer = optim.make_optimizer(config.optimizer, plan.learning_rate)
+    step = Programs(make_train_step(detector, config.train, optimizer, mesh), report=say)
+    with Checkpoints(workdir, config.train.keep_checkpoints) as checkpoints:
+        params = first_params(config, detector, checkpoint)
+        state = replicate(init_state(detector, params, optimizer), mesh)
+        state = resume(state, checkpoints, detector, plan, workdir)
         start = int(state.step)
-        if self._evaluation_due(start) and not self.logbook.evaluated(start):
-            self._evaluate(state)
-        if start < self.plan.total_steps:
-            with self._batches(start) as batches, StopSignal() as stop:
-                state = self._steps(state, start, batches, stop)
-        if not self.result:
-            self._evaluate(state)
-        return self.result
+        say(describe(config, plan, mesh.size))
+        predictor = make_predictor(config, detector, state.params, mesh)
+        data = training, validation, workdir
+        with Logbook(workdir, start, write=is_first_host()) as logbook:
+            run = Run(config, plan, mesh, *data, step, predictor, checkpoints, logbook)
+            result = run_steps(run, state)
+    write_report(workdir, config, trained=start < plan.total_steps)
+    return result
 
-    def _steps(
-        self, state: TrainState, start: int, batches: Loader, stop: StopSignal
-    ) -> TrainState:
-        pending: Step | None = None
-        self.window = Window()
-        for number in range(start + 1, self.plan.total_steps + 1):
-            asked = time.perf_counter()
-            batch = next(batches)
-            self.window.waited += time.perf_counter() - asked
-            state, metrics = self._step(state, batch)
+
+def run_steps(run: Run, state: TrainState) -> dict[str, Any]:
+    """Steps from `state` to the end of the plan; returns the last evaluation."""
+    plan, start = run.plan, int(state.step)
+    result: dict[str, Any] = {}
+    if plan.evaluation_due(start) and not run.logbook.evaluated(start):
+        result = run_evaluation(run, state)
+    if start == plan.total_steps:
+        return result or run_evaluation(run, state)
+    skipped, pending, window = 0, None, Window(run.step)
+    with load_batches(run, start) as loader, StopSignal() as stop:
+        for number in range(start + 1, plan.total_steps + 1):
+            begun = time.perf_counter()
+            element = next(loader)
+            window.waited += time.perf_counter() - begun
+            skipped += len(element.skipped)
+            state, metrics = run.step(state, split(element.batch, run.mesh))
             # Results are read one step late, so that the device never waits for the host.
             if pending is not None:
-                self._settle(pending)
-            pending = Step(number, metrics, batch.index)
+                window.metrics.append(read_metrics(run, pending))
+            pending = Step(number, metrics, element.batch.index)
             stopping = stop.asked(number)
-            if stopping or self._anything_due(number):
-                self._settle(pending)
-                pending = None
-                self._report(state, number, batches.skipped, stopping)
+            if not (stopping or plan.logging_due(number)):
+                continue
+            window.metrics.append(read_metrics(run, pending))
+            log(run, number, window.summary(), skipped)
+            pending, window = None, Window(run.step)
+            if stopping or plan.saving_due(number):
+                facts = {"config": run.config.name, "global_batch": plan.global_batch}
+                meta = {"step": number, **facts}
+                run.checkpoints.save(number, state.params, state.opt_state, meta)
+            if stopping:
+                run.checkpoints.wait()
+                raise Stopped(f"SIGTERM: saved step {number}; the same command goes on from there")
+            if plan.evaluation_due(number):
+                result = run_evaluation(run, state)
+                window = Window(run.step)
+    return result
+
+
+def load_batches(run: Run, start: int) -> Loader:
+    """Returns this host's part of the batches from step `start` on."""
+    return train_batches(
+        run.training,
+        run.config.data,
+        global_batch=run.plan.global_batch,
+        seed=run.config.train.seed,
+        start_step=start,
+        num_steps=run.plan.total_steps,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def read_metrics(run: Run, step: Step) -> dict[str, float]:
+    """Waits for a step to end and returns its metrics.
+
+    Raises:
+        TrainingError: one is not finite.
+    """
+    # A compiled program gives a dict back in the order of its keys; the losses come first here.
+    names = sorted(step.metrics, key=lambda name: not name.startswith("loss"))
+    values = {name: float(step.metrics[name]) for name in names}
+    if not np.isfinite(list(values.values())).all():
+        terms = ", ".join(f"{k} {v:g}" for k, v in values.items())
+        (index,) = gather((split(step.images, run.mesh),))
+        ids = ", ".join(str(run.training.image_ids[i]) for i in index)
+        raise TrainingError(
+            f"step {step.number}: not finite: {terms}; image ids {ids}; "
+            f"the last good checkpoint is of step {run.checkpoints.latest_step()}"
+        )
+    return values
+
+
+def log(run: Run, number: int, summary: dict[str, float], skipped: int) -> None:
+    """Writes and prints the line of a window that ends with step `number`."""
+    plan = run.plan
+    rate = float(plan.learning_rate(number - 1))
+    images = plan.global_batch / summary["seconds_per_step"]
+    epoch = (number - 1) // plan.steps_per_epoch + 1
+    row = {"epoch": epoch, **summary, "learning_rate": rate, "images_per_second": images}
+    if (memory := peak_memory()[0]) is not None:
+        row["memory_gb"] = memory
+    # Unreadable images since these processes began.
+    if skipped := sum_over_hosts(skipped):
+        row["skipped_images"] = skipped
+    run.logbook.scalars(number, row)
+    epochs = -(-plan.total_steps // plan.steps_per_epoch)
+    line = ProgressLine(plan.total_steps, epochs).format(
+        step=number,
+        epoch=epoch,
+        losses={k: v for k, v in summary.items() if k.startswith("loss")},
+        learning_rate=rate,
+        seconds_per_step=summary["seconds_per_step"],
+        images_per_second=images,
+        wait_share=summary["wait_share"],
+    )
+    say(line)
+
+
+def run_evaluation(run: Run, state: TrainState) -> dict[str, Any]:
+    """Evaluates the state's parameters, keeps them if they are the best, and writes the result."""
+    number, params = int(state.step), state.params
+    figures, predictions = evaluate(run.predictor.with_params(params), run.validation)
+    result = {"step": number, **figures}
+    BestCheckpoint(run.workdir).offer(number, params, result["AR@1000"] or 0.0)
+    image = results.write_evaluation(run.workdir, result, run.validation, predictions)
+    if not run.logbook.evaluated(number):  # as when a run that ended is started again
+        run.logbook.image(number, "proposals", image)
+        run.logbook.evaluation(number, result)
+    return result
+
+
+def first_params(config: Config, detector: Detector, checkpoint: str) -> Params:
+    """Returns fresh parameters, or those of a checkpoint, or those with a pretrained backbone."""
+    # Of jax's generators this one compiles in a third of the time.
+    params = jax.jit(detector.init)(jax.random.key(config.train.seed, impl="rbg"))
+    if checkpoint:
+        return read_params(checkpoint, params)
+    if config.model.pretrained:
+        return {**params, "backbone": read_backbone(config.model.pretrained, params["backbone"])}
+    return params
+
+
+def resume(
+    state: TrainState, checkpoints: Checkpoints, detector: Detector, plan: Plan, workdir: Path
+) -> TrainState:
+    """Returns the newest saved state, placed as `state` is, or `state` if none is saved.
+
+    Raises:
+        InputError: it was made with other steps, on fewer devices perhaps; the line says how to
+            come to the same number of images in a step.
+    """
+    saved = checkpoints.restore_newest(state.params, state.opt_state)
+    if saved is None:
         return state
-
-    def _step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        """One step; the first of each shape compiles, which is not counted as its time."""
-        begun = time.perf_counter()
-        new = batch.image.shape not in self.shapes
-        if new:
-            self.shapes.add(batch.image.shape)
-            say(f"compiling for images of {batch.image.shape[1]} x {batch.image.shape[2]}")
-        state, metrics = self.step(state, split(batch, self.mesh))
-        if new:
-            self.window.start += time.perf_counter() - begun
-        return state, metrics
-
-    def _batches(self, start: int) -> Loader:
-        data = self.config.data
-        return train_batches(
-            self.training,
-            image_scale=data.image_scale,
-            global_batch=self.plan.global_batch,
-            seed=self.config.train.seed,
-            num_workers=data.num_workers,
-            start_step=start,
-            num_steps=self.plan.total_steps,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            flip=data.flip,
-            keep_empty=data.keep_empty,
+    before = saved.meta.get("global_batch", plan.global_batch)  # a converted checkpoint has none
+    if before != plan.global_batch:
+        raise InputError(
+            f"{workdir}: trained with {before} images a step, and this would be "
+            f"{plan.global_batch}; set --config.train.accumulation so that devices x images per "
+            f"device x accumulation is {before}, or choose another --workdir"
         )
-
-    def _anything_due(self, number: int) -> bool:
-        return number % self.config.train.log_every == 0 or self._saving_due(number)
-
-    def _saving_due(self, number: int) -> bool:
-        return number % self.config.train.checkpoint_every == 0 or self._evaluation_due(number)
-
-    def _evaluation_due(self, number: int) -> bool:
-        every = self.config.train.eval_every * self.plan.steps_per_epoch
-        return number == self.plan.total_steps or (number > 0 and number % every == 0)
-
-    def _settle(self, step: Step) -> None:
-        """Reads a step's result; stops the run if it is not finite."""
-        values = step.metrics.numbers()
-        if not np.isfinite(list(values.values())).all():
-            terms = ", ".join(f"{k} {v:g}" for k, v in values.items())
-            (index,) = gather((split(step.images, self.mesh),))
-            ids = ", ".join(str(self.training.image_ids[i]) for i in index)
-            last = self.checkpoints.latest_step()
-            raise TrainingError(
-                f"step {step.number}: not finite: {terms}; image ids {ids}; "
-                f"the last good checkpoint is of step {last}"
-            )
-        self.window.metrics.append(values)
-
-    def _report(self, state: TrainState, number: int, skipped: int, stopping: bool) -> None:
-        """Whatever is due after a step: a line, a checkpoint, the end, an evaluation."""
-        # Every checkpoint follows a line, so that a resumed run begins a line of its own.
-        self._log(number, skipped)
-        if stopping or self._saving_due(number):
-            meta = {"config": self.config.name, "global_batch": self.plan.global_batch}
-            self.checkpoints.save(state, {"step": number, **meta})
-        if stopping:
-            self.checkpoints.wait()
-            raise Stopped(f"SIGTERM: saved step {number}; the same command goes on from there")
-        if self._evaluation_due(number):
-            self._evaluate(state)
-            self.window = Window()
-
-    def _log(self, number: int, skipped: int) -> None:
-        summary = self.window.summary()
-        self.window = Window()
-        rate = float(self.plan.learning_rate(number - 1))
-        images = self.plan.global_batch / summary["seconds_per_step"]
-        epoch = (number - 1) // self.plan.steps_per_epoch + 1
-        row = {"epoch": epoch, **summary, "learning_rate": rate, "images_per_second": images}
-        if (memory := peak_memory()[0]) is not None:
-            row["memory_gb"] = memory
-        # Unreadable images since these processes began.
-        if skipped := sum_over_hosts(skipped):
-            row["skipped_images"] = skipped
-        self.logbook.scalars(number, row)
-        epochs = -(-self.plan.total_steps // self.plan.steps_per_epoch)
-        line = ProgressLine(self.plan.total_steps, epochs).format(
-            step=number,
-            epoch=epoch,
-            losses={k: summary[k] for k in LOSSES},
-            learning_rate=rate,
-            seconds_per_step=summary["seconds_per_step"],
-            images_per_second=images,
-            wait_share=summary["wait_share"],
-        )
-        say(line)
-
-    def _evaluate(self, state: TrainState) -> None:
-        number = int(state.step)
-        params = merge_params(state.trainable, state.frozen)
-        if self.proposer is None:
-            self.proposer = Proposer(self.config, params, self.mesh)
-        self.proposer.params = params
-        result, proposals = evaluate(self.proposer, self.validation, self.config)
-        self.result = {"step": number, **result}
-        self.best.offer(number, params, result["AR@1000"] or 0.0)
-        image = report.write_evaluation(self.workdir, self.result, self.validation, proposals)
-        if not self.logbook.evaluated(number):  # as when a run that ended is started again
-            self.logbook.image(number, "proposals", image)
-            self.logbook.evaluation(number, self.result)
+    say(f"going on from step {saved.step} of {workdir}")
+    step = jax.device_put(np.int32(saved.step), state.step.sharding)
+    return TrainState(step, *split_params(saved.params, detector.trainable), saved.opt_state)

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from jaxdet.config import Config
-from jaxdet.detectors.losses import rpn_losses
-from jaxdet.detectors.network import RPN, Params, apply_model, merge_params
-from jaxdet.detectors.targets import make_targets
+from jaxdet.config import TrainConfig
 from jaxdet.devices import AXIS, REPLICATED, SPLIT
-from jaxdet.types import Batch
+from jaxdet.models.params import merge_params, split_params
+from jaxdet.types import Batch, Detector, Params
+
+Tree = TypeVar("Tree")
+Metrics = dict[str, jax.Array]  # float32 scalars by name
 
 
 class TrainState(NamedTuple):
@@ -24,54 +25,40 @@ class TrainState(NamedTuple):
     frozen: Params
     opt_state: optax.OptState
 
-
-class Losses(NamedTuple):
-    """Float32 scalars of one device's images, or their means over devices."""
-
-    loss: jax.Array
-    loss_cls: jax.Array
-    loss_bbox: jax.Array
-    num_positive: jax.Array  # sampled anchors per image
+    @property
+    def params(self) -> Params:
+        """The whole parameter tree."""
+        return merge_params(self.trainable, self.frozen)
 
 
-class Metrics(NamedTuple):
-    """What a step reports."""
-
-    losses: Losses
-    grad_norm: jax.Array  # of the averaged gradient, before clipping
-    param_norm: jax.Array  # of what trains, after the update
-
-    def numbers(self) -> dict[str, float]:
-        """All of them by name, on the host; waits for the step to end."""
-        norms = {"grad_norm": self.grad_norm, "param_norm": self.param_norm}
-        return {k: float(v) for k, v in {**self.losses._asdict(), **norms}.items()}
-
-
-Tree = TypeVar("Tree")
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+def init_state(
+    detector: Detector, params: Params, optimizer: optax.GradientTransformation
+) -> TrainState:
+    """Returns step 0 of training `params`."""
+    trainable, frozen = split_params(params, detector.trainable)
+    return TrainState(jnp.int32(0), trainable, frozen, optimizer.init(trainable))
 
 
 def loss_and_gradient(
-    model: RPN, config: Config, trainable: Params, frozen: Params, batch: Batch
-) -> tuple[Losses, Params]:
-    """Losses of one device's images and their gradient, shaped as `trainable` is."""
-    targets = make_targets(batch, config.model, config.targets)
+    detector: Detector, config: TrainConfig, trainable: Params, frozen: Params, batch: Batch
+) -> tuple[Metrics, Params]:
+    """Returns losses of one device's images, and their gradient, shaped as `trainable` is.
 
-    def loss_of(trainable: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        params = merge_params(trainable, frozen)
-        outputs = apply_model(model, params, batch.image, batch.image_size, batch.pad_size)
-        levels_cls, levels_bbox = rpn_losses(outputs, targets, config.targets.smooth_l1_beta)
-        cls, bbox = levels_cls.sum(), levels_bbox.sum()
-        return cls + bbox, (cls, bbox)
+    The losses are their sum, `loss`, the detector's named terms and its further numbers.
+    """
 
-    with jax.default_matmul_precision(config.train.matmul_precision):
-        (loss, (cls, bbox)), gradient = jax.value_and_grad(loss_of, has_aux=True)(trainable)
-    positives = targets.positive.sum(axis=1).astype(jnp.float32).mean()
-    return Losses(loss, cls, bbox, positives), gradient
+    def loss_of(trainable: Params) -> tuple[jax.Array, Metrics]:
+        terms, numbers = detector.loss(merge_params(trainable, frozen), batch)
+        total = sum(terms.values(), jnp.float32(0))
+        return total, {"loss": total, **terms, **numbers}
+
+    with jax.default_matmul_precision(config.matmul_precision):
+        (_, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(trainable)
+    return metrics, gradient
 
 
 def mean_over_groups(function: Callable[[Batch], Tree], batch: Batch, groups: int) -> Tree:
-    """The mean of `function` over equal groups of a batch, one after another."""
+    """Returns the mean of `function` over equal groups of a batch, one after another."""
     if groups == 1:
         return function(batch)
     parts = jax.tree.map(lambda x: x.reshape(groups, -1, *x.shape[1:]), batch)
@@ -86,26 +73,30 @@ def mean_over_groups(function: Callable[[Batch], Tree], batch: Batch, groups: in
 
 
 def make_train_step(
-    model: RPN, config: Config, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> TrainStep:
-    """Compiles once per bucket.  The batch is split over the mesh; the state is on every device.
+    detector: Detector, config: TrainConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> jax.stages.Wrapped:
+    """Returns the step, jitted: the batch is split over the mesh, the state is on every device.
 
     Every group of `images_per_device` images normalises its own losses, then gradients are
     averaged, clipped and applied, as in the reference, where a group is what a device has.  With
     `accumulation` a device has several groups, so that a step is the same on any number of
     devices that share the groups.  The given state's memory is reused.
+
+    The step's metrics are means over devices of `loss_and_gradient`'s, `grad_norm` (of the
+    averaged gradient, before clipping) and `param_norm` (of what trains, after the update).
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        def of_group(group: Batch) -> tuple[Losses, Params]:
-            return loss_and_gradient(model, config, state.trainable, state.frozen, group)
+        def of_group(group: Batch) -> tuple[Metrics, Params]:
+            return loss_and_gradient(detector, config, state.trainable, state.frozen, group)
 
-        losses, gradient = mean_over_groups(of_group, batch, config.train.accumulation)
-        losses, gradient = jax.lax.pmean((losses, gradient), AXIS)
-        updates, slots = optimizer.update(gradient, state.opt_state, state.trainable)
+        metrics, gradient = mean_over_groups(of_group, batch, config.accumulation)
+        metrics, gradient = jax.lax.pmean((metrics, gradient), AXIS)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
-        metrics = Metrics(losses, optax.tree.norm(gradient), optax.tree.norm(trainable))
-        return state._replace(step=state.step + 1, trainable=trainable, opt_state=slots), metrics
+        metrics["grad_norm"] = optax.tree.norm(gradient)
+        metrics["param_norm"] = optax.tree.norm(trainable)
+        return TrainState(state.step + 1, trainable, state.frozen, opt_state), metrics
 
     # Replication is by construction (everything but the batch is averaged), which the checker
     # cannot follow through custom derivatives.

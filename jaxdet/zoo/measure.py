@@ -1,7 +1,7 @@
 """Measures on this machine what the zoo's table says of a config."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -9,27 +9,26 @@ from multiprocessing import get_context
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from absl import logging
 from jax.sharding import Mesh
 
 from jaxdet.checkpoint import read_params
 from jaxdet.config import Config
-from jaxdet.data.buckets import bucket_sizes
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.load import load_dataset
 from jaxdet.data.pipeline import train_batches
-from jaxdet.detectors.network import Params, build_model, init_params, param_shapes, split_params
+from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.devices import data_mesh, replicate, split
 from jaxdet.environment import environment, peak_memory
 from jaxdet.errors import InputError
 from jaxdet.files import cache_folder
 from jaxdet.inference.evaluate import evaluate
-from jaxdet.inference.proposer import Proposer
+from jaxdet.inference.predictor import make_predictor
+from jaxdet.programs import Programs
 from jaxdet.training import optimizer as optim
-from jaxdet.training.step import TrainState, make_train_step
-from jaxdet.training.train import make_plan
-from jaxdet.types import Batch
+from jaxdet.training.plan import make_plan
+from jaxdet.training.step import init_state, make_train_step
+from jaxdet.types import Detector, Params
 
 
 def measure_apart(config: Config, *arguments: Any) -> dict[str, Any]:
@@ -74,14 +73,15 @@ def measure(
         InputError: data or checkpoint cannot be used.
     """
     mesh = data_mesh()
-    params = _params(config, checkpoint)
+    detector = build_detector(config)
+    params = _params(config, detector, checkpoint)
     everything = load_dataset(config.data, "val")
     dataset = first_images(everything, num_images) if num_images else everything
     seconds = memory = memory_of = None
     if steps:
-        seconds = _train(config, params, mesh, steps)
+        seconds = _train(config, detector, params, mesh, steps)
         memory, memory_of = peak_memory()  # before evaluation adds to it
-    result, _ = evaluate(Proposer(config, params, mesh), dataset, config)
+    result, _ = evaluate(make_predictor(config, detector, params, mesh), dataset)
     has_recall = bool(checkpoint) and len(dataset) == len(everything)
     return {
         "config": config.name,
@@ -99,26 +99,19 @@ def measure(
     }
 
 
-def seconds_per_step(batches: Iterator[Batch], run: Callable[[Batch], Any], steps: int) -> float:
-    """Returns the mean wall time of `steps` steps, waiting for batches included.
+def seconds_per_step(run: Callable[[], Any], step: Programs, steps: int) -> float:
+    """Returns the mean wall time of `steps` steps after a first one, compiling not included.
 
     Args:
-        batches: as many as `steps`, and one more for each shape among them.
-        run: starts a step and returns arrays that are ready when it is done.
+        run: loads a batch, makes the step and returns arrays that are ready when it is done.
+        step: what `run` compiles with.
         steps: at least 1.
     """
-    compiled: set[tuple[int, ...]] = set()
-    seconds: list[float] = []
-    begun = time.perf_counter()
-    while len(seconds) < steps:
-        batch = next(batches)
-        jax.block_until_ready(run(batch))
-        ended = time.perf_counter()
-        if batch.image.shape in compiled:  # the first step of each shape compiles
-            seconds.append(ended - begun)
-        compiled.add(batch.image.shape)
-        begun = ended
-    return sum(seconds) / steps
+    jax.block_until_ready(run())
+    begun, compiled = time.perf_counter(), step.seconds
+    for _ in range(steps):
+        jax.block_until_ready(run())
+    return (time.perf_counter() - begun - (step.seconds - compiled)) / steps
 
 
 def first_images(dataset: Dataset, count: int) -> Dataset:
@@ -139,41 +132,29 @@ def _start_process() -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
 
 
-def _params(config: Config, checkpoint: str) -> Params:
+def _params(config: Config, detector: Detector, checkpoint: str) -> Params:
     """Returns parameters on the host: training donates the devices' copies."""
-    model = build_model(config.model)
     if checkpoint:
-        return jax.device_get(read_params(checkpoint, param_shapes(model)))
-    return jax.device_get(init_params(model, jax.random.key(config.train.seed)))
+        return jax.device_get(read_params(checkpoint, param_shapes(detector)))
+    return jax.device_get(jax.jit(detector.init)(jax.random.key(config.train.seed)))
 
 
-def _train(config: Config, params: Params, mesh: Mesh, steps: int) -> float:
+def _train(config: Config, detector: Detector, params: Params, mesh: Mesh, steps: int) -> float:
     """Returns seconds per training step, from the images on disk to the new parameters."""
     dataset = load_dataset(config.data, "train")
     plan = make_plan(config, dataset, mesh.size)
-    model = build_model(config.model, config.train.precision, config.train.remat)
     optimizer = optim.make_optimizer(config.optimizer, plan.learning_rate)
-    trainable, frozen = split_params(params, config.model)
-    state = TrainState(jnp.int32(0), trainable, frozen, optimizer.init(trainable))
-    state = replicate(state, mesh)
-    step = make_train_step(model, config, optimizer, mesh)
+    state = replicate(init_state(detector, params, optimizer), mesh)
+    step = Programs(make_train_step(detector, config.train, optimizer, mesh))
+    settings = {"global_batch": plan.global_batch, "seed": config.train.seed}
+    with train_batches(dataset, config.data, **settings, num_steps=steps + 1) as loader:
 
-    def run(batch: Batch) -> Any:
-        nonlocal state
-        state, metrics = step(state, split(batch, mesh))
-        return metrics
+        def run() -> Any:
+            nonlocal state
+            state, metrics = step(state, split(next(loader).batch, mesh))
+            return metrics
 
-    with train_batches(
-        dataset,
-        image_scale=config.data.image_scale,
-        global_batch=plan.global_batch,
-        seed=config.train.seed,
-        num_workers=config.data.num_workers,
-        num_steps=steps + len(bucket_sizes(config.data.image_scale)),
-        flip=config.data.flip,
-        keep_empty=config.data.keep_empty,
-    ) as batches:
-        return seconds_per_step(batches, run, steps)
+        return seconds_per_step(run, step, steps)
 
 
 def _percent(share: float | None) -> float | None:

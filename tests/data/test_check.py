@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from odd_json import change_anywhere
 from tiny_coco import write_coco
 
+from jaxdet.config import DataConfig
 from jaxdet.data.check import (
     boxes_as_trained,
     check_annotations,
@@ -57,7 +58,7 @@ def check(root, keep_empty=False):
     dataset = coco_directory(root, "train", findings)
     check_images(dataset, findings)
     check_annotations(dataset, findings)
-    check_training(dataset, findings, image_scale=SCALE, global_batch=4, keep_empty=keep_empty)
+    check_training(dataset, findings, DataConfig(image_scale=SCALE, keep_empty=keep_empty), 4)
     for kind in findings.faults + findings.warnings:
         assert kind.count == len(kind.lines)
         assert not any("\n" in line for line in kind.lines)
@@ -308,9 +309,11 @@ def test_the_plan_is_what_the_schedule_does(root, keep_empty):
     dropping_set(root)
     dataset = coco_directory(root, "train")
     plan = check_training(
-        dataset, Findings(), image_scale=SCALE, global_batch=4, keep_empty=keep_empty
+        dataset, Findings(), DataConfig(image_scale=SCALE, keep_empty=keep_empty), 4
     )
-    sampler = Sampler(dataset, image_scale=SCALE, global_batch=4, seed=0, keep_empty=keep_empty)
+    sampler = Sampler(
+        dataset, DataConfig(image_scale=SCALE, keep_empty=keep_empty), global_batch=4, seed=0
+    )
     visited = np.concatenate([sampler[i].indices for i in range(sampler.steps_per_epoch)])
     assert plan["images"] == len(set(visited.tolist()))
     assert plan["images"] + sum(plan["left_out"].values()) == len(dataset)
@@ -396,7 +399,7 @@ def test_what_loads_has_no_fault_and_what_is_refused_has_one(shared, data):
         for name in strict.__dataclass_fields__:
             np.testing.assert_array_equal(getattr(strict, name), getattr(collected, name))
     check_annotations(collected, findings)
-    check_training(collected, findings, image_scale=SCALE, global_batch=4)
+    check_training(collected, findings, DataConfig(image_scale=SCALE), 4)
     boxes, _ = boxes_as_trained(collected, SCALE)
     assert np.isfinite(boxes).all()
     assert sum(count_buckets(collected, SCALE).values()) == len(collected)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from jaxdet.config import ModelConfig, TargetConfig
 from jaxdet.data.coverage import best_ious, summarise
+from jaxdet.detectors.rpn import anchor_grid
 from jaxdet.ops import anchors, boxes
 
 FPN = ModelConfig()
@@ -74,7 +75,7 @@ def test_many_boxes_of_a_large_image_as_in_matching(model):
     ends = np.sort(rng.uniform(0, 1, (count, 2, 2)).astype(np.float32), axis=1)
     corners = (ends * np.array([671, 415], np.float32)).reshape(count, 4)
     found = best_ious(corners, np.tile(np.array(size), (count, 1)), model)
-    levels = anchors.pyramid_anchors(size, model.strides, model.anchor_scales, model.anchor_ratios)
+    levels = anchors.pyramid_anchors(size, anchor_grid(model))
     every = jnp.concatenate(levels)
     allowed = every[anchors.inside(every, jnp.array(size))]
     some = np.r_[0:60, count - 40 : count]
@@ -82,7 +83,7 @@ def test_many_boxes_of_a_large_image_as_in_matching(model):
     np.testing.assert_allclose(found[some], expected, rtol=2e-6)
 
 
-def test_an_anchor_itself_and_a_image_without_anchors():
+def test_an_anchor_itself_and_an_image_without_anchors():
     anchor = anchors.base_anchors(8, FPN.anchor_scales, FPN.anchor_ratios)[1] + 8 * 9
     corners = np.stack([anchor, np.array([0, 0, 20, 20], np.float32)])
     sizes = np.array([[200, 200], [21, 21]])

@@ -183,4 +183,4 @@ def test_links_that_leave_the_image_folder_are_refused(tmp_path):
         assert dataset.read(1).tolist() == [[[3, 2, 1]]]
         with pytest.raises(InputError, match=r"c\.bmp"):
             dataset.read(2)
-    assert from_files([inside / "a.bmp"]).read(0).tolist() == [[[3, 2, 1]]]
+    assert from_files([inside / "a.bmp"])[0].read(0).tolist() == [[[3, 2, 1]]]

@@ -113,7 +113,7 @@ def refusal(data):
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_a_image_cut_off_anywhere_is_refused(suffix):
+def test_an_image_cut_off_anywhere_is_refused(suffix):
     """Also a JPEG without its last two bytes, of which older OpenCVs make up the rest."""
     data = encoded(suffix)
     for length in (*range(0, len(data), len(data) // 40), len(data) - 2):
@@ -218,11 +218,11 @@ def read_with_changed_bytes(suffix, count, monkeypatch):
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_changed_bytes_are_a_image_or_refused(suffix, monkeypatch):
+def test_changed_bytes_are_an_image_or_refused(suffix, monkeypatch):
     read_with_changed_bytes(suffix, 200, monkeypatch)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_many_changed_bytes_are_a_image_or_refused(suffix, monkeypatch):
+def test_many_changed_bytes_are_an_image_or_refused(suffix, monkeypatch):
     read_with_changed_bytes(suffix, 5000, monkeypatch)

@@ -192,7 +192,7 @@ MAGIC = st.sampled_from(
 
 
 @given(MAGIC, st.binary(max_size=60))
-def test_any_bytes_are_a_image_or_refused(tmp_path_factory, magic, data):
+def test_any_bytes_are_an_image_or_refused(tmp_path_factory, magic, data):
     path = tmp_path_factory.getbasetemp() / "fuzz"
     path.write_bytes(magic + data)
     for read in (read_image, read_size):

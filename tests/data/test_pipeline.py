@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -7,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from jaxdet.config import DataConfig
 from jaxdet.data import loader as loader_lib
 from jaxdet.data.coco import load_coco
 from jaxdet.data.dataset import from_files
@@ -44,16 +46,22 @@ def dataset(folder):
     return load_coco(folder / "a.json", folder)
 
 
-def train(dataset, **options):
-    settings = {"image_scale": SCALE, "global_batch": 4, "seed": 0, "num_workers": 0}
-    with train_batches(dataset, num_steps=9, **(settings | options)) as loader:
-        return list(loader)
+def data_of(**changes) -> DataConfig:
+    return dataclasses.replace(DataConfig(image_scale=SCALE, num_workers=0), **changes)
 
 
-def evaluate(dataset, **options):
-    settings = {"image_scale": SCALE, "batch_size": 2, "num_workers": 0}
-    with eval_batches(dataset, **(settings | options)) as loader:
-        return list(loader)
+def train_loader(dataset, data: DataConfig, **options):
+    return train_batches(dataset, data, **{"global_batch": 4, "seed": 0, "num_steps": 9, **options})
+
+
+def train(dataset, data=data_of(), **options):  # noqa: B008 - frozen
+    with train_loader(dataset, data, **options) as loader:
+        return [batch for batch, _ in loader]
+
+
+def evaluate(dataset, data=data_of(), **options):  # noqa: B008 - frozen
+    with eval_batches(dataset, data, **{"batch_size": 2, **options}) as loader:
+        return [batch for batch, _ in loader]
 
 
 def assert_same(first, second):
@@ -87,7 +95,7 @@ def test_pad_size_is_the_images_own_and_not_the_buckets(dataset):
         assert (batch.pad_size <= np.array(batch.image.shape[1:3])).all()
 
 
-def test_training_mirrors_a_image_with_its_boxes(dataset):
+def test_training_mirrors_an_image_with_its_boxes(dataset):
     mirrored = 0
     for batch in train(dataset):
         for row, index in enumerate(batch.index):
@@ -107,7 +115,7 @@ def test_training_mirrors_a_image_with_its_boxes(dataset):
 
 
 def test_flip_probability(dataset):
-    never, always = train(dataset, flip=0.0), train(dataset, flip=1.0)
+    never, always = (train(dataset, data_of(flip=flip)) for flip in (0.0, 1.0))
     for one, other in zip(never, always, strict=True):
         for row in range(4):
             width = one.image_size[row, 1]
@@ -141,7 +149,7 @@ def test_an_epoch_trains_on_every_annotated_image(dataset):
 
     # Four wide images and four others; the empty one makes a second wide batch.
     assert seen(train(dataset)[:2]) == set(range(9)) - {7}
-    assert seen(train(dataset, keep_empty=True)[:3]) == set(range(9))
+    assert seen(train(dataset, data_of(keep_empty=True))[:3]) == set(range(9))
 
 
 def test_an_unreadable_image_is_replaced_and_counted(folder, dataset, tmp_path, caplog):
@@ -149,10 +157,9 @@ def test_an_unreadable_image_is_replaced_and_counted(folder, dataset, tmp_path, 
         (tmp_path / f"{i}.png").write_bytes((folder / f"{i}.png").read_bytes())
     (tmp_path / "0.png").write_text("garbage")
     broken = load_coco(folder / "a.json", tmp_path)
-    settings = {"image_scale": SCALE, "global_batch": 4, "seed": 0, "num_workers": 0}
-    with train_batches(broken, num_steps=9, **settings) as loader:
-        batches = list(loader)
-        skipped = loader.skipped
+    with train_loader(broken, data_of()) as loader:
+        batches, lines = zip(*loader, strict=True)
+    skipped = sum(map(len, lines))
     planned = train(dataset)
     expected = sum((b.index == 0).sum() for b in planned)
     assert skipped == expected == len(caplog.records) > 0
@@ -212,7 +219,7 @@ def test_an_unreadable_image_stops_evaluation(folder, tmp_path):
 
 def test_images_without_annotations_are_evaluated(folder):
     paths = [folder / "3.png", folder / "6.png"]
-    files = from_files(paths)
+    files, _ = from_files(paths)
     assert files.heights.tolist() == [50, 33]
     assert files.widths.tolist() == [50, 99]
     batches = evaluate(files, batch_size=1)
@@ -227,32 +234,31 @@ def test_images_without_annotations_are_evaluated(folder):
 
 def test_max_boxes_is_a_multiple_of_eight(folder, dataset):
     assert max_boxes(dataset) == 8
-    assert max_boxes(from_files([folder / "0.png"])) == 8
+    assert max_boxes(from_files([folder / "0.png"])[0]) == 8
 
 
 @pytest.mark.slow
 def test_loader_processes_give_the_same_batches(dataset):
-    assert_same(train(dataset, num_workers=2), train(dataset))
-    assert_same(evaluate(dataset, num_workers=2), evaluate(dataset))
+    assert_same(train(dataset, data_of(num_workers=2)), train(dataset))
+    assert_same(evaluate(dataset, data_of(num_workers=2)), evaluate(dataset))
 
 
 @pytest.mark.slow
 def test_an_error_of_a_loader_process_comes_out_as_it_went_in(folder, tmp_path):
     broken = load_coco(folder / "a.json", tmp_path)
     with pytest.raises(InputError, match=rf"^{tmp_path}/\d\.png: no such image$") as error:
-        evaluate(broken, num_workers=2)
+        evaluate(broken, data_of(num_workers=2))
     assert not getattr(error.value, "__notes__", [])
 
 
 @pytest.mark.slow
 def test_a_killed_loader_process_is_replaced(dataset, caplog):
     expected = train(dataset)
-    settings = {"image_scale": SCALE, "global_batch": 4, "seed": 0, "num_workers": 2}
-    with train_batches(dataset, num_steps=9, **settings) as loader:
-        batches = [next(loader)]
+    with train_loader(dataset, data_of(num_workers=2)) as loader:
+        batches = [next(loader).batch]
         for process in multiprocessing.active_children():
             os.kill(process.pid, signal.SIGKILL)
-        batches += list(loader)
+        batches += [batch for batch, _ in loader]
     assert_same(batches, expected)
     assert "a loader process was killed" in caplog.text
 
@@ -282,7 +288,7 @@ def killed_after(monkeypatch):
 
 def test_loader_processes_killed_now_and_then_end_no_run(killed_after):
     with killed_after(loader_lib.FORGOTTEN_AFTER) as loader:
-        assert [int(batch.index) for batch in loader] == list(range(1000))
+        assert [int(batch.index) for batch, _ in loader] == list(range(1000))
 
 
 @pytest.mark.parametrize("batches", [0, 1, loader_lib.FORGOTTEN_AFTER - 1])
@@ -306,7 +312,7 @@ class _Broken:
 
 
 def test_closing_twice_is_closing(dataset):
-    loader = eval_batches(dataset, image_scale=SCALE, batch_size=2, num_workers=0)
+    loader = eval_batches(dataset, data_of(), batch_size=2)
     next(loader)
     loader.close()
     loader.close()

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxdet.config import DataConfig
 from jaxdet.data.buckets import bucket_sizes
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.sampler import Sampler, flips, image_seeds, steps_per_epoch
@@ -44,7 +45,8 @@ MIXED = make_dataset(
 
 
 def sampler(dataset=MIXED, global_batch=4, seed=0, **options):
-    return Sampler(dataset, image_scale=SCALE, global_batch=global_batch, seed=seed, **options)
+    data = DataConfig(image_scale=SCALE, **options)
+    return Sampler(dataset, data, global_batch=global_batch, seed=seed)
 
 
 def epoch(plan, number):
@@ -55,7 +57,7 @@ def epoch(plan, number):
 def test_an_epoch_visits_every_trainable_image():
     plan = sampler()
     # 11 wide ones (0-9 and 18) fill 3 batches, 6 others (10-14 and 16) fill 2.
-    assert plan.steps_per_epoch == 5 == steps_per_epoch(MIXED, global_batch=4)
+    assert plan.steps_per_epoch == 5 == steps_per_epoch(MIXED, DataConfig(), global_batch=4)
     for number in range(3):
         seen = np.concatenate([step.indices for step in epoch(plan, number)])
         assert len(seen) == 20
@@ -73,7 +75,7 @@ def test_every_batch_is_of_one_aspect_group_and_fits_its_bucket():
         assert not any((plan.sizes[step.indices] <= np.array(b)).all() for b in smaller)
 
 
-def test_a_image_without_a_usable_box_gives_way_to_one_of_its_group():
+def test_an_image_without_a_usable_box_gives_way_to_one_of_its_group():
     plan = sampler()
     wide = [s.indices for s in epoch(plan, 0) if s.indices[0] < 10]
     # 11 places for images, one of them for 18, and the first drawn once more to make 12.
@@ -106,7 +108,7 @@ def test_steps_can_be_looked_up_in_any_order():
         assert backward[k].bucket == there[k].bucket
 
 
-def test_a_images_seed_does_not_depend_on_the_batch_size():
+def test_an_images_seed_does_not_depend_on_the_batch_size():
     def seeds_by_image(global_batch):
         steps = epoch(sampler(global_batch=global_batch), 1)
         return {int(i): int(s) for step in steps for i, s in zip(*step[:2], strict=True)}

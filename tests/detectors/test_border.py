@@ -21,17 +21,17 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from zoo_cases import SMALL, config_of, params_of
+from zoo_cases import SMALL, config_of, params_of, shapes_of
 
 from jaxdet.config import Config, ModelConfig, ProposalConfig
 from jaxdet.data.image import padded_size
-from jaxdet.detectors.network import Outputs, Params, build_model, param_shapes, split_params
-from jaxdet.detectors.proposals import propose
-from jaxdet.detectors.targets import make_targets
+from jaxdet.detectors.build import build_detector
+from jaxdet.detectors.rpn import Outputs, anchor_grid, build_network, make_targets, propose
 from jaxdet.models import resnet
+from jaxdet.models.params import split_params
 from jaxdet.ops.anchors import in_grid
 from jaxdet.training.step import loss_and_gradient
-from jaxdet.types import Batch
+from jaxdet.types import Batch, Images, Params
 
 # Of a map's standard deviation.
 BOUND = 2e-5
@@ -123,16 +123,15 @@ def random_params(config: ModelConfig) -> Params:
             return rng.uniform(0.5, 1.5, shape).astype(np.float32)
         return rng.normal(0, 0.3, shape).astype(np.float32)
 
-    return jax.tree_util.tree_map_with_path(leaf, param_shapes(build_model(config)))
+    return jax.tree_util.tree_map_with_path(leaf, shapes_of(config))
 
 
 @partial(jax.jit, static_argnums=0)
 def forward(config: ModelConfig, params: Params, image, image_size, pad_size):
     """Every stage, level and output by name, each with its stride."""
-    model = build_model(config)
-    outputs, kept = model.apply(
+    outputs, kept = build_network(config).apply(
         {"params": params},
-        *(image, image_size, pad_size),
+        Images(image, image_size, pad_size),
         mutable="intermediates",
         capture_intermediates=lambda _, method: method == "features",
     )
@@ -271,7 +270,7 @@ def test_targets_are_those_of_the_image_alone(size, seed):
     batch, row = lodge(image, bucket, count, seed + 1)
     found = jax.device_get(targets_of(batch))
     pad = jnp.array(padded(size))
-    own = np.concatenate(in_grid(pad, bucket, SMALL.strides, len(SMALL.anchor_ratios)))
+    own = np.concatenate(in_grid(pad, bucket, anchor_grid(SMALL)))
     for kind in ("positive", "negative"):
         mine = getattr(found, kind)[row]
         np.testing.assert_array_equal(mine[own], getattr(expected, kind)[0])
@@ -286,8 +285,9 @@ def test_losses_and_gradients_are_those_of_the_image_alone():
     """Losses within 1e-5; gradients, sums over all cells, within 1e-5 of each tensor's norm."""
     model = dataclasses.replace(SMALL, num_stages=2)
     config = dataclasses.replace(CONFIG, model=model)
-    trainable, frozen = split_params(random_params(model), model)
-    step = jax.jit(partial(loss_and_gradient, build_model(model), config))
+    detector = build_detector(config)
+    trainable, frozen = split_params(random_params(model), detector.trainable)
+    step = jax.jit(partial(loss_and_gradient, detector, config.train))
     for seed, size in enumerate([(96, 96), (77, 90), (65, 65)]):
         image = random_image(size, seed)
         metrics, gradient = step(trainable, frozen, alone(image, seed))

@@ -3,9 +3,10 @@
 import jax
 import numpy as np
 import pytest
-from zoo_cases import CASES, config_of, forward_batch, params_of
+from zoo_cases import CASES, config_of, detector_of, forward_batch, fresh_params, params_of
 
-from jaxdet.detectors.network import build_model, init_params, merge_params, split_params
+from jaxdet.detectors.rpn import build_network
+from jaxdet.models.params import merge_params, split_params
 
 # Convolutions sum up to 4608 float32 products in another order than PyTorch, over a hundred
 # layers: seen are 1e-5 of a level's standard deviation; the bound is ten times that.
@@ -16,18 +17,17 @@ SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != 
 @pytest.mark.parametrize("case", ["r50_fpn", *SLOW])
 def test_forward_matches_reference(case, golden):
     expected = golden(f"forward_{case}")
-    model = build_model(config_of(case).model)
-    batch = forward_batch(expected)
-    inputs = batch.image, batch.image_size, batch.pad_size
+    model = build_network(config_of(case).model)
+    images = forward_batch(expected).images
 
     @jax.jit
-    def run(params, *inputs):
+    def run(params, images):
         def apply(method, *args):
             return model.apply({"params": params}, *args, method=method)
 
-        return apply("normalize", *inputs[:2]), apply("features", *inputs), apply(None, *inputs)
+        return apply("normalize", *images[:2]), apply("features", images), apply(None, images)
 
-    normalized, (stages, levels), outputs = run(params_of(case), *inputs)
+    normalized, (stages, levels), outputs = run(params_of(case), images)
     got = np.asarray(normalized[0]).ravel()[expected["input_idx"]]
     np.testing.assert_array_equal(got, expected["input_val"])  # bit for bit
     if model.neck is None:
@@ -47,8 +47,8 @@ def test_forward_matches_reference(case, golden):
 
 def test_split_and_merge_are_inverse():
     config = config_of("r50_fpn").model
-    params = init_params(build_model(config), jax.random.key(0))
-    trainable, frozen = split_params(params, config)
+    params = fresh_params(config)
+    trainable, frozen = split_params(params, detector_of(config).trainable)
     assert "conv1" not in trainable["backbone"]
     assert "layer1_0" not in trainable["backbone"]
     merged = merge_params(trainable, frozen)

@@ -9,8 +9,8 @@ import pytest
 from zoo_cases import CASES, config_of, forward_batch, params_of
 
 from jaxdet.config import ModelConfig, ProposalConfig
-from jaxdet.detectors.network import Outputs, build_model
-from jaxdet.detectors.proposals import propose
+from jaxdet.detectors.build import build_detector
+from jaxdet.detectors.rpn import Outputs, propose
 
 SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != "r50_fpn"]
 
@@ -19,16 +19,8 @@ SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != 
 def test_proposals_match_reference(case, golden):
     expected = golden(f"forward_{case}")
     config = config_of(case)
-    model = build_model(config.model)
-    batch = forward_batch(expected)
-    bucket = batch.image.shape[1:3]
-
-    @jax.jit
-    def run(params, image, *sizes):
-        outputs = model.apply({"params": params}, image, *sizes)
-        return propose(outputs, *sizes, bucket, config.model, config.proposals)
-
-    found = run(params_of(case), batch.image, batch.image_size, batch.pad_size)
+    images = forward_batch(expected).images
+    found = jax.jit(build_detector(config).predict)(params_of(case), images)
     boxes, scores = np.asarray(found.boxes[0]), np.asarray(found.scores[0])
     assert found.valid.sum() == expected["num_proposals"]
     assert (np.diff(scores) <= 0).all()

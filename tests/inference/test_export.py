@@ -16,17 +16,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import export as jax_export
+from zoo_cases import fresh_params
 
 import jaxdet
 from jaxdet import config as config_lib
 from jaxdet.config import Config
-from jaxdet.detectors.network import Params, build_model, init_params
+from jaxdet.detectors.build import build_detector
 from jaxdet.errors import InputError
 from jaxdet.inference import export, exported
-from jaxdet.inference.predictor import Predictor
+from jaxdet.inference.predictor import Predictor, make_predictor
 from jaxdet.inference.single import batch_of_one
 from jaxdet.saving import Checkpoints
-from jaxdet.types import Batch
+from jaxdet.types import Batch, Params
 
 ROOT = Path(__file__).parents[2]
 CONFIG_FILE = ROOT / "configs" / "rpn_r18_fpn_shapes.py"
@@ -43,7 +44,7 @@ def small_config(image_scale: tuple[int, int]):
 
 def random_params(config: Config) -> Params:
     """Scores spread out: a fresh head gives all anchors almost the same."""
-    params = init_params(build_model(config.model), jax.random.key(0))
+    params = fresh_params(config.model)
     params["rpn_head"]["rpn_cls"]["kernel"] *= 300
     params["rpn_head"]["rpn_reg"]["kernel"] *= 10
     return params
@@ -74,7 +75,7 @@ def model(path) -> exported.ExportedModel:
 
 @pytest.fixture(scope="module")
 def live(config) -> Predictor:
-    return Predictor(config, small_params())
+    return make_predictor(config, build_detector(config), small_params())
 
 
 def noise(height: int, width: int) -> np.ndarray:
@@ -82,7 +83,7 @@ def noise(height: int, width: int) -> np.ndarray:
 
 
 def require_same(found, expected) -> None:
-    """To rounding: the live model runs as two programs, the exported one as one."""
+    """To rounding: the two are compiled apart."""
     assert found.boxes.dtype == found.scores.dtype == np.float32
     assert len(expected.scores) > 20
     np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
@@ -113,16 +114,16 @@ def test_any_batch_size(model):
     images = [noise(40 + i, 60 + i) for i in range(3)]
     scale = model.manifest.image_scale
     rows = [batch_of_one(image, scale, model.manifest.buckets) for image in images]
-    found = model.propose(Batch(*map(np.concatenate, zip(*rows, strict=True))))
+    found = model.predict(Batch(*map(np.concatenate, zip(*rows, strict=True))))
     assert found.boxes.shape[0] == 3
     for i, row in enumerate(rows):
-        alone = model.propose(row)
+        alone = model.predict(row)
         assert found.valid[i].sum() == alone.valid[0].sum() > 20
         np.testing.assert_allclose(found.scores[i], alone.scores[0], rtol=1e-5, atol=1e-7)
     with pytest.raises(
         InputError, match="batch: of 32 x 32 pixels; there are programs for 64 x 64"
     ):
-        model.propose(rows[0]._replace(image=np.zeros((1, 32, 32, 3), np.uint8)))
+        model.predict(rows[0]._replace(image=np.zeros((1, 32, 32, 3), np.uint8)))
 
 
 def test_one_program_for_all_platforms_and_batch_sizes(path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdet.ops.anchors import (
+    AnchorGrid,
     base_anchors,
     feature_size,
     grid_anchors,
@@ -18,6 +19,7 @@ from jaxdet.ops.anchors import (
 
 RATIOS = (0.5, 1.0, 2.0)
 STRIDES = (4, 8, 16, 32, 64)
+GRID = AnchorGrid(STRIDES, (8,), RATIOS)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,7 @@ def ops(golden):
 
 @cache
 def levels_of(image_hw):
-    return jax.jit(lambda: pyramid_anchors(image_hw, STRIDES, (8,), RATIOS))()
+    return jax.jit(lambda: pyramid_anchors(image_hw, GRID))()
 
 
 def numpy_grid(base, stride, size):
@@ -83,7 +85,7 @@ def test_levels_cover_the_bucket_rounded_up():
 
 
 def test_a_program_carries_the_shapes_and_not_the_grid():
-    lowered = jax.jit(lambda: pyramid_anchors((800, 1344), STRIDES, (8,), RATIOS)).lower()
+    lowered = jax.jit(lambda: pyramid_anchors((800, 1344), GRID)).lower()
     # 268,569 anchors would take megabytes, in the program as handed over and as compiled.
     assert len(lowered.as_text()) < 50_000
     compiled = lowered.compile()
@@ -95,7 +97,7 @@ def test_a_program_carries_the_shapes_and_not_the_grid():
 def test_own_cells_are_those_of_the_image_padded_alone(pad):
     """Picking them out of the bucket gives the anchors of a bucket of the image's own size."""
     levels, alone = levels_of((96, 160)), levels_of(pad)
-    masks = jax.jit(lambda pad: in_grid(pad, (96, 160), STRIDES, 3))(jnp.array(pad))
+    masks = jax.jit(lambda pad: in_grid(pad, (96, 160), GRID))(jnp.array(pad))
     for level, mask, expected in zip(levels, masks, alone, strict=True):
         np.testing.assert_array_equal(np.asarray(level)[np.asarray(mask)], expected)
 
@@ -122,8 +124,9 @@ def test_an_anchor_inside_the_image_stands_on_its_own_cells():
 
     @jax.jit
     def both(size, pad):
-        levels = pyramid_anchors((160, 160), STRIDES, (2, 8), RATIOS)
-        return [inside(level, size) for level in levels], in_grid(pad, (160, 160), STRIDES, 6)
+        grid = GRID._replace(scales=(2, 8))
+        levels = pyramid_anchors((160, 160), grid)
+        return [inside(level, size) for level in levels], in_grid(pad, (160, 160), grid)
 
     within, masks = jax.device_get(both(size, pad))
     assert sum(w.sum() for w in within) > 1000

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxdet.errors import InputError
 from jaxdet.ops import matching
-from jaxdet.ops.anchors import pyramid_anchors
+from jaxdet.ops.anchors import AnchorGrid, pyramid_anchors
 from jaxdet.ops.matching import match
 
 RULE = {"pos_iou": 0.7, "neg_iou": 0.3, "min_pos_iou": 0.3}
@@ -24,7 +24,7 @@ BOTH = pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager"
 
 def grid(image_hw=(64, 96), strides=(8, 16), scales=(1, 2)):
     return np.concatenate(
-        [np.asarray(a) for a in pyramid_anchors(image_hw, strides, scales, (1.0,))]
+        [np.asarray(a) for a in pyramid_anchors(image_hw, AnchorGrid(strides, scales, (1.0,)))]
     )
 
 
@@ -45,7 +45,7 @@ def check(program, anchors, allowed, boxes, mask, **rule):
 @BOTH
 def test_assigns_as_the_reference(golden, transform):
     ops = golden("ops")
-    levels = pyramid_anchors((320, 448), (4, 8, 16, 32, 64), (8,), (0.5, 1.0, 2.0))
+    levels = pyramid_anchors((320, 448), AnchorGrid((4, 8, 16, 32, 64), (8,), (0.5, 1.0, 2.0)))
     anchors = jnp.concatenate(levels)
     every = jnp.ones(len(anchors), bool)
     boxes = jnp.asarray(ops["gt"])

@@ -8,21 +8,15 @@ import numpy as np
 import optax
 import pytest
 from flax import traverse_util
-from zoo_cases import SMALL, config_of, make_batch, params_of, train_batch
+from zoo_cases import SMALL, config_of, fresh_params, make_batch, params_of, train_batch
 
 from jaxdet.config import Config
-from jaxdet.detectors.losses import rpn_losses
-from jaxdet.detectors.network import (
-    build_model,
-    init_params,
-    is_trainable,
-    merge_params,
-    split_params,
-)
-from jaxdet.detectors.targets import make_targets
+from jaxdet.detectors.build import build_detector, param_shapes
+from jaxdet.detectors.rpn import apply, build_network, make_targets, rpn_losses
 from jaxdet.devices import data_mesh, replicate, split
+from jaxdet.models.params import merge_params, split_params
 from jaxdet.training import optimizer as optim
-from jaxdet.training.step import TrainState, loss_and_gradient, make_train_step
+from jaxdet.training.step import init_state, loss_and_gradient, make_train_step
 from jaxdet.weights import layout
 
 SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in ("r50_caffe_fpn", "r50_c4")]
@@ -46,13 +40,13 @@ def golden_config(case: str) -> Config:
 def test_losses_and_gradients_match_reference(case, golden):
     expected = golden(f"train_{case}")
     config = golden_config(case)
-    model = build_model(config.model)
+    detector, network = build_detector(config), build_network(config.model)
     batch = jax.tree.map(jnp.asarray, train_batch(expected))
-    trainable, frozen = split_params(params_of(case), config.model)
+    trainable, frozen = split_params(params_of(case), detector.trainable)
 
     @jax.jit
     def losses(params):
-        outputs = model.apply({"params": params}, batch.image, batch.image_size, batch.pad_size)
+        outputs = apply(network, params, batch.images)
         targets = make_targets(batch, config.model, config.targets)
         return rpn_losses(outputs, targets, config.targets.smooth_l1_beta)
 
@@ -61,7 +55,10 @@ def test_losses_and_gradients_match_reference(case, golden):
         # Sums of some 10,000 float32 terms; levels without a positive are exactly zero.
         np.testing.assert_allclose(got, expected[name], rtol=1e-5, atol=1e-9)
 
-    gradient = jax.jit(lambda t: loss_and_gradient(model, config, t, frozen, batch)[1])(trainable)
+    def gradient_of(trainable):
+        return loss_and_gradient(detector, config.train, trainable, frozen, batch)[1]
+
+    gradient = jax.jit(gradient_of)(trainable)
     flat = {
         layout.torch_name(path): np.asarray(value)
         for path, value in traverse_util.flatten_dict(gradient).items()
@@ -82,19 +79,18 @@ def test_losses_and_gradients_match_reference(case, golden):
 def test_first_steps_match_reference(case, golden):
     expected = golden(f"train_{case}")
     config = golden_config(case)
-    model = build_model(config.model)
+    detector = build_detector(config)
     rate = optim.learning_rate(config.optimizer, 10**6, 2)
     optimizer = optim.make_optimizer(config.optimizer, rate)
-    trainable, frozen = split_params(params_of(case), config.model)
     mesh = data_mesh(jax.devices()[:1])
-    state = TrainState(jnp.int32(0), trainable, frozen, optimizer.init(trainable))
+    state = init_state(detector, params_of(case), optimizer)
     state = replicate(jax.tree.map(jnp.copy, state), mesh)
-    step = make_train_step(model, config, optimizer, mesh)
+    step = make_train_step(detector, config.train, optimizer, mesh)
     batch = split(train_batch(expected), mesh)
     rows = []
     for _ in range(4):
         state, metrics = step(state, batch)
-        rows.append([float(x) for x in (*metrics.losses[:3], metrics.grad_norm)])
+        rows.append([float(metrics[x]) for x in ("loss", "loss_cls", "loss_bbox", "grad_norm")])
     expected_rows = expected["trajectory_loss_cls_bbox_gradnorm"].copy()
     # PyTorch's float32 norm of C4's 9.4 million head weights is 5e-4 too small (28.8097 for
     # 28.8242), and so is the golden's total; its norms per tensor, summed by NumPy, are not.
@@ -123,17 +119,15 @@ def random_batch(count: int, seed: int = 0):
 
 
 def run_steps(config: Config, batch, num_devices: int, steps: int):
-    model = build_model(config.model)
+    detector = build_detector(config)
     mesh = data_mesh(jax.devices()[:num_devices])
     optimizer = optim.make_optimizer(config.optimizer, lambda step: 0.01)
-    trainable, frozen = split_params(init_params(model, jax.random.key(0)), config.model)
-    state = TrainState(jnp.int32(0), trainable, frozen, optimizer.init(trainable))
-    state = replicate(state, mesh)
-    step = make_train_step(model, config, optimizer, mesh)
+    state = replicate(init_state(detector, fresh_params(config.model), optimizer), mesh)
+    step = make_train_step(detector, config.train, optimizer, mesh)
     rows = []
     for _ in range(steps):
         state, metrics = step(state, split(batch, mesh))
-        rows.append(list(metrics.numbers().values()))
+        rows.append([float(value) for value in metrics.values()])
     return np.array(rows), jax.device_get(state.trainable)
 
 
@@ -151,15 +145,14 @@ def test_eight_devices_give_what_one_gives():
 
 
 def test_frozen_tensors_have_no_gradient_and_no_slot():
-    config = config_of("r50_caffe_fpn").model
-    shapes = jax.eval_shape(lambda: init_params(build_model(config), jax.random.key(0)))
-    trainable, _ = split_params(shapes, config)
+    detector = build_detector(config_of("r50_caffe_fpn"))
+    trainable, _ = split_params(param_shapes(detector), detector.trainable)
     paths = traverse_util.flatten_dict(trainable)
     assert not any(path[-1] in ("scale", "mean", "var") for path in paths)
     slots = jax.eval_shape(optim.make_optimizer(Config().optimizer, lambda s: 0.1).init, trainable)
     trace = optax.tree_utils.tree_get(slots, "trace")
     assert jax.tree.structure(trace) == jax.tree.structure(trainable)
-    assert not is_trainable(("backbone", "layer1_0", "conv1", "kernel"), config)
+    assert not detector.trainable(("backbone", "layer1_0", "conv1", "kernel"))
 
 
 def test_sampling_does_not_depend_on_bucket_or_neighbours():

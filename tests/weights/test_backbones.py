@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 import reference_weights
+from zoo_cases import shapes_of
 
 from jaxdet.config import ModelConfig
-from jaxdet.detectors.network import build_model, param_shapes
 from jaxdet.errors import InputError
 from jaxdet.weights.backbones import read_backbone
 from jaxdet.weights.torch_file import write
@@ -18,7 +18,7 @@ EPSILON = np.float32(1e-5)
 
 
 def template_of(**fields):
-    return param_shapes(build_model(ModelConfig(**fields)))["backbone"]
+    return shapes_of(ModelConfig(**fields))["backbone"]
 
 
 @functools.cache

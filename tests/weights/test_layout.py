@@ -13,14 +13,13 @@ import reference_weights
 import zoo_cases
 
 from jaxdet.config import ModelConfig
-from jaxdet.detectors.network import build_model, param_shapes
 from jaxdet.errors import InputError
 from jaxdet.weights import layout, torch_file
 
 
 @functools.cache
 def template_of(case: str):
-    return param_shapes(build_model(zoo_cases.config_of(case).model))
+    return zoo_cases.shapes_of(zoo_cases.config_of(case).model)
 
 
 @functools.cache
@@ -112,9 +111,7 @@ def test_names_come_in_the_order_of_the_references_modules():
 @pytest.fixture
 def basic():
     """A ResNet-18 backbone: the tensors and the template."""
-    template = {
-        "backbone": param_shapes(build_model(ModelConfig(depth=18, num_stages=1)))["backbone"]
-    }
+    template = {"backbone": zoo_cases.shapes_of(ModelConfig(depth=18, num_stages=1))["backbone"]}
     tensors = OrderedDict()
     for name, shape in (
         ("conv1", (64, 3, 7, 7)),

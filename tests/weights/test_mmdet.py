@@ -17,11 +17,11 @@ import pytest
 from converters import mmdet
 from jaxdet.checkpoint import read_params
 from jaxdet.config import Config, ModelConfig
-from jaxdet.detectors.network import build_model, param_shapes, split_params
+from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.errors import InputError
+from jaxdet.models.params import split_params
 from jaxdet.saving import Checkpoints
 from jaxdet.training import optimizer as optim
-from jaxdet.training.step import TrainState
 from jaxdet.weights import layout, torch_file
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +32,7 @@ CONFIG = dataclasses.replace(
         depth=18, num_stages=2, stem_channels=8, fpn_channels=8, head_channels=8, train_norm=True
     ),
 )
+DETECTOR = build_detector(CONFIG)
 CONFIG_FILE = """
 from jaxdet.config import Config, to_config_dict
 
@@ -45,7 +46,7 @@ def get_config():
 
 @functools.cache
 def shapes():
-    return param_shapes(build_model(CONFIG.model))
+    return param_shapes(DETECTOR)
 
 
 def seeded(seed=0):
@@ -58,7 +59,7 @@ def checkpoint(frozen=True, **meta):
     """A reference checkpoint with momentum; `frozen`: the optimizer knows all parameters."""
     params = seeded()
     state = layout.to_state_dict(params)
-    trainable, _ = split_params(params, CONFIG.model)
+    trainable, _ = split_params(params, DETECTOR.trainable)
     momentum = layout.to_state_dict(jax.tree.map(lambda x: 2 * x, trainable))
     names = [n for n in state if n.endswith((".weight", ".bias"))]
     names = names if frozen else [n for n in names if n in momentum]
@@ -132,14 +133,13 @@ def test_training_goes_on_with_the_momentum(tmp_path, frozen):
     torch_file.write(tmp_path / "a.pth", checkpoint(frozen))
     mmdet.import_checkpoint(tmp_path / "a.pth", tmp_path / "run", CONFIG, with_optimizer=True)
     params = jax.tree.map(lambda x: jnp.zeros(x.shape), shapes())
-    trainable, rest = split_params(params, CONFIG.model)
+    trainable, _ = split_params(params, DETECTOR.trainable)
     optimizer = optim.make_optimizer(CONFIG.optimizer, optax.constant_schedule(0.1))
-    like = TrainState(jnp.int32(0), trainable, rest, optimizer.init(trainable))
     with Checkpoints(tmp_path / "run") as checkpoints:
-        state, _ = checkpoints.restore_newest(like, CONFIG.model)
-    assert int(state.step) == 21
-    expected, _ = split_params(seeded(), CONFIG.model)
-    jax.tree.map(np.testing.assert_array_equal, state.trainable, expected)
+        state = checkpoints.restore_newest(params, optimizer.init(trainable))
+    assert state.step == 21
+    jax.tree.map(np.testing.assert_array_equal, state.params, seeded())
+    expected, _ = split_params(seeded(), DETECTOR.trainable)
     momentum = optax.tree_utils.tree_get(state.opt_state, "trace")
     doubled = jax.tree.map(lambda x: 2 * x, expected)
     jax.tree.map(np.testing.assert_array_equal, momentum, doubled)
@@ -149,7 +149,7 @@ def test_training_goes_on_with_the_momentum(tmp_path, frozen):
 def test_momentum_by_pytorch_itself(tmp_path):
     """PyTorch numbers the parameters and fills the buffers."""
     torch = pytest.importorskip("torch")
-    trainable, _ = split_params(seeded(), CONFIG.model)
+    trainable, _ = split_params(seeded(), DETECTOR.trainable)
     state = layout.to_state_dict(seeded())
     parameters = {}
     for name, array in state.items():
@@ -170,7 +170,7 @@ def test_momentum_by_pytorch_itself(tmp_path):
 
 
 def test_optimizers_that_do_not_fit():
-    trainable, _ = split_params(seeded(), CONFIG.model)
+    trainable, _ = split_params(seeded(), DETECTOR.trainable)
     for optimizer in (None, {}, {"state": {}}, {"state": {1: {}}, "param_groups": [1]}):
         with pytest.raises(InputError, match="no optimizer state"):
             mmdet.read_momentum({**checkpoint(), "optimizer": optimizer}, trainable)

@@ -8,13 +8,13 @@ import cv2
 import jax
 import numpy as np
 import pytest
-from zoo_cases import make_batch
+from zoo_cases import shapes_of
 
 from jaxdet.config import Config
 from jaxdet.data.coco import coco_directory
-from jaxdet.detectors.network import build_model, param_shapes
 from jaxdet.environment import environment, peak_memory
 from jaxdet.errors import InputError
+from jaxdet.programs import Programs
 from jaxdet.saving import Checkpoints
 from jaxdet.zoo import measure as measure_lib
 from jaxdet.zoo.measure import first_images, measure, measure_apart, seconds_per_step
@@ -66,25 +66,20 @@ def clock(monkeypatch):
 
 def test_steps_are_timed_without_what_compiles(clock):
     """Loading takes 0.25 s and a step 1 s; the first of each width takes 60 s more."""
-    widths = [32, 32, 64, 32, 64, 64, 32, 96]
-    seen = set()
+    widths = iter([32, 32, 64, 32, 64, 64, 96])
+    step, seen = Programs(jax.jit(lambda batch: batch)), set()
 
-    def batches():
-        for width in widths:
-            clock[0] += 0.25
-            image = np.zeros((32, width, 3), np.uint8)
-            yield make_batch([image], (32, width), [(32, width)])
-
-    def run(batch):
-        width = batch.image.shape[2]
-        clock[0] += 1 if width in seen else 61
+    def run():
+        width = next(widths)
+        clock[0] += 1.25
+        if width not in seen:
+            clock[0] += 60
+            step.seconds += 60
         seen.add(width)
         return np.float32(width)
 
-    loader = batches()
-    # Timed are the second 32, and the 32, 64, 64, 32 after the first 64.
-    assert seconds_per_step(loader, run, 5) == pytest.approx(1.25)
-    assert next(loader).image.shape[2] == 96
+    assert seconds_per_step(run, step, 5) == pytest.approx(1.25)
+    assert next(widths) == 96
 
 
 def test_the_first_images_keep_their_annotations(coco):
@@ -99,7 +94,7 @@ def test_the_first_images_keep_their_annotations(coco):
 
 
 def test_a_checkpoint_over_all_images_gives_every_figure(config, tmp_path):
-    shapes = param_shapes(build_model(config.model))
+    shapes = shapes_of(config.model)
     params = jax.tree.map(lambda x: np.full(x.shape, 0.01, np.float32), shapes)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save_params(params, {})

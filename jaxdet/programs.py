@@ -1,0 +1,49 @@
+"""Compiled programs, one for each shape of a batch."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+class Programs:
+    """A jitted function that is compiled ahead of its first call for every shape of a batch.
+
+    Attributes:
+        seconds: spent compiling so far.
+    """
+
+    def __init__(
+        self, function: jax.stages.Wrapped, report: Callable[[str], None] | None = None
+    ) -> None:
+        """Takes a `jax.jit` function of which the last argument is a `types.Batch`.
+
+        Args:
+            function: its other arguments have the same shapes at every call.
+            report: gets a line before each compilation.
+        """
+        self.seconds = 0.0
+        self._function, self._report = function, report
+        self._compiled: dict[tuple[int, ...], jax.stages.Compiled] = {}
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Returns what the function returns, compiling first if need be."""
+        self.compile(*arguments)
+        return self._compiled[arguments[-1].image.shape](*arguments)
+
+    def compile(self, *arguments: Any) -> bool:
+        """Compiles for arguments of such shapes; returns whether that was new.
+
+        Args:
+            arguments: arrays, or `jax.ShapeDtypeStruct`s with shardings.
+        """
+        shape = arguments[-1].image.shape
+        if shape in self._compiled:
+            return False
+        if self._report:
+            self._report(f"compiling for images of {shape[1]} x {shape[2]}")
+        begun = time.perf_counter()
+        self._compiled[shape] = self._function.lower(*arguments).compile()
+        self.seconds += time.perf_counter() - begun
+        return True
