@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -75,7 +75,9 @@ def recall(result: Row) -> Plot:
     _title(by_iou, "Recall by IoU threshold")
     values = [result["recall_by_size"][size] for size in SIZES]
     labels = [f"{size}, {result['boxes_by_size'][size]} boxes" for size in SIZES]
-    bars = by_size.barh([label.replace(", ", "\n") for label in labels], [value or 0 for value in values])
+    bars = by_size.barh(
+        [label.replace(", ", "\n") for label in labels], [value or 0 for value in values]
+    )
     shown = ["-" if value is None else f"{value:.3f}" for value in values]
     by_size.bar_label(bars, shown, padding=4)
     by_size.set_xlim(0, 1)
@@ -104,14 +106,16 @@ def _grid(count: int) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(10, height))
     # Inches for titles and labels; measuring them instead would take most of the time.
     space = {"left": 0.07, "right": 0.98, "top": 1 - 0.4 / height, "bottom": 0.5 / height}
-    axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw={**space, "hspace": 0.55, "wspace": 0.25})
+    axes = figure.subplots(
+        rows, columns, squeeze=False, gridspec_kw={**space, "hspace": 0.55, "wspace": 0.25}
+    )
     axes = axes.ravel()
     for ax in axes[count:]:
         ax.remove()
     return figure, list(axes[:count])
 
 
-def _draw_lines(ax: Axes, places: Numbers, lines: dict[str, Numbers], x_name: str) -> str:
+def _draw_lines(ax: Axes, places: Numbers, lines: Mapping[str, Numbers], x_name: str) -> str:
     """Draws lines, gaps where values are missing; returns their ends in words."""
     texts = []
     for name, values in lines.items():

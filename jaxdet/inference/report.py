@@ -161,7 +161,7 @@ def _facts(
     config: Config, steps: Sequence[Row], evaluations: Sequence[Row], machine: Row
 ) -> list[tuple[str, str, str]]:
     devices = machine["devices"]
-    facts = [("Data", config.data.name, "")]
+    facts: list[tuple[str, str, str]] = [("Data", config.data.name, "")]
     if steps:
         last = steps[-1]
         counts = np.diff([0, *(row["step"] for row in steps)])
