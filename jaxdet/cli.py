@@ -16,8 +16,8 @@ from jaxdet.files import make_folder, write_json
 from jaxdet.hosts import say
 from jaxdet.inference import results as report
 from jaxdet.inference.evaluate import DatasetPredictions, evaluate
-from jaxdet.inference.html.report import write_report
 from jaxdet.inference.predictor import load_predictor
+from jaxdet.inference.report import write_report
 from jaxdet.inference.visualize import draw_boxes, write_png
 from jaxdet.training.loop import Stopped, TrainingError, train
 from jaxdet.training.workdir import claim_workdir

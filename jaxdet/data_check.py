@@ -22,7 +22,7 @@ from jaxdet.data.check import (
 )
 from jaxdet.data.coverage import best_ious, summarise
 from jaxdet.data.dataset import Dataset
-from jaxdet.data.findings import Finding, Findings, Tell
+from jaxdet.data.findings import Finding, Findings, Report
 from jaxdet.data.load import load_dataset
 from jaxdet.files import make_folder, write_json
 from jaxdet.hosts import is_first_host
@@ -95,7 +95,7 @@ def examine(config: Config, split: str, dataset: Dataset, findings: Findings) ->
     return result
 
 
-def _coverage(config: Config, split: str, dataset: Dataset, tell: Tell) -> dict[str, Any]:
+def _coverage(config: Config, split: str, dataset: Dataset, report: Report) -> dict[str, Any]:
     boxes, sizes = boxes_as_trained(dataset, config.data.image_scale)
     ious = best_ious(boxes, sizes, config.model)
     least = config.targets.min_positive_iou
@@ -112,7 +112,7 @@ def _coverage(config: Config, split: str, dataset: Dataset, tell: Tell) -> dict[
 
     if split == "train":
         what = f"boxes that no anchor overlaps by {least:g}: not learned"
-        tell(Finding(what, np.flatnonzero(ious < least), line, harmless=True))
+        report(Finding(what, np.flatnonzero(ious < least), line, harmless=True))
     areas = dataset.area[dataset.usable]
     return summarise(boxes, areas, ious, config.targets)
 

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int64
 from jaxdet.config import DataConfig
 from jaxdet.data.buckets import Size, bucket_sizes, buckets_of
 from jaxdet.data.dataset import Dataset, corners
-from jaxdet.data.findings import Finding, Tell
+from jaxdet.data.findings import Finding, Report
 from jaxdet.data.image import MissingImageError, OtherSizeError, rescale_sizes
 from jaxdet.data.sampler import MIN_SIDE, aspect_groups, steps_per_epoch
 from jaxdet.errors import InputError
@@ -47,13 +47,13 @@ class _Fault(NamedTuple):
 
 
 def check_images(
-    dataset: Dataset, tell: Tell, progress: Callable[[int], None] = lambda done: None
+    dataset: Dataset, report: Report, progress: Callable[[int], None] = lambda done: None
 ) -> None:
     """Decodes every image, as training will, in as many threads as there are cores.
 
     Args:
         dataset: Whose images.
-        tell: Is told of images that are missing, unreadable or not of the annotated size.
+        report: Is told of images that are missing, unreadable or not of the annotated size.
         progress: Is called with the number of images read so far.
     """
     wrong: dict[int, _Fault] = {}
@@ -73,7 +73,7 @@ def check_images(
         return f"image {dataset.image_ids[index]}: {wrong[index].said}"
 
     for kind, where in by_kind.items():
-        tell(Finding(kind, np.array(where), line))
+        report(Finding(kind, np.array(where), line))
 
 
 def _fault_of(dataset: Dataset, index: int) -> _Fault | None:
@@ -95,7 +95,7 @@ def _in_threads(
         pool.shutdown(cancel_futures=True)
 
 
-def check_annotations(dataset: Dataset, tell: Tell) -> None:
+def check_annotations(dataset: Dataset, report: Report) -> None:
     """Boxes outside their image, boxes without use, and files that several images share."""
     owners = np.repeat(np.arange(len(dataset)), dataset.num_annotations)
     heights, widths = dataset.heights[owners], dataset.widths[owners]
@@ -110,7 +110,7 @@ def check_annotations(dataset: Dataset, tell: Tell) -> None:
         )
 
     def note(what: str, bad: Bool[np.ndarray, " K"], harmless: bool) -> None:
-        tell(Finding(what, np.flatnonzero(bad), line, harmless))
+        report(Finding(what, np.flatnonzero(bad), line, harmless))
 
     inside_w = np.clip(np.minimum(x + w, widths) - np.maximum(x, 0), 0, None)
     inside_h = np.clip(np.minimum(y + h, heights) - np.maximum(y, 0), 0, None)
@@ -120,10 +120,10 @@ def check_annotations(dataset: Dataset, tell: Tell) -> None:
     note("boxes mostly outside their image", outside, False)
     note("boxes that reach beyond their image: clipped", beyond & ~outside, True)
     note("boxes under a pixel wide or high, or of no area: left out", useless, True)
-    _check_shared_files(dataset, tell)
+    _check_shared_files(dataset, report)
 
 
-def _check_shared_files(dataset: Dataset, tell: Tell) -> None:
+def _check_shared_files(dataset: Dataset, report: Report) -> None:
     first: dict[str, int] = {}
     for index, name in enumerate(dataset.file_names):
         first.setdefault(name, index)
@@ -133,12 +133,12 @@ def _check_shared_files(dataset: Dataset, tell: Tell) -> None:
         ids, name = dataset.image_ids, dataset.file_names[i]
         return f"image {ids[i]} has the file of image {ids[first[name]]}, {name}"
 
-    tell(Finding("images that share a file", np.array(shared, np.int64), line, harmless=True))
+    report(Finding("images that share a file", np.array(shared, np.int64), line, harmless=True))
 
 
 def check_training(
     dataset: Dataset,
-    tell: Tell,
+    report: Report,
     data: DataConfig,
     global_batch: int,
 ) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def check_training(
 
     Args:
         dataset: The training set.
-        tell: Is told of the images that are left out or replaced.
+        report: Is told of the images that are left out or replaced.
         data: For whether images without boxes are trained on.
         global_batch: Images per step over all devices.
 
@@ -161,11 +161,11 @@ def check_training(
         steps = steps_per_epoch(dataset, data, global_batch)
     except InputError as error:
         said = str(error)
-        tell(Finding("nothing to train on", np.zeros(1, np.int64), lambda i: said))
+        report(Finding("nothing to train on", np.zeros(1, np.int64), lambda i: said))
     useless = visited & (dataset.num_boxes == 0) & (not data.keep_empty)
     reasons = _left_out(dataset, visited, useless)
     for reason, where in reasons.items():
-        tell(
+        report(
             Finding(
                 reason,
                 np.flatnonzero(where),

@@ -23,24 +23,24 @@ class Finding(NamedTuple):
     harmless: bool = False  # training and evaluation know what to do with it
 
 
-Tell = Callable[[Finding], None]
+Report = Callable[[Finding], None]
 
 
-def stop_at(source: str) -> Tell:
-    """A `Tell` that raises at the first finding that is not harmless.
+def stop_at(source: str) -> Report:
+    """A `Report` that raises at the first finding that is not harmless.
 
     Args:
         source: The file that the message names.
     """
 
-    def tell(finding: Finding) -> None:
+    def report(finding: Finding) -> None:
         if finding.harmless:
             return
         more = len(finding.where) - 1
         suffix = f" (and {more} more like it)" if more else ""
         raise InputError(f"{source}: {finding.line(int(finding.where[0]))}{suffix}")
 
-    return tell
+    return report
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Kind:
 
 
 class Findings:
-    """A `Tell` that collects, by kind."""
+    """A `Report` that collects, by kind."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, Kind] = {}

@@ -1,21 +1,22 @@
-"""Images of proposals: ground truth found and missed, and the proposals that found it.
+"""Images with boxes drawn on them: ground truth found and missed, and proposals.
 
-Boxes are `x1, y1, x2, y2` with inclusive corners in the image's own pixels.  Images are
-enlarged or shrunk before anything is drawn, so that lines and labels are as readable on small
-ones as on large ones.  Found and missed boxes differ in line style as well as in colour.
+Images are enlarged or shrunk before anything is drawn, so that lines and labels are as readable
+on small ones as on large ones.  Found and missed boxes differ in line style as well as in colour.
+Drawn with Pillow, which takes a fiftieth of matplotlib's time for the thousands of `--draw`.
 """
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw, ImageFont
 
 from jaxdet.files import write_whole
-from jaxdet.inference.recall import iou_matrix
+from jaxdet.ops.boxes import iou
 
 Colour = tuple[int, int, int]  # RGB
 
@@ -25,10 +26,12 @@ MISSED: Colour = (255, 150, 40)
 PROPOSAL: Colour = (120, 200, 255)
 DARK: Colour = (25, 25, 25)
 GREY: Colour = (105, 105, 105)
+# By falling score: yellow, orange, purple; also from bright to dark.
+SHADES = np.array([(240, 249, 33), (248, 149, 64), (204, 71, 120), (126, 3, 168)])
 
-FONT = cv2.FONT_HERSHEY_SIMPLEX
 FOUND_IOU = 0.5
 LONG_SIDE = 560  # pixels of a drawing's long side
+_GAP, _HEADER, _CAPTION = 14, 78, 26  # pixels of a grid
 
 
 class Drawing(NamedTuple):
@@ -63,11 +66,10 @@ def draw_proposals(
     """
     order = np.argsort(-scores, kind="stable")[:top]
     boxes, scores = boxes[order], scores[order]
-    ious = iou_matrix(gt_boxes, boxes)
+    ious = iou(gt_boxes.astype(np.float32), boxes.astype(np.float32))
     best_iou = ious.max(axis=1, initial=0)
     found = best_iou >= FOUND_IOU
     best = ious[found].argmax(axis=1) if found.any() else np.zeros(0, int)
-
     canvas = _Canvas(image, LONG_SIDE / max(image.shape[:2]))
     for box in gt_boxes[~found]:
         canvas.dashed_box(box, MISSED)
@@ -75,9 +77,9 @@ def draw_proposals(
         canvas.box(box, FOUND, width=3)
     for box in boxes[best]:
         canvas.box(box, PROPOSAL, width=2)
-    for box, iou, score in zip(boxes[best], best_iou[found], scores[best], strict=True):
-        canvas.label(box, f"{iou:.2f} / {score:.2f}", PROPOSAL)
-    return Drawing(canvas.image, int(found.sum()), len(gt_boxes))
+    for box, value, score in zip(boxes[best], best_iou[found], scores[best], strict=True):
+        canvas.label(box, f"{value:.2f} / {score:.2f}", PROPOSAL)
+    return Drawing(canvas.array(), int(found.sum()), len(gt_boxes))
 
 
 def draw_boxes(
@@ -102,62 +104,63 @@ def draw_boxes(
     """
     order = np.argsort(-scores, kind="stable")[:top]
     canvas = _Canvas(image, max(1.0, LONG_SIDE / max(image.shape[:2])))
-    shades = np.linspace(255, 110, len(order)).astype(np.uint8)
-    colours = [_shade(shade) for shade in shades]
+    places = np.linspace(0, len(SHADES) - 1, len(order))
+    shades = np.stack([np.interp(places, range(len(SHADES)), c) for c in SHADES.T], axis=-1)
+    colours = [(int(r), int(g), int(b)) for r, g, b in shades]
     for i, colour in reversed(list(zip(order, colours, strict=True))):
         canvas.box(boxes[i], colour, width=2)
     for i, colour in zip(order, colours, strict=True):
         canvas.label(boxes[i], f"{scores[i]:.2f}", colour)
-    return canvas.image
+    return canvas.array()
 
 
 def proposal_grid(
     drawings: Sequence[Drawing], names: Sequence[str], title: str, columns: int = 3
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Drawings side by side under a title and a legend, each with its name and its count.
+    """Returns drawings side by side under a title and a legend, each with its name and its count.
 
     Args:
         drawings: of any sizes.
         names: one per drawing.
         title: first line of the page.
         columns: at most so many side by side.
-
-    Returns:
-        RGB.
     """
-    gap, header = 14, 78
     columns = max(1, min(columns, len(drawings)))
     cell = max((drawing.image.shape[1] for drawing in drawings), default=0)
-    tiles = [_tile(drawing, name, cell) for drawing, name in zip(drawings, names, strict=True)]
-    rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
-    heights = [max(len(tile) for tile in row) for row in rows]
-    legend = _legend()
-    text_width = max(legend.shape[1], _text_size(title, 0.7)[0])
-    width = gap + max(columns * (cell + gap), text_width + gap)
-    page = np.full((header + sum(heights) + gap * len(rows), width, 3), 255, np.uint8)
-    cv2.putText(page, title, (gap, 30), FONT, 0.7, DARK, 1, cv2.LINE_AA)
-    page[40 : 40 + len(legend), gap : gap + legend.shape[1]] = legend
-    y = header
+    pairs = list(zip(drawings, names, strict=True))
+    rows = [pairs[i : i + columns] for i in range(0, len(pairs), columns)]
+    heights = [max(len(drawing.image) for drawing, _ in row) + _CAPTION for row in rows]
+    width = max(_GAP + columns * (cell + _GAP), _GAP + _draw_legend(None))
+    page = Image.new("RGB", (width, _HEADER + sum(heights) + _GAP * len(rows)), "white")
+    pen = ImageDraw.Draw(page)
+    pen.text((_GAP, 10), title, DARK, _font(18))
+    _draw_legend(page)
+    y = _HEADER
     for row, height in zip(rows, heights, strict=True):
-        for column, tile in enumerate(row):
-            x = gap + column * (cell + gap)
-            page[y : y + len(tile), x : x + cell] = tile
-        y += height + gap
-    return page
+        for column, (drawing, name) in enumerate(row):
+            x = _GAP + column * (cell + _GAP)
+            count = f"{drawing.found} of {drawing.boxes} found" if drawing.boxes else "no boxes"
+            right = x + cell - 2
+            pen.text((right, y + 5), count, GREY, _font(13), anchor="ra")
+            room = cell - pen.textlength(count, _font(13)) - 20
+            while name and pen.textlength(name, _font(13)) > room:
+                name = name[:-4] + "..." if len(name) > 4 else ""
+            pen.text((x, y + 5), name, DARK, _font(13))
+            left = x + (cell - drawing.image.shape[1]) // 2
+            page.paste(Image.fromarray(drawing.image), (left, y + _CAPTION))
+        y += height + _GAP
+    return np.asarray(page)
 
 
 def write_png(path: str | os.PathLike[str], image: UInt8[np.ndarray, "h w 3"]) -> None:
-    """Writes a PNG file that is whole or not there at all.
-
-    Args:
-        path: the file.
-        image: RGB.
+    """Writes an RGB image as a PNG file that is whole or not there at all.
 
     Raises:
         InputError: the file cannot be written.
     """
-    encoded = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1]
-    write_whole(Path(path), encoded.tobytes())
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    write_whole(Path(path), file.getvalue())
 
 
 class _Canvas:
@@ -165,121 +168,100 @@ class _Canvas:
 
     def __init__(self, image: np.ndarray, scale: float):
         height, width = image.shape[:2]
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-        self.image = cv2.resize(np.ascontiguousarray(image), size, interpolation=method)
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        self._image = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+        self._pen = ImageDraw.Draw(self._image)
         self._scale = np.array([size[0] / width, size[1] / height] * 2)
-        self._end = np.array([0.0, 0.0, 1.0, 1.0])  # x2, y2 name the last pixel, not its end
         # Lines and letters grow with images that are kept large.
         self._unit = max(1, round(max(size) / (2 * LONG_SIDE)))
         self._labels: list[tuple[int, int, int, int]] = []
 
+    def array(self) -> np.ndarray:
+        """Returns the drawing as RGB."""
+        return np.asarray(self._image)
+
     def box(self, box: np.ndarray, colour: Colour, width: int) -> None:
-        """A solid line with a dark border, so that it stands out on any background."""
+        """Draws a solid line with a dark border, so that it stands out on any background."""
         x1, y1, x2, y2 = self._place(box)
-        # OpenCV centres odd widths only: a border of one pixel shows on one side of an even line.
-        border = 2 if width % 2 else 1
-        cv2.rectangle(self.image, (x1, y1), (x2, y2), DARK, (width + border) * self._unit)
-        cv2.rectangle(self.image, (x1, y1), (x2, y2), colour, width * self._unit)
+        for shade, line in ((DARK, 5), (colour, width)):
+            out = line // 2 * self._unit
+            corners = (x1 - out, y1 - out, x2 + out, y2 + out)
+            self._pen.rectangle(corners, outline=shade, width=line * self._unit)
 
     def dashed_box(self, box: np.ndarray, colour: Colour) -> None:
-        """A dashed line with dark gaps, and a cross in the middle."""
+        """Draws a dashed line with dark gaps, and a cross in the middle."""
         x1, y1, x2, y2 = self._place(box)
         line, dash, period = 2 * self._unit, 6 * self._unit, 16 * self._unit
-        cv2.rectangle(self.image, (x1, y1), (x2, y2), DARK, line)
+        self._pen.rectangle((x1, y1, x2, y2), outline=DARK, width=line)
         for x in range(x1, x2 + 1, period):
-            for y in (y1, y2):
-                cv2.line(self.image, (x, y), (min(x + dash, x2), y), colour, line)
+            for y in (y1, y2 - line + 1):
+                self._pen.rectangle((x, y, min(x + dash, x2), y + line - 1), fill=colour)
         for y in range(y1, y2 + 1, period):
-            for x in (x1, x2):
-                cv2.line(self.image, (x, y), (x, min(y + dash, y2)), colour, line)
+            for x in (x1, x2 - line + 1):
+                self._pen.rectangle((x, y, x + line - 1, min(y + dash, y2)), fill=colour)
         arm = min(8 * self._unit, (x2 - x1) // 4, (y2 - y1) // 4)
         x, y = (x1 + x2) // 2, (y1 + y2) // 2
         for shade, extra in ((DARK, 2 * self._unit), (colour, 0)):
             for way in (-1, 1):
-                ends = (x - arm, y - way * arm), (x + arm, y + way * arm)
-                cv2.line(self.image, *ends, shade, line + extra, cv2.LINE_AA)
+                ends = (x - arm, y - way * arm, x + arm, y + way * arm)
+                self._pen.line(ends, shade, line + extra)
 
     def label(self, box: np.ndarray, text: str, colour: Colour) -> None:
-        """Text at the first corner of the box where it covers no other label."""
-        size, pad = 0.42 * self._unit, 2 * self._unit
-        text_width, text_height = _text_size(text, size)
-        width, height = text_width + 2 * pad, text_height + 2 * pad
+        """Writes text at the first corner of the box where it covers no other label."""
+        font, pad = _font(13 * self._unit), 2 * self._unit
+        width = round(self._pen.textlength(text, font)) + 2 * pad
+        height = 13 * self._unit + 2 * pad
         x1, y1, x2, y2 = self._place(box)
-        limit_y, limit_x = self.image.shape[:2]
+        limit_x, limit_y = self._image.size
         corners = [(x1, y1 - height), (x1, y2), (x2 - width, y1 - height), (x2 - width, y2)]
         for x, y in [*corners, (x1, y1), (x2 - width, y2 - height)]:
             x, y = max(0, min(x, limit_x - width)), max(0, min(y, limit_y - height))
             area = (x, y, x + width, y + height)
-            if not any(_overlap(area, other) for other in self._labels):
+            if not any(_meet(area, other) for other in self._labels):
                 break
         else:
             return
         self._labels.append(area)
-        cv2.rectangle(self.image, area[:2], (area[2] - 1, area[3] - 1), colour, cv2.FILLED)
-        origin = (x + pad, y + height - pad - self._unit)
-        cv2.putText(self.image, text, origin, FONT, size, DARK, self._unit, cv2.LINE_AA)
+        self._pen.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
+        self._pen.text((x + pad, y + height / 2), text, DARK, font, anchor="lm")
 
     def _place(self, box: np.ndarray) -> tuple[int, int, int, int]:
-        """Corners on the canvas, of the first and the last pixel inside the box."""
-        height, width = self.image.shape[:2]
-        x1, y1, x2, y2 = (box + self._end) * self._scale - self._end
-        x1, x2 = (int(np.clip(round(x), 0, width - 1)) for x in (x1, x2))
-        y1, y2 = (int(np.clip(round(y), 0, height - 1)) for y in (y1, y2))
+        """Returns the canvas's first and last pixels inside a box of inclusive corners."""
+        width, height = self._image.size
+        end = np.array([0.0, 0.0, 1.0, 1.0])  # x2, y2 name the last pixel, not its end
+        x1, y1, x2, y2 = ((box + end) * self._scale - end).round().astype(int)
+        x1, x2 = (int(x) for x in np.clip((x1, max(x1, x2)), 0, width - 1))
+        y1, y2 = (int(y) for y in np.clip((y1, max(y1, y2)), 0, height - 1))
         return x1, y1, x2, y2
 
 
-def _tile(drawing: Drawing, name: str, cell: int) -> np.ndarray:
-    """A drawing in the middle of a cell, under its name and count."""
-    height, width = drawing.image.shape[:2]
-    caption = 26
-    tile = np.full((height + caption, cell, 3), 255, np.uint8)
-    left = (cell - width) // 2
-    tile[caption:, left : left + width] = drawing.image
-    count = f"{drawing.found} of {drawing.boxes} found" if drawing.boxes else "no boxes"
-    count_width = _text_size(count, 0.5)[0]
-    while name and _text_size(name, 0.5)[0] > cell - count_width - 20:
-        name = name[:-4] + "..." if len(name) > 4 else ""
-    cv2.putText(tile, name, (0, 18), FONT, 0.5, DARK, 1, cv2.LINE_AA)
-    cv2.putText(tile, count, (cell - count_width - 2, 18), FONT, 0.5, GREY, 1, cv2.LINE_AA)
-    return tile
-
-
-def _legend() -> np.ndarray:
-    """Samples of the three kinds of box with their meanings."""
+def _draw_legend(page: Image.Image | None) -> int:
+    """Draws samples of the three kinds of box with their meanings; returns the width in pixels."""
     texts = (
         f"found: a proposal with IoU >= {FOUND_IOU}",
         "missed",
         "its best proposal: IoU / score",
     )
-    widths = [_text_size(text, 0.5)[0] + 76 for text in texts]
-    page = np.full((28, sum(widths), 3), 255, np.uint8)
-    x = 0
-    for kind, (text, width) in enumerate(zip(texts, widths, strict=True)):
-        sample = _Canvas(np.full((26, 46, 3), 225, np.uint8), 1.0)
-        box = np.array([3.0, 3.0, 42.0, 22.0])
-        if kind == 0:
-            sample.box(box, FOUND, width=3)
-        elif kind == 1:
-            sample.dashed_box(box, MISSED)
-        else:
-            sample.box(box, PROPOSAL, width=2)
-        page[1:27, x : x + 46] = sample.image
-        cv2.putText(page, text, (x + 54, 19), FONT, 0.5, DARK, 1, cv2.LINE_AA)
-        x += width
-    return page
+    x = _GAP
+    for kind, text in enumerate(texts):
+        if page is not None:
+            sample = _Canvas(np.full((26, 46, 3), 225, np.uint8), 1.0)
+            box = np.array([3.0, 3.0, 42.0, 22.0])
+            if kind == 1:
+                sample.dashed_box(box, MISSED)
+            else:
+                sample.box(box, (FOUND, MISSED, PROPOSAL)[kind], width=(3, 2, 2)[kind])
+            page.paste(Image.fromarray(sample.array()), (x, 44))
+            ImageDraw.Draw(page).text((x + 54, 57), text, DARK, _font(13), anchor="lm")
+        x += 76 + int(_font(13).getlength(text))
+    return x
 
 
-def _shade(value: np.uint8) -> Colour:
-    """A colour between purple and yellow that also grows in brightness."""
-    blue, green, red = cv2.applyColorMap(np.full((1, 1), value), cv2.COLORMAP_PLASMA)[0, 0]
-    return int(red), int(green), int(blue)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(size)
+    assert isinstance(font, ImageFont.FreeTypeFont)  # which it is where a size is given
+    return font
 
 
-def _text_size(text: str, size: float) -> tuple[int, int]:
-    (width, height), _ = cv2.getTextSize(text, FONT, size, 1)
-    return int(width), int(height)
-
-
-def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+def _meet(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -22,8 +22,8 @@ from jaxdet.errors import InputError
 from jaxdet.hosts import StopSignal, is_first_host, say, sum_over_hosts
 from jaxdet.inference import results
 from jaxdet.inference.evaluate import evaluate
-from jaxdet.inference.html.report import write_report
 from jaxdet.inference.predictor import Predictor, make_predictor
+from jaxdet.inference.report import write_report
 from jaxdet.models.params import split_params
 from jaxdet.programs import Programs
 from jaxdet.saving import BestCheckpoint, Checkpoints

@@ -1,6 +1,5 @@
 import base64
 import dataclasses
-import html
 import json
 import re
 import xml.etree.ElementTree as ET
@@ -12,9 +11,9 @@ import pytest
 
 from jaxdet.config import Config, DataConfig
 from jaxdet.errors import InputError
-from jaxdet.inference.html import report as html_report
-from jaxdet.inference.html.report import write_report
+from jaxdet.inference import report as report_lib
 from jaxdet.inference.recall import LIMITS, SIZES, THRESHOLDS
+from jaxdet.inference.report import write_report
 
 HOSTILE = "</style></script><script>alert(\"x\")</script><img src=http://a.b onerror='x'>&amp;"
 LOADING = {"src", "srcset", "href", "xlink:href", "action", "data", "poster", "background"}
@@ -118,10 +117,13 @@ def run(tmp_path):
     return tmp_path
 
 
-def charts(text):
-    """Description of each chart by its title."""
-    drawn = re.findall(r'<svg role="img".*?<title>(.*?)</title><desc>(.*?)</desc>', text, re.S)
-    return {html.unescape(title): html.unescape(desc) for title, desc in drawn}
+def drawn(page):
+    """What the plots show, in words."""
+    images = [attrs for attrs in page.tags("img") if "svg" in attrs["src"][:20]]
+    for attrs in images:  # each is XML, and holds its own titles as text
+        svg = base64.b64decode(attrs["src"].removeprefix("data:image/svg+xml;base64,"))
+        assert ET.fromstring(svg).tag.endswith("svg")
+    return ". ".join(attrs["alt"] for attrs in images)
 
 
 def test_the_result_comes_first(run):
@@ -144,40 +146,32 @@ def test_only_what_was_published_is_compared_with(run):
 
 
 def test_every_curve_is_there(run):
-    described = charts(made(run)[0])
-    assert described["Loss and its terms"] == (
-        "loss: 1.48 at step 20, 1.1 at step 400, least 1.1, most 1.48; "
-        "loss_cls: 0.98 at step 20, 0.6 at step 400, least 0.6, most 0.98; "
-        "loss_bbox: 0.5 at step 20, 0.5 at step 400, least 0.5, most 0.5"
-    )
-    for title, values in {
-        "Learning rate": "learning_rate: 0.01 at step 20, 0.01 at step 400",
-        "Seconds per step": "seconds_per_step: 0.25 at step 20",
-        "Waiting for the loader, percent": "wait_share: 12.5 at step 20",
-        "Gradient norm, before clipping": "grad_norm: 2.25 at step 20",
-        "Norm of the trained parameters": "param_norm: 76.5 at step 20",
-        "Positive anchors sampled per image": "num_positive: 15.5 at step 20",
-        "Peak memory so far, GB": "memory_gb: 3.5 at step 20",
-        "Average recall, percent": "AR@1000: 30 at step 200, 57.1 at step 400",
-        "AR@1000 by size of the box, percent": "small, 21 boxes: 31.0; medium, 0 boxes: -; "
-        "large, 1 box: 77.0",
-        "Evaluation, time per image": "loading, where not hidden: 4.00 ms; network: 12.50 ms; "
-        "post-processing: 6.00 ms",
-    }.items():
-        assert values in described[title]
-    by_iou = described["Recall by IoU threshold, percent"]
-    assert by_iou.startswith("best 1000: AR: 38.07 at IoU threshold 0.5, 29.28 at IoU threshold")
+    described = drawn(made(run)[1])
+    for curve in (
+        "Loss and its terms: loss: 1.48 at step 20, 1.1 at step 400; "
+        "loss_cls: 0.98 at step 20, 0.6 at step 400; loss_bbox: 0.5 at step 20, 0.5 at step 400",
+        "Learning rate: learning_rate: 0.01 at step 20, 0.01 at step 400",
+        "Seconds per step: seconds_per_step: 0.25 at step 20",
+        "Share of time waiting for the loader: wait_share: 0.125 at step 20",
+        "Gradient norm, before clipping: grad_norm: 2.25 at step 20",
+        "Norm of the trained parameters: param_norm: 76.5 at step 20",
+        "Positive anchors sampled per image: num_positive: 15.5 at step 20",
+        "Peak memory so far, GB: memory_gb: 3.5 at step 20",
+        "Average recall: AR@1000: 0.3 at step 200, 0.571 at step 400",
+        "AR@1000 by size of the box: small, 21 boxes: 0.310; medium, 0 boxes: -; large, 1 boxes",
+        "Recall by IoU threshold: best 1000: 0.3807 at IoU threshold 0.5, 0.2928 at IoU threshold",
+    ):
+        assert curve in described
 
 
 def test_a_field_that_nobody_knows_has_a_curve_too(run):
     write_lines(run, [step(1), step(2, skipped_images=3), step(3, skipped_images=5)])
-    described = charts(made(run)[0])
-    assert described["skipped_images"].startswith("skipped_images: 3 at step 2, 5 at step 3")
+    assert "skipped_images: 3 at step 2, 5 at step 3" in drawn(made(run)[1])
 
 
 def test_tables_hold_the_numbers(run):
     text, _ = made(run)
-    tables = [ET.fromstring(t) for t in re.findall(r"<table.*?</table>", text.replace("<wbr>", ""))]
+    tables = [ET.fromstring(t) for t in re.findall(r"<table.*?</table>", text, re.S)]
     rows = [["".join(cell.itertext()) for cell in row] for t in tables for row in t.iter("tr")]
     header = next(row for row in rows if "loss_cls" in row)
     logged = next(row for row in rows if row[0] == "20")
@@ -193,7 +187,7 @@ def test_long_runs_have_short_tables(run):
     text, page = made(run)
     assert "30 of 1800 logged steps" in page.text
     assert '<th scope="row">90000</th>' in text
-    assert len(text) < 300_000
+    assert len(text) < 1_000_000
 
 
 def test_facts(run):
@@ -224,11 +218,11 @@ def test_hostile_text_stays_text(run):
     rows = [step(1, **{HOSTILE: 1.0}), step(2, **{HOSTILE: 2.0}), {**step(3), "kind": HOSTILE}]
     write_lines(run, rows)
     ordinary = used(made(run, Config(name="plain"))[1])
-    config = Config(name=HOSTILE, data=DataConfig(name=HOSTILE, root=HOSTILE))
+    config = Config(name=HOSTILE, data=DataConfig(root=HOSTILE))
     text, page = made(run, config)
     assert used(page) <= ordinary
-    assert len(page.tags("img")) == 1
-    assert page.text.count(HOSTILE) >= 4  # name, data, root, curve
+    assert len(page.tags("img")) == 3
+    assert page.text.count(HOSTILE) >= 3  # name, root, table, curve
     assert HOSTILE not in text
 
 
@@ -249,7 +243,7 @@ def test_nothing_is_loaded_and_nothing_runs(run):
         for name, value in attrs.items():
             assert not name.startswith("on")
             if name in LOADING:
-                assert value.startswith("data:image/jpeg;base64,")
+                assert value.startswith(("data:image/jpeg;base64,", "data:image/svg+xml;base64,"))
     assert "url(" not in text
     assert "@import" not in text
     policy = [attrs["content"] for attrs in page.tags("meta") if "http-equiv" in attrs]
@@ -263,10 +257,6 @@ def test_readable_with_any_eyes_and_on_any_screen(run):
     for medium in ("prefers-color-scheme: dark", "print", "max-width"):
         assert re.search(rf"@media[^{{]*{medium}", text)
     assert all(attrs["alt"] for attrs in page.tags("img"))
-    for svg in page.tags("svg"):
-        # Named by a title, part of one that is, or a mark beside its name.
-        assert svg.get("role") == "img" or svg.get("class") == "lines" or "aria-hidden" in svg
-    assert len(charts(text)) == sum(svg.get("role") == "img" for svg in page.tags("svg"))
 
 
 def test_the_image_is_embedded(run):
@@ -277,7 +267,7 @@ def test_the_image_is_embedded(run):
 
 
 def embedded(page):
-    (attrs,) = page.tags("img")
+    (attrs,) = [x for x in page.tags("img") if "jpeg" in x["src"][:20]]
     data = base64.b64decode(attrs["src"].removeprefix("data:image/jpeg;base64,"))
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     assert image.shape[:2] == (int(attrs["height"]), int(attrs["width"]))
@@ -288,39 +278,35 @@ def test_a_large_image_is_made_smaller(run):
     write_image(run, 3600, 2400)  # noise: the worst case
     text, page = made(run)
     height, width, _ = embedded(page).shape
-    assert width <= html_report.MAX_IMAGE_WIDTH
+    assert width <= report_lib.MAX_IMAGE_WIDTH
     assert height / width == pytest.approx(1.5, abs=0.01)
     assert len(text) < 3_000_000
 
 
 def test_nothing_yet(tmp_path):
-    text, page = made(tmp_path)
+    page = made(tmp_path)[1]
     assert "Not evaluated yet" in page.text
     assert "Configuration" in page.text
     assert not page.tags("img")
-    assert not charts(text)
     (tmp_path / "metrics.jsonl").write_text("")
     assert "Not evaluated yet" in made(tmp_path)[1].text
 
 
 def test_before_the_first_evaluation(tmp_path):
     write_lines(tmp_path, [step(20), step(40)])
-    text, page = made(tmp_path)
+    page = made(tmp_path)[1]
     assert "Not evaluated yet" in page.text
-    assert "Loss and its terms" in charts(text)
-    assert "Average recall, percent" not in charts(text)
+    assert "Loss and its terms" in drawn(page)
+    assert "Average recall:" not in drawn(page)
 
 
 def test_an_evaluation_without_training(tmp_path):
     (tmp_path / "eval.json").write_text(json.dumps(evaluation()))
-    text, page = made(tmp_path)
+    page = made(tmp_path)[1]
     assert "by --mode=eval" in page.text
     assert "Peak memory" in page.text
-    assert set(charts(text)) == {
-        "Recall by IoU threshold, percent",
-        "AR@1000 by size of the box, percent",
-        "Evaluation, time per image",
-    }
+    assert "Recall by IoU threshold" in drawn(page)
+    assert "step" not in drawn(page)
 
 
 def test_no_boxes_at_all(tmp_path):
@@ -334,7 +320,7 @@ def test_no_boxes_at_all(tmp_path):
     write_lines(tmp_path, rows)
     text, page = made(tmp_path)
     assert "<title>rpn_r50_fpn_1x: AR@1000 -</title>" in text
-    assert "No values" in page.text
+    assert "best 1000: no values" in drawn(page)
 
 
 def test_nulls_and_fields_that_come_and_go(tmp_path):
@@ -343,15 +329,13 @@ def test_nulls_and_fields_that_come_and_go(tmp_path):
     nulls = {"loss": None, "seconds_per_step": None, "wait_share": None, "memory_gb": None}
     rows = [step(20), step(40, **nulls), gone, step(80, **nulls)]
     write_lines(tmp_path, rows)
-    text, page = made(tmp_path)
-    described = charts(text)
-    assert "loss: 1.48 at step 20, 1.44 at step 60" in described["Loss and its terms"]
-    assert (
-        "grad_norm: 2.25 at step 20, 2.25 at step 80" in described["Gradient norm, before clipping"]
-    )
+    page = made(tmp_path)[1]
+    described = drawn(page)
+    assert "loss: 1.48 at step 20, 1.44 at step 60" in described
+    assert "grad_norm: 2.25 at step 20, 2.25 at step 80" in described
     assert "nan" not in page.text.lower()
     write_lines(tmp_path, [step(20, **nulls)])
-    assert "No values" in made(tmp_path)[1].text
+    assert "loss: no values" in drawn(made(tmp_path)[1])
 
 
 def test_a_resumed_run(tmp_path):
@@ -359,8 +343,7 @@ def test_a_resumed_run(tmp_path):
     write_lines(tmp_path, rows)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('["no", "object"]\n{"kind": "train"}\n{"kind": "train", "step": 8')
-    described = charts(made(tmp_path)[0])["Loss and its terms"]
-    assert described.startswith("loss: 1.48 at step 20, 0.75 at step 60, least 0.75, most 1.48")
+    assert "terms: loss: 1.48 at step 20, 0.75 at step 60;" in drawn(made(tmp_path)[1])
 
 
 def test_the_training_machine_is_remembered(run, monkeypatch):
@@ -368,7 +351,7 @@ def test_the_training_machine_is_remembered(run, monkeypatch):
     assert "Of the process that trained" in page.text
     kept = json.loads((run / "environment.json").read_text())
     # The page is made again elsewhere.
-    monkeypatch.setattr(html_report, "environment", lambda: {**kept, "cpu": "Babbage"})
+    monkeypatch.setattr(report_lib, "environment", lambda: {**kept, "cpu": "Babbage"})
     page = made(run)[1]
     assert "Of the process that trained" in page.text
     assert kept["cpu"] in page.text
@@ -380,7 +363,7 @@ def test_the_training_machine_is_remembered(run, monkeypatch):
 
 
 def test_only_the_first_host_writes(run, monkeypatch):
-    monkeypatch.setattr(html_report, "is_first_host", lambda: False)
+    monkeypatch.setattr(report_lib, "is_first_host", lambda: False)
     write_report(run, Config(), trained=True)
     assert not (run / "report.html").exists()
     assert not (run / "environment.json").exists()
@@ -405,6 +388,12 @@ def test_files_that_are_something_else(run):
     (run / "eval.json").write_text("{")
     with pytest.raises(InputError, match=r"eval\.json: not JSON"):
         write_report(run, Config())
+    (run / "proposals.png").unlink()
+    for value in ("[1]", '{"AR@100": 3}', json.dumps(evaluation(fast=None))):
+        (run / "eval.json").write_text(value)
+        with pytest.raises(InputError, match=r"eval\.json.* not what a run writes"):
+            write_report(run, Config())
+    (run / "eval.json").write_text("{")
     with pytest.raises(InputError, match=r"nowhere/report\.html: cannot be written: No such"):
         write_report(run / "nowhere", Config())
     (run / "eval.json").unlink()

@@ -1,1 +1,0 @@
-"""`report.html`: a run on one page that needs nothing else."""
