@@ -26,6 +26,7 @@ from jaxdet.data.findings import Finding, Findings, Report
 from jaxdet.data.load import load_dataset
 from jaxdet.files import make_folder, write_json
 from jaxdet.hosts import is_first_host
+from jaxdet.ops.boxes import sides
 from jaxdet.training.optimizer import global_batch
 
 # Lines printed of each kind; `check.json` has more.
@@ -102,7 +103,7 @@ def _coverage(config: Config, split: str, dataset: Dataset, report: Report) -> d
     usable = np.flatnonzero(dataset.usable)
 
     def line(i: int) -> str:
-        height, width = (boxes[i, 2:] - boxes[i, :2] + 1)[::-1]
+        width, height = sides(boxes[i])
         image = np.searchsorted(dataset.offsets, usable[i], side="right") - 1
         return (
             f"annotation {dataset.annotation_ids[usable[i]]} of image {dataset.image_ids[image]} "

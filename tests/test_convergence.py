@@ -10,15 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference_weights
-from test_train_step import golden_config
-from zoo_cases import config_of, forward_batch, state_dict_of
+from zoo_cases import config_of, forward_batch, golden_config, state_dict_of
 
 from jaxdet.config import Config
 from jaxdet.data import pipeline
 from jaxdet.data.load import load_dataset
 from jaxdet.detectors.rpn import build_network
 from jaxdet.devices import data_mesh
-from jaxdet.training import train as train_module
+from jaxdet.training import loop as loop_module
 from jaxdet.training.loop import train
 from jaxdet.weights import torch_file
 
@@ -98,7 +97,7 @@ def test_four_steps_from_files(golden, tmp_path, monkeypatch):
     size = tuple(map(int, expected["batch_hw"]))
     monkeypatch.setattr(pipeline, "padded_size", lambda _: size)
     mesh = data_mesh(jax.devices()[:1])
-    monkeypatch.setattr(train_module, "data_mesh", lambda: mesh)
+    monkeypatch.setattr(loop_module, "data_mesh", lambda: mesh)
 
     train(config, tmp_path / "run", str(tmp_path / "start.pth"))
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()

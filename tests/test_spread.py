@@ -23,7 +23,7 @@ from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.devices import data_mesh
 from jaxdet.inference.evaluate import evaluate
 from jaxdet.inference.predictor import make_predictor
-from jaxdet.training import train as train_module
+from jaxdet.training import loop as loop_module
 from jaxdet.training.loop import train
 
 ROOT = Path(__file__).parents[1]
@@ -59,7 +59,7 @@ def coco(tmp_path_factory) -> Path:
 def run_on(devices: int, num_workers: int, coco: Path, workdir: Path, monkeypatch):
     """Losses and parameters of a run whose eight groups share so many devices."""
     mesh = data_mesh(jax.devices()[:devices])
-    monkeypatch.setattr(train_module, "data_mesh", lambda: mesh)
+    monkeypatch.setattr(loop_module, "data_mesh", lambda: mesh)
     config = spread_config(coco, GROUPS // devices, num_workers)
     train(config, workdir)
     return losses_of(workdir), read_params(workdir, param_shapes(build_detector(config)))

@@ -3,8 +3,8 @@
 COCO_ROOT=/data/coco CHECKPOINT_ROOT=/data/zoo JAX_PLATFORMS=cuda python -m pytest -m zoo
 
 `COCO_ROOT` holds annotations/instances_val2017.json and val2017/, `CHECKPOINT_ROOT` the zoo's
-files under their published names.  What is absent is skipped, with a line that says where it is
-to be had.
+files under their published names.  What is absent is skipped, with a line that says where it can
+be downloaded.
 """
 
 import dataclasses
@@ -15,7 +15,8 @@ import pytest
 from zoo_cases import CONFIGS
 
 from jaxdet import config as config_lib
-from jaxdet.zoo.measure import Job, measure
+from jaxdet.config import Config
+from jaxdet.zoo.measure import measure
 from jaxdet.zoo.published import ROWS, ZOO_SITES, Row
 
 
@@ -27,20 +28,20 @@ def folder_of(variable: str, content: str) -> Path:
     return Path(folder)
 
 
-def job_of(row: Row) -> Job:
-    """What `python -m jaxdet.zoo --measure` does for a row, without training."""
+def job_of(row: Row) -> tuple[Config, str]:
+    """What `python -m jaxdet.zoo --measure` measures for a row: config and checkpoint."""
     coco = folder_of("COCO_ROOT", "annotations/instances_val2017.json and val2017/")
     zoo = folder_of("CHECKPOINT_ROOT", "the published .pth files")
     if not (zoo / str(row.file)).is_file():
         pytest.skip(f"needs {zoo / str(row.file)}: download {ZOO_SITES[0]}/{row.path}")
     config = config_lib.parse(config_lib.load_file(CONFIGS / f"{row.config}.py"))
     data = dataclasses.replace(config.data, root=str(coco))
-    return Job(dataclasses.replace(config, data=data), str(zoo / str(row.file)), steps=0)
+    return dataclasses.replace(config, data=data), str(zoo / str(row.file))
 
 
 @pytest.mark.zoo
 @pytest.mark.parametrize("row", [row for row in ROWS if row.file], ids=lambda row: row.config)
 def test_published_recall(row):
-    result = measure(job_of(row))
+    result = measure(*job_of(row), steps=0)
     figures = f"COCO API {result['AR1000']:.2f}, fast {result['AR1000_fast']:.2f}"
     assert not row.differs(result["AR1000"]), f"published {row.ar1000}, measured {figures}"

@@ -1,5 +1,6 @@
 """The golden architectures as configs, with their seeded weights and images."""
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -45,6 +46,20 @@ SMALL = ModelConfig(
 def config_of(case: str) -> Config:
     """The zoo's config for a golden file."""
     return config_lib.parse(config_lib.load_file(CONFIGS / f"{CASES[case][0]}.py"))
+
+
+def golden_config(case: str) -> Config:
+    """The zoo's, with every positive and negative anchor taken, as in the golden run."""
+    config = config_of(case)
+    targets = dataclasses.replace(config.targets, num_samples=0)
+    optimizer = dataclasses.replace(
+        config.optimizer,
+        learning_rate=0.01,
+        scale_lr=False,
+        warmup_steps=0,
+        decay_epochs=(1000.0,),
+    )
+    return dataclasses.replace(config, targets=targets, optimizer=optimizer)
 
 
 def state_dict_of(case: str, seed: int = 0) -> dict[str, np.ndarray]:

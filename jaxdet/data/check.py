@@ -22,6 +22,7 @@ from jaxdet.data.findings import Finding, Report
 from jaxdet.data.image import MissingImageError, OtherSizeError, rescale_sizes
 from jaxdet.data.sampler import MIN_SIDE, aspect_groups, steps_per_epoch
 from jaxdet.errors import InputError
+from jaxdet.ops.boxes import clip
 
 # Some of COCO's own boxes end a fraction of a pixel outside.
 SLACK = 1.0
@@ -230,8 +231,7 @@ def boxes_as_trained(
     owners = np.repeat(np.arange(len(dataset)), dataset.num_annotations)[dataset.usable]
     resized = rescale_sizes(sizes, image_scale)[owners]
     boxes = corners(dataset.xywh[dataset.usable]) * f.astype(np.float32)[owners, None]
-    last = (resized[:, [1, 0, 1, 0]] - 1).astype(np.float32)
-    return np.clip(boxes, np.float32(0), last), resized
+    return clip(boxes, resized), resized
 
 
 def _sizes(dataset: Dataset) -> Int64[np.ndarray, "I 2"]:

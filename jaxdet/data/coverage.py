@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 
 from jaxdet.config import ModelConfig, TargetConfig
 from jaxdet.ops.anchors import base_anchors
+from jaxdet.ops.boxes import CONVENTIONS, BoxConvention, columns, iou_of_columns, sides
 
 # Boxes at a time: temporary arrays stay in the cache.
 _BLOCK = 8192
@@ -26,7 +27,7 @@ _ASPECT_NAMES = ("1:4", "1:2", "1:1", "2:1", "4:1")
 def best_ious(
     boxes: Float[np.ndarray, "k 4"], sizes: Int64[np.ndarray, "k 2"], model: ModelConfig
 ) -> Float64[np.ndarray, " k"]:
-    """The largest IoU of each box with any anchor that training allows (`anchors.inside`).
+    """Returns the largest IoU of each box with any anchor that training allows (`anchors.inside`).
 
     Exact, without going through the anchors: those of one shape have the same area, so the best
     has the largest intersection, which is a width times a height that depend on the anchor's
@@ -34,29 +35,32 @@ def best_ious(
     sides alike, so it is largest in the allowed cell that is nearest.
 
     Args:
-        boxes: Inclusive corners in resized pixels, inside their image.
+        boxes: In resized pixels, inside their image.
         sizes: (height, width) of each box's resized image, without padding.
-        model: For strides, scales and ratios.
+        model: For strides, scales, ratios and the convention of boxes.
 
     Returns:
         0 where no anchor overlaps the box, or none fits into the image.
     """
+    convention = CONVENTIONS[model.convention]
     shapes = [
         (stride, anchor.astype(np.float64))
         for stride in model.strides
-        for anchor in base_anchors(stride, model.anchor_scales, model.anchor_ratios)
+        for anchor in base_anchors(stride, model.anchor_scales, model.anchor_ratios, convention)
     ]
     best = np.zeros(len(boxes))
     for start in range(0, len(boxes), _BLOCK):
         rows = slice(start, start + _BLOCK)
-        x1, y1, x2, y2 = boxes[rows].astype(np.float64).T
+        block = boxes[rows].astype(np.float64)
+        x1, y1, x2, y2 = block.T
         heights, widths = sizes[rows].T
-        area = (x2 - x1 + 1) * (y2 - y1 + 1)
+        wanted = columns(block, convention)
         for stride, anchor in shapes:
-            shared = _largest_overlap(x1, x2, widths, anchor[[0, 2]], stride)
-            shared *= _largest_overlap(y1, y2, heights, anchor[[1, 3]], stride)
-            own = (anchor[2] - anchor[0] + 1) * (anchor[3] - anchor[1] + 1)
-            np.maximum(best[rows], shared / (area + own - shared), out=best[rows])
+            x, fits_x = _nearest(x1 + x2, widths, anchor[[0, 2]], stride, convention)
+            y, fits_y = _nearest(y1 + y2, heights, anchor[[1, 3]], stride, convention)
+            nearest = columns(np.stack([x[0], y[0], x[1], y[1]], axis=-1), convention)
+            ious = np.where(fits_x & fits_y, iou_of_columns(nearest, wanted, convention), 0)
+            np.maximum(best[rows], ious, out=best[rows])
     return best
 
 
@@ -69,7 +73,7 @@ def summarise(
     """Histograms of boxes, with how well anchors fit the boxes of each bin.
 
     Args:
-        boxes: Inclusive corners in resized pixels.
+        boxes: In resized pixels.
         areas: Annotated, in square pixels of the original image, as evaluation takes them.
         ious: Of `best_ious`.
         targets: For the thresholds.
@@ -77,7 +81,7 @@ def summarise(
     Returns:
         `all`, and by bin `size` (small, medium and large as in evaluation), `side` and `aspect`.
     """
-    widths, heights = (boxes[:, 2:] - boxes[:, :2] + 1).T
+    widths, heights = sides(boxes)
 
     def bins(
         values: np.ndarray, edges: Sequence[float | int], names: Sequence[str]
@@ -114,20 +118,19 @@ def _fit(ious: Float[np.ndarray, " n"], total: int, targets: TargetConfig) -> di
     }
 
 
-def _largest_overlap(
-    low: Float64[np.ndarray, " k"],
-    high: Float64[np.ndarray, " k"],
-    sides: Int64[np.ndarray, " k"],
+def _nearest(
+    twice_centre: Float64[np.ndarray, " k"],
+    lengths: Int64[np.ndarray, " k"],
     anchor: Float64[np.ndarray, "2"],
     stride: int,
-) -> Float64[np.ndarray, " k"]:
-    """Pixels that the interval [low, high] shares with the best place of an anchor's interval.
+    convention: BoxConvention,
+) -> tuple[Float64[np.ndarray, "2 k"], Bool[np.ndarray, " k"]]:
+    """Returns the interval of the allowed anchor nearest to each centre, and if any is allowed.
 
-    The anchor's place in cell c is `anchor + stride * c`, and has to lie in [0, side - 1].
+    The anchor's interval in cell c is `anchor + stride * c`, and has to lie in the image, which
+    is `lengths` pixels long.
     """
     first = np.ceil(-anchor[0] / stride)
-    last = np.floor((sides - 1 - anchor[1]) / stride)
-    cell = np.clip(np.round((low + high - anchor.sum()) / (2 * stride)), first, last)
-    shift = stride * cell
-    shared = np.minimum(anchor[1] + shift, high) - np.maximum(anchor[0] + shift, low) + 1
-    return np.where(first <= last, np.maximum(shared, 0), 0)
+    last = np.floor((lengths - convention.offset - anchor[1]) / stride)
+    cell = np.clip(np.round((twice_centre - anchor.sum()) / (2 * stride)), first, last)
+    return anchor[:, None] + stride * cell, first <= last

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
 
 from jaxdet.data.image import read_image, read_size
 from jaxdet.errors import InputError
+from jaxdet.ops.boxes import from_xywh
 
 
 class GroundTruth(NamedTuple):
@@ -157,12 +158,8 @@ def from_files(paths: Sequence[str | Path]) -> tuple[Dataset, list[str]]:
 
 
 def corners(xywh: Float64[np.ndarray, "n 4"]) -> Float32[np.ndarray, "n 4"]:
-    """x, y, width, height to inclusive corners: a box of width 1 has x2 = x1.
-
-    Computed in float64 and rounded once, as the reference does.
-    """
-    x, y, w, h = xywh.T
-    return np.stack([x, y, x + w - 1, y + h - 1], axis=-1).astype(np.float32)
+    """Returns x, y, width, height as corners, in float64 rounded once, as the reference does."""
+    return from_xywh(xywh).astype(np.float32)
 
 
 def usable_for_training(

@@ -15,6 +15,8 @@ from jaxtyping import Float32, Int64, UInt8
 
 from jaxdet.data.headers import FORMATS, is_whole, may_be_rotated, stored_size
 from jaxdet.errors import InputError
+from jaxdet.ops.boxes import clip
+from jaxdet.ops.boxes import flip as mirror
 
 # 600 MB as RGB; a file that claims more is taken for a decompression bomb.
 MAX_PIXELS = 200_000_000
@@ -177,13 +179,6 @@ def flip_image(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
     return image[:, ::-1]
 
 
-def flip_boxes(boxes: Float32[np.ndarray, "n 4"], width: int) -> Float32[np.ndarray, "n 4"]:
-    """Mirrors boxes with their image of `width` pixels: x1' = w - 1 - x2, x2' = w - 1 - x1."""
-    x1, y1, x2, y2 = boxes.T
-    last = np.float32(width - 1)
-    return np.stack([last - x2, y1, last - x1, y2], axis=-1)
-
-
 def resize_boxes(
     boxes: Float32[np.ndarray, "n 4"], f: float, size: tuple[int, int], flip: bool = False
 ) -> Float32[np.ndarray, "n 4"]:
@@ -198,12 +193,10 @@ def resize_boxes(
         size: (h, w) of the resized image.
         flip: Whether the resized image is mirrored.
     """
-    height, width = size
     boxes = boxes * np.float32(f)
     if flip:
-        boxes = flip_boxes(boxes, width)
-    last = np.array([width - 1, height - 1, width - 1, height - 1], np.float32)
-    return np.clip(boxes, np.float32(0), last)
+        boxes = mirror(boxes, size[1])
+    return clip(boxes, np.array(size, np.float32))
 
 
 def pad_to(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:

@@ -1,20 +1,24 @@
-"""Plots of a run's records, as SVG images that a page can hold."""
+"""Plots of a run's records, as SVG images that a page can hold.
+
+matplotlib is imported where it draws: commands that make no report start without it.
+"""
 
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+import numpy as np
 
 from jaxdet.inference.recall import LIMITS, SIZES
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.figure
 
 Row = dict[str, Any]
 Numbers = Sequence[float | int | None]
 
-MAX_POINTS = 500  # of a curve
 TITLES = {
     "learning_rate": "Learning rate",
     "seconds_per_step": "Seconds per step",
@@ -99,7 +103,9 @@ def numeric_fields(rows: Sequence[Row]) -> list[str]:
     return [name for name in names if name != "step"]
 
 
-def _grid(count: int) -> tuple[Figure, list[Axes]]:
+def _grid(count: int) -> tuple["matplotlib.figure.Figure", list["matplotlib.axes.Axes"]]:
+    from matplotlib.figure import Figure
+
     columns = min(count, 2)
     rows = -(-count // 2)
     height = 2.8 * rows
@@ -115,7 +121,9 @@ def _grid(count: int) -> tuple[Figure, list[Axes]]:
     return figure, list(axes[:count])
 
 
-def _draw_lines(ax: Axes, places: Numbers, lines: Mapping[str, Numbers], x_name: str) -> str:
+def _draw_lines(
+    ax: "matplotlib.axes.Axes", places: Numbers, lines: Mapping[str, Numbers], x_name: str
+) -> str:
     """Draws lines, gaps where values are missing; returns their ends in words."""
     texts = []
     for name, values in lines.items():
@@ -123,10 +131,10 @@ def _draw_lines(ax: Axes, places: Numbers, lines: Mapping[str, Numbers], x_name:
         if not known:
             texts.append(f"{name}: no values")
             continue
-        every = -(-len(known) // MAX_POINTS)
-        drawn = [*known[:-1:every], known[-1]]
-        marker = "o" if len(drawn) < 30 else ""
-        ax.plot(*zip(*drawn, strict=True), marker=marker, markersize=3, linewidth=1.2, label=name)
+        # matplotlib leaves a gap at NaN, and thins out long lines without losing their peaks.
+        drawn = np.array(values, np.float64)
+        marker = "o" if len(known) < 30 else ""
+        ax.plot(np.array(places), drawn, marker=marker, markersize=3, linewidth=1.2, label=name)
         ends = ", ".join(f"{y:.4g} at {x_name} {x:g}" for x, y in (known[0], known[-1]))
         texts.append(f"{name}: {ends}")
     ax.set_xlabel(x_name)
@@ -138,11 +146,13 @@ def _draw_lines(ax: Axes, places: Numbers, lines: Mapping[str, Numbers], x_name:
     return "; ".join(texts)
 
 
-def _title(ax: Axes, text: str) -> None:
+def _title(ax: "matplotlib.axes.Axes", text: str) -> None:
     ax.set_title(text, fontsize="medium", loc="left", parse_math=False)
 
 
-def _image(figure: Figure, texts: Sequence[str]) -> Plot:
+def _image(figure: "matplotlib.figure.Figure", texts: Sequence[str]) -> Plot:
+    import matplotlib as mpl
+
     file = io.BytesIO()
     # Letters stay text, ids do not change from run to run, and nothing says when it was drawn.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "jaxdet"}):

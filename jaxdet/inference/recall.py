@@ -18,6 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from rich.table import Table
 
 from jaxdet.data.dataset import GroundTruth
+from jaxdet.ops.boxes import iou, to_xywh
 
 LIMITS = (100, 300, 1000)
 SIZES = ("small", "medium", "large")  # area up to 32^2, 32^2 to 96^2, from 96^2
@@ -35,29 +36,6 @@ class CocoRecall(NamedTuple):
     by_size: Float[np.ndarray, "3 T"]  # small, medium, large, at the last limit
     num_boxes: int  # that count: all but crowds
     num_by_size: tuple[int, ...]  # an area on a border counts on both sides, as in COCO
-
-
-def iou_matrix(
-    a: Float[np.ndarray, "g 4"], b: Float[np.ndarray, "n 4"]
-) -> Float[np.ndarray, "g n"]:
-    """IoU of boxes with inclusive corners, in float32 as the reference computes it.
-
-    Args:
-        a: boxes.
-        b: boxes in the same pixels.
-
-    Returns:
-        Intersection over union of every pair, in [0, 1].
-    """
-    a, b = a.astype(np.float32), b.astype(np.float32)
-    one = np.float32(1)
-    overlap = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(
-        a[:, None, :2], b[None, :, :2]
-    )
-    overlap = np.maximum(overlap + one, 0).prod(-1)
-    area_a = (a[:, 2:] - a[:, :2] + one).prod(-1)
-    area_b = (b[:, 2:] - b[:, :2] + one).prod(-1)
-    return overlap / (area_a[:, None] + area_b[None, :] - overlap)
 
 
 def fast_recall(
@@ -85,7 +63,8 @@ def fast_recall(
     """
     matched: list[list[np.ndarray]] = [[] for _ in limits]
     for boxes, image_proposals in zip(gt_boxes, proposals, strict=True):
-        ious = iou_matrix(boxes, _best_first(image_proposals, max(limits))[0])
+        found = _best_first(image_proposals, max(limits))[0].astype(np.float32)
+        ious = iou(boxes.astype(np.float32), found)
         for limit, kept in zip(limits, matched, strict=True):
             kept.append(_greedy_ious(ious[:, :limit]))
     found = np.stack([np.concatenate([np.zeros(0, np.float32), *kept]) for kept in matched])
@@ -225,12 +204,6 @@ def _greedy_ious(ious: np.ndarray) -> np.ndarray:
     return taken
 
 
-def _xywh(boxes: np.ndarray) -> np.ndarray:
-    """Inclusive corners to the COCO format, in float64: [n, 4] -> [n, 4]."""
-    boxes = boxes.astype(np.float64)
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2] + 1], axis=1)
-
-
 def _truth_records(ground_truth: Sequence[GroundTruth]) -> list[dict[str, Any]]:
     return [
         {"image_id": image_id, "bbox": box.tolist(), "iscrowd": int(crowd), "area": float(area)}
@@ -260,7 +233,7 @@ def _coco_run(
     """COCOeval with the best `limit` proposals: recall [areas, T], all sizes first."""
     records: list[dict[str, Any]] = []
     for image_id, (gt, (boxes, scores)) in enumerate(zip(ground_truth, scored, strict=True), 1):
-        candidates = _xywh(boxes[:limit])
+        candidates = to_xywh(boxes[:limit].astype(np.float64))
         if len(candidates) == 0 or len(gt.xywh) == 0:
             continue
         crowd = [int(flag) for flag in gt.iscrowd]

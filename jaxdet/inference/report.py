@@ -5,10 +5,11 @@ It is made from what the work directory holds (`metrics.jsonl`, `eval.json`, `pr
 """
 
 import base64
+import contextlib
 import dataclasses
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,11 @@ def render(workdir: Path, config: Config) -> str:
     steps, evaluations = (_by_step(rows, kind) for kind in ("train", "eval"))
     result = _read_json(workdir / "eval.json")
     machine = _read_json(workdir / "environment.json") or this_machine(REPORTED)
-    try:
+    with _as_written_by_a_run(workdir / "eval.json"):
+        evaluation = _evaluation(config, result)
+    with _as_written_by_a_run(workdir, "metrics.jsonl or environment.json is "):
         parts = {
-            **_evaluation(config, result),
+            **evaluation,
             **_configuration(config),
             "facts": _facts(config, steps, evaluations, machine),
             "curves": plots.curves(steps, evaluations) if rows else None,
@@ -90,13 +93,19 @@ def render(workdir: Path, config: Config) -> str:
         )
         page = templates.get_template("report.html.jinja")
         return page.render(config=config, result=result, machine=machine, **parts)
+
+
+@contextlib.contextmanager
+def _as_written_by_a_run(path: Path, what: str = "") -> Iterator[None]:
+    """Turns what a record of another form raises into one line that names the file."""
+    try:
+        yield
+    except InputError:
+        raise
     except (LookupError, TypeError, ValueError, AttributeError, jinja2.TemplateError) as error:
-        if isinstance(error, InputError):
-            raise
-        what = " ".join(str(error).split()) or type(error).__name__
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise InputError(
-            f"{workdir}: metrics.jsonl, eval.json or environment.json is not what a run writes "
-            f"({type(error).__name__}: {what}); delete it or evaluate again"
+            f"{path}: {what}not what a run writes ({cause}); delete it or evaluate again"
         ) from error
 
 
@@ -153,6 +162,8 @@ def _evaluation(config: Config, result: Row | None) -> dict[str, Any]:
         "recall_figure": plots.recall(result),
         "recall_head": ["Percent", *(f"best {limit}" for limit in LIMITS)],
         "recall_rows": rows,
+        "throughput": f"{result['images_per_second']:.1f} images per second over all devices; "
+        f"compiling took another {result['compile_seconds']:.1f} s.",
         "speed": [(name, f"{1000 * seconds[key]:.2f} ms") for key, name in parts],
     }
 

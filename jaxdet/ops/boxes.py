@@ -160,17 +160,19 @@ def decode(
 
 def clip(
     boxes: Float[Array, "*n 4"],
-    image_size: Int[Array, "2"] | Float[Array, "2"],
+    image_size: Int[Array, "*m 2"] | Float[Array, "*m 2"],
     convention: BoxConvention = MMDET1,
 ) -> Float[Array, "*n 4"]:
     """Returns boxes cut to `[0, width - offset] x [0, height - offset]` of (height, width).
+
+    Of one image, or of each box's own.
 
     >>> clip(np.array([-3.0, 2.0, 50.0, 9.0]), np.array([20, 30]))
     array([ 0.,  2., 29.,  9.])
     """
     xp = boxes.__array_namespace__()
-    last_y, last_x = (image_size - convention.offset).astype(boxes.dtype)
-    lasts = last_x, last_y, last_x, last_y
+    last = (image_size - convention.offset).astype(boxes.dtype)
+    lasts = last[..., 1], last[..., 0], last[..., 1], last[..., 0]
     limited = zip(_columns(boxes), lasts, strict=True)
     return xp.stack([xp.clip(side, 0, last) for side, last in limited], axis=-1)
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from jaxdet.data import image as transforms
 from jaxdet.data.image import (
-    flip_boxes,
     flip_image,
     pad_to,
     padded_size,
@@ -21,6 +20,7 @@ from jaxdet.data.image import (
     resize_boxes,
 )
 from jaxdet.errors import InputError
+from jaxdet.ops.boxes import flip
 from tests.reference_weights import seeded_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (13, 29, 3), dtype=np.uint8)
@@ -224,10 +224,10 @@ def test_flip_follows_the_image():
     image = np.zeros((4, 10, 3), np.uint8)
     image[1:3, 2:5] = 255
     boxes = np.array([[2, 1, 4, 2]], np.float32)
-    mirrored = flip_boxes(boxes, 10)
+    mirrored = flip(boxes, 10)
     np.testing.assert_array_equal(mirrored, [[5, 1, 7, 2]])  # x1' = w - 1 - x2
     assert (flip_image(image)[1:3, 5:8] == 255).all()
-    np.testing.assert_array_equal(flip_boxes(mirrored, 10), boxes)
+    np.testing.assert_array_equal(flip(mirrored, 10), boxes)
 
 
 def test_boxes_are_scaled_flipped_and_clipped_in_this_order():

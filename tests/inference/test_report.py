@@ -11,6 +11,7 @@ import pytest
 
 from jaxdet.config import Config, DataConfig
 from jaxdet.errors import InputError
+from jaxdet.inference import plots
 from jaxdet.inference import report as report_lib
 from jaxdet.inference.recall import LIMITS, SIZES, THRESHOLDS
 from jaxdet.inference.report import write_report
@@ -188,6 +189,18 @@ def test_long_runs_have_short_tables(run):
     assert "30 of 1800 logged steps" in page.text
     assert '<th scope="row">90000</th>' in text
     assert len(text) < 1_000_000
+
+
+def test_curves_keep_their_peaks_and_gaps():
+    loss = [1.0] * 50_000
+    loss[12_345], loss[30_000] = 9.0, None
+    uri = plots.curves([{"step": i, "loss": value} for i, value in enumerate(loss)], []).uri
+    svg = base64.b64decode(uri.removeprefix("data:image/svg+xml;base64,")).decode()
+    (path,) = re.findall(r'<path d="([^"]*)" clip-path[^>]*stroke: #1f77b4', svg)
+    heights = [float(y) for _, y in re.findall(r"[ML] (\S+) (\S+)", path)]
+    assert path.count("M") == 2  # a line on each side of the gap
+    assert max(heights) - min(heights) > 50  # the peak
+    assert len(svg) < 50_000
 
 
 def test_facts(run):
@@ -389,9 +402,10 @@ def test_files_that_are_something_else(run):
     with pytest.raises(InputError, match=r"eval\.json: not JSON"):
         write_report(run, Config())
     (run / "proposals.png").unlink()
-    for value in ("[1]", '{"AR@100": 3}', json.dumps(evaluation(fast=None))):
+    others = [evaluation(fast=None), evaluation(images_per_second="fast"), {"AR@100": 3}]
+    for value in ("[1]", *map(json.dumps, others)):
         (run / "eval.json").write_text(value)
-        with pytest.raises(InputError, match=r"eval\.json.* not what a run writes"):
+        with pytest.raises(InputError, match=r"eval\.json: not what a run writes"):
             write_report(run, Config())
     (run / "eval.json").write_text("{")
     with pytest.raises(InputError, match=r"nowhere/report\.html: cannot be written: No such"):

@@ -8,7 +8,15 @@ import numpy as np
 import optax
 import pytest
 from flax import traverse_util
-from zoo_cases import SMALL, config_of, fresh_params, make_batch, params_of, train_batch
+from zoo_cases import (
+    SMALL,
+    config_of,
+    fresh_params,
+    golden_config,
+    make_batch,
+    params_of,
+    train_batch,
+)
 
 from jaxdet.config import Config
 from jaxdet.detectors.build import build_detector, param_shapes
@@ -20,20 +28,6 @@ from jaxdet.training.step import init_state, loss_and_gradient, make_train_step
 from jaxdet.weights import layout
 
 SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in ("r50_caffe_fpn", "r50_c4")]
-
-
-def golden_config(case: str) -> Config:
-    """The zoo's, with every positive and negative anchor taken, as in the golden run."""
-    config = config_of(case)
-    targets = dataclasses.replace(config.targets, num_samples=0)
-    optimizer = dataclasses.replace(
-        config.optimizer,
-        learning_rate=0.01,
-        scale_lr=False,
-        warmup_steps=0,
-        decay_epochs=(1000.0,),
-    )
-    return dataclasses.replace(config, targets=targets, optimizer=optimizer)
 
 
 @pytest.mark.parametrize("case", ["r50_fpn", *SLOW])

@@ -205,7 +205,7 @@ def test_pth_to_params_to_pth_is_bit_identical_for_pytorch(tmp_path, zipped):
 
 def test_the_library_modules_need_numpy_alone():
     code = (
-        "import sys; from converters import backbones, layout, torch_file; "
+        "import sys; from jaxdet.weights import backbones, layout, torch_file; "
         "sys.exit(str([m for m in ('jax', 'torch', 'ml_dtypes', 'orbax') if m in sys.modules]))"
     )
     root = Path(__file__).parents[2]
