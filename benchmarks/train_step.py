@@ -30,7 +30,7 @@ from benchmarks.timing import (
 )
 from jaxdet.config import Config
 from jaxdet.detectors.build import build_detector
-from jaxdet.devices import data_mesh, replicate, split
+from jaxdet.distributed import data_mesh, replicate, split
 from jaxdet.training.optimizer import make_optimizer
 from jaxdet.training.step import init_state, make_train_step
 from jaxdet.types import Batch, Params

@@ -5,10 +5,6 @@ Layout of a work directory's `checkpoints/<step>/`: `params` (the whole tree), `
 checksum of each).
 """
 
-import functools
-import logging
-import sys
-import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -130,27 +126,7 @@ def _step_folder(path: Path) -> Path:
     return folder / str(max(steps))
 
 
-@functools.cache
-def mute_abandoned() -> None:
-    """When one read or write fails, orbax closes its event loop on the others, begun or not.
-
-    Each of them would print a traceback or a warning, some later; the first failure is raised.
-    """
-    never = "coroutine .* was never awaited"
-    warnings.filterwarnings("ignore", never, RuntimeWarning)
-    shown = sys.unraisablehook
-
-    def hook(event: Any) -> None:
-        stopped = isinstance(getattr(event.exc_value, "__cause__", None), GeneratorExit)
-        if not stopped and "Event loop is closed" not in str(event.exc_value):
-            shown(event)
-
-    sys.unraisablehook = hook
-    logging.getLogger("asyncio").addFilter(lambda x: "never retrieved" not in x.getMessage())
-
-
 def _reader() -> ocp.Checkpointer:
-    mute_abandoned()
     handler = ocp.CompositeCheckpointHandler(
         params=ocp.StandardCheckpointHandler(),
         optimizer=ocp.StandardCheckpointHandler(),

@@ -10,10 +10,9 @@ from jaxdet import console
 from jaxdet.config import Config
 from jaxdet.data.dataset import from_files
 from jaxdet.data.load import load_dataset
-from jaxdet.devices import data_mesh
+from jaxdet.distributed import data_mesh, print_once
 from jaxdet.errors import InputError
 from jaxdet.files import make_folder, write_json
-from jaxdet.hosts import say
 from jaxdet.inference import results as report
 from jaxdet.inference.evaluate import DatasetPredictions, evaluate
 from jaxdet.inference.predictor import load_predictor
@@ -34,7 +33,7 @@ def run_train(config: Config, workdir: Path, checkpoint: str) -> None:
         console.fail(str(stop), 143)
     except TrainingError as error:
         console.fail(str(error), 1)
-    say(f"wrote {workdir}/report.html, eval.json and proposals.png")
+    print_once(f"wrote {workdir}/report.html, eval.json and proposals.png")
 
 
 def run_eval(
@@ -85,7 +84,7 @@ def run_predict(
         write_json(out / f"{path.stem}.json", record)
     if run.speed.images:
         rate = run.speed.summary()["images_per_second"]
-        say(f"wrote proposals of {run.speed.images} images to {out}/ ({rate:.1f} images/s)")
+        print_once(f"wrote proposals of {run.speed.images} images to {out}/ ({rate:.1f} images/s)")
     unreadable += run.unreadable
     for line in unreadable:
         console.complain(line)

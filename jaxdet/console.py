@@ -8,8 +8,9 @@ import os
 import re
 import runpy
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -43,6 +44,7 @@ def start(main: Callable[[list[str]], None]) -> None:
     ours.addHandler(handler)
     ours.setLevel(logging.WARNING)
     ours.propagate = False
+    _mute_abandoned()
     # Not at import, as a program that imports jaxdet may have flags of its own.
     version = flags.DEFINE_bool("version", False, "Print jaxdet's version.")
 
@@ -56,6 +58,26 @@ def start(main: Callable[[list[str]], None]) -> None:
             fail(str(error), 2)
 
     app.run(run, flags_parser=_parse)
+
+
+def _mute_abandoned() -> None:
+    """Keeps quiet what orbax leaves behind when one of several reads or writes fails.
+
+    It closes its event loop on the others, each of which would print a traceback or a warning,
+    some later; the first failure is raised.  A command may do this to its process, the library
+    may not.
+    """
+    never = "coroutine .* was never awaited"
+    warnings.filterwarnings("ignore", never, RuntimeWarning)
+    shown = sys.unraisablehook
+
+    def hook(event: Any) -> None:
+        stopped = isinstance(getattr(event.exc_value, "__cause__", None), GeneratorExit)
+        if not stopped and "Event loop is closed" not in str(event.exc_value):
+            shown(event)
+
+    sys.unraisablehook = hook
+    logging.getLogger("asyncio").addFilter(lambda x: "never retrieved" not in x.getMessage())
 
 
 def complain(message: str) -> None:

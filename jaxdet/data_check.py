@@ -24,8 +24,8 @@ from jaxdet.data.coverage import best_ious, summarise
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.findings import Finding, Findings, Report
 from jaxdet.data.load import load_dataset
+from jaxdet.distributed import is_first_host
 from jaxdet.files import make_folder, write_json
-from jaxdet.hosts import is_first_host
 from jaxdet.ops.boxes import sides
 from jaxdet.training.optimizer import global_batch
 

@@ -60,12 +60,12 @@ def main(argv: list[str]) -> None:
     # Imported late: loader processes import this module again and must not pay for jax.
     import jax
 
-    from jaxdet import cli, data_check, hosts
+    from jaxdet import cli, data_check, distributed
     from jaxdet.inference import export
 
     given = (_NUM_PROCESSES.value, _PROCESS_ID.value)
     if _DISTRIBUTED.value or _COORDINATOR.value or given != (None, None):
-        hosts.join_hosts(_COORDINATOR.value, *given)
+        distributed.join_hosts(_COORDINATOR.value, *given)
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
     workdir = Path(_WORKDIR.value or f"runs/{config.name}")
     checkpoint = _CHECKPOINT.value or workdir

@@ -12,14 +12,13 @@ import orbax.checkpoint as ocp
 
 from jaxdet.checkpoint import (
     Damaged,
-    mute_abandoned,
     read_step,
     require_same_shapes,
     save_args,
     saved_shapes,
 )
+from jaxdet.distributed import all_agree, first_hosts, is_first_host, print_once
 from jaxdet.errors import InputError
-from jaxdet.hosts import all_agree, first_hosts, is_first_host, say
 from jaxdet.types import Params
 
 
@@ -40,7 +39,6 @@ class Checkpoints:
 
     def __init__(self, workdir: str | Path, keep: int = 3) -> None:
         """Opens, or creates, `workdir`/checkpoints and keeps the newest `keep` of it."""
-        mute_abandoned()
         self.folder = Path(workdir).absolute() / "checkpoints"
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
@@ -132,7 +130,7 @@ class Checkpoints:
 
     def _put_aside(self, step: int, fault: str) -> None:
         aside = self.folder.parent / "damaged" / str(step)
-        say(f"{fault}; put aside in {aside}")
+        print_once(f"{fault}; put aside in {aside}")
         with _reported(self.folder):
             if is_first_host():
                 aside.parent.mkdir(exist_ok=True)

@@ -15,7 +15,7 @@ from zoo_cases import CASES, CONFIGS, make_batch, params_of
 from jaxdet import config as config_lib
 from jaxdet.config import Config
 from jaxdet.detectors.build import build_detector, param_shapes
-from jaxdet.devices import data_mesh, replicate, split
+from jaxdet.distributed import data_mesh, replicate, split
 from jaxdet.inference.predictor import make_predictor
 from jaxdet.training import optimizer as optim
 from jaxdet.training.step import init_state, make_train_step

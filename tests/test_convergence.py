@@ -16,7 +16,7 @@ from jaxdet.config import Config
 from jaxdet.data import pipeline
 from jaxdet.data.load import load_dataset
 from jaxdet.detectors.rpn import build_network
-from jaxdet.devices import data_mesh
+from jaxdet.distributed import data_mesh
 from jaxdet.training import loop as loop_module
 from jaxdet.training.loop import train
 from jaxdet.weights import torch_file

@@ -20,7 +20,7 @@ from jaxdet.checkpoint import read_params
 from jaxdet.config import Config
 from jaxdet.data.load import load_dataset
 from jaxdet.detectors.build import build_detector, param_shapes
-from jaxdet.devices import data_mesh
+from jaxdet.distributed import data_mesh
 from jaxdet.inference.evaluate import evaluate
 from jaxdet.inference.predictor import make_predictor
 from jaxdet.training import loop as loop_module

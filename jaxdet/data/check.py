@@ -1,16 +1,17 @@
 """What is wrong with a data set, and what training makes of it.
 
 A fault is what would stop a run or teach it something wrong; a warning is what the loader leaves
-out, clips or repairs.  The annotation file's own faults are told by `load_coco`.
+out, clips or repairs.  The annotation file's own faults are reported by `load_coco`.
 
 Glossary: `I` images, `K` annotations.  Lengths are in pixels of the original image unless
 they are said to be resized.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
@@ -40,13 +41,6 @@ _IMAGE_FAULTS = {
 }
 
 
-class _Fault(NamedTuple):
-    """What is wrong with an image."""
-
-    kind: str
-    said: str
-
-
 def check_images(
     dataset: Dataset, report: Report, progress: Callable[[int], None] = lambda done: None
 ) -> None:
@@ -54,50 +48,38 @@ def check_images(
 
     Args:
         dataset: Whose images.
-        report: Is told of images that are missing, unreadable or not of the annotated size.
+        report: Is called with the images that are missing, unreadable or not of the annotated size.
         progress: Is called with the number of images read so far.
     """
-    wrong: dict[int, _Fault] = {}
-
-    def read(block: Iterable[int]) -> dict[int, _Fault]:
-        return {index: fault for index in block if (fault := _fault_of(dataset, index))}
-
     blocks = [range(i, min(i + _BLOCK, len(dataset))) for i in range(0, len(dataset), _BLOCK)]
-    for block, found in zip(blocks, _in_threads(read, blocks), strict=True):
-        wrong |= found
-        progress(block.stop)
-    by_kind: dict[str, list[int]] = {}
-    for index, fault in wrong.items():
-        by_kind.setdefault(fault.kind, []).append(index)
-
-    def line(index: int) -> str:
-        return f"image {dataset.image_ids[index]}: {wrong[index].said}"
-
-    for kind, where in by_kind.items():
-        report(Finding(kind, np.array(where), line))
-
-
-def _fault_of(dataset: Dataset, index: int) -> _Fault | None:
+    faults: dict[str, dict[int, str]] = {}  # a line by image, by kind
+    pool = ThreadPoolExecutor(os.cpu_count())  # decoding does not hold Python's lock
     try:
-        dataset.read(index)
-    except InputError as error:  # not kept itself, because images hang on its traceback
-        return _Fault(_IMAGE_FAULTS.get(type(error), "unreadable images"), str(error))
-    return None
-
-
-def _in_threads(
-    function: Callable[[range], dict[int, _Fault]], blocks: list[range]
-) -> Iterator[dict[int, _Fault]]:
-    """Results in order; decoding does not hold Python's lock."""
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        yield from pool.map(function, blocks)
+        found_in = pool.map(partial(_faults_of, dataset), blocks)
+        for block, found in zip(blocks, found_in, strict=True):
+            for index, kind, line in found:
+                faults.setdefault(kind, {})[index] = line
+            progress(block.stop)
     finally:
         pool.shutdown(cancel_futures=True)
+    for kind, lines in faults.items():
+        report(Finding(kind, np.array(list(lines)), lines.__getitem__))
+
+
+def _faults_of(dataset: Dataset, block: range) -> list[tuple[int, str, str]]:
+    """Returns the index, the kind and the line of each image that cannot be used."""
+    faults = []
+    for index in block:
+        try:
+            dataset.read(index)
+        except InputError as error:  # not kept itself, because images hang on its traceback
+            kind = _IMAGE_FAULTS.get(type(error), "unreadable images")
+            faults.append((index, kind, f"image {dataset.image_ids[index]}: {error}"))
+    return faults
 
 
 def check_annotations(dataset: Dataset, report: Report) -> None:
-    """Boxes outside their image, boxes without use, and files that several images share."""
+    """Reports boxes outside their image, boxes without use, and files that several images share."""
     owners = np.repeat(np.arange(len(dataset)), dataset.num_annotations)
     heights, widths = dataset.heights[owners], dataset.widths[owners]
     x, y, w, h = dataset.xywh.T
@@ -143,11 +125,11 @@ def check_training(
     data: DataConfig,
     global_batch: int,
 ) -> dict[str, Any]:
-    """How many images training visits, why not the others, and in how many steps.
+    """Returns how many images training visits, why not the others, and in how many steps.
 
     Args:
         dataset: The training set.
-        report: Is told of the images that are left out or replaced.
+        report: Is called with the images that are left out or replaced.
         data: For whether images without boxes are trained on.
         global_batch: Images per step over all devices.
 
@@ -161,8 +143,8 @@ def check_training(
         visited[np.concatenate(aspect_groups(dataset, data.keep_empty))] = True
         steps = steps_per_epoch(dataset, data, global_batch)
     except InputError as error:
-        said = str(error)
-        report(Finding("nothing to train on", np.zeros(1, np.int64), lambda i: said))
+        message = str(error)
+        report(Finding("nothing to train on", np.zeros(1, np.int64), lambda i: message))
     useless = visited & (dataset.num_boxes == 0) & (not data.keep_empty)
     reasons = _left_out(dataset, visited, useless)
     for reason, where in reasons.items():
@@ -185,7 +167,7 @@ def check_training(
 def _left_out(
     dataset: Dataset, visited: Bool[np.ndarray, " I"], useless: Bool[np.ndarray, " I"]
 ) -> dict[str, Bool[np.ndarray, " I"]]:
-    """The images that are not trained on, by the reason."""
+    """Returns the images that are not trained on, by the reason."""
     small = np.minimum(dataset.heights, dataset.widths) < MIN_SIDE
     empty = ~small & ~visited & (dataset.num_annotations == 0)
     return {
@@ -199,7 +181,7 @@ def _left_out(
 
 
 def count_annotations(dataset: Dataset) -> dict[str, int]:
-    """Annotations by what becomes of them: each is counted once, and all in `annotations`."""
+    """Counts annotations by what becomes of them: each once, and all in `annotations`."""
     crowd, ignored = dataset.iscrowd, dataset.ignore & ~dataset.iscrowd
     return {
         "annotations": len(dataset.area),
@@ -211,7 +193,7 @@ def count_annotations(dataset: Dataset) -> dict[str, int]:
 
 
 def count_buckets(dataset: Dataset, image_scale: tuple[int, ...]) -> dict[Size, int]:
-    """Images by the smallest bucket that holds them, without the buckets that hold none."""
+    """Returns images by the smallest bucket that holds them, without the buckets that hold none."""
     buckets = bucket_sizes(image_scale)
     held_by = buckets_of(rescale_sizes(_sizes(dataset), image_scale), buckets)
     counts = np.bincount(held_by, minlength=len(buckets))
@@ -221,7 +203,7 @@ def count_buckets(dataset: Dataset, image_scale: tuple[int, ...]) -> dict[Size, 
 def boxes_as_trained(
     dataset: Dataset, image_scale: tuple[int, ...]
 ) -> tuple[Float[np.ndarray, "k 4"], Int64[np.ndarray, "k 2"]]:
-    """All boxes that training uses, as `resize_boxes` makes them, not mirrored.
+    """Returns all boxes that training uses, as `resize_boxes` makes them, not mirrored.
 
     Returns:
         Inclusive corners in resized pixels, and (height, width) of the resized image of each.

@@ -167,7 +167,7 @@ def _annotation_columns(
     owners = annotations.integers("image_id")
     annotations.reject(
         "annotations of unknown images",
-        ~_places(known_ids, owners)[1],
+        ~_find(known_ids, owners)[1],
         lambda i: f"annotation {ids[i]} belongs to image {owners[i]}, which is not in 'images'",
     )
     sides = chain.from_iterable(row.bbox for row in rows)
@@ -189,7 +189,7 @@ def _annotation_columns(
         "iscrowd": iscrowd,
         "ignore": ignore,
     }
-    image_index, found = _places(image_ids, owners)
+    image_index, found = _find(image_ids, owners)
     kept = np.flatnonzero(annotations.good & found)
     order = kept[np.argsort(image_index[kept], kind="stable")]
     counts = np.bincount(image_index[kept], minlength=len(image_ids))
@@ -232,7 +232,7 @@ def _check_categories(
         )
 
     for what, bad, line in (
-        ("annotations of unknown categories", ~_places(ids, used)[1], unknown),
+        ("annotations of unknown categories", ~_find(ids, used)[1], unknown),
         (
             "categories that no annotation has",
             ~np.isin(ids, used),
@@ -243,14 +243,14 @@ def _check_categories(
             report(Finding(what, np.flatnonzero(bad), line, harmless=True))
 
 
-def _places(
+def _find(
     ascending: Int64[np.ndarray, " n"], wanted: Int64[np.ndarray, " m"]
 ) -> tuple[Int64[np.ndarray, " m"], Bool[np.ndarray, " m"]]:
-    """Where each wanted id is among the others, and whether it is there at all."""
+    """Returns the position of each wanted id among the others, and whether it is there at all."""
     if not len(ascending):
         return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
-    place = np.searchsorted(ascending, wanted).clip(max=len(ascending) - 1)
-    return place, ascending[place] == wanted
+    index = np.searchsorted(ascending, wanted).clip(max=len(ascending) - 1)
+    return index, ascending[index] == wanted
 
 
 def _leaves_folder(name: str) -> bool:

@@ -9,13 +9,13 @@ from jaxdet.errors import InputError
 
 
 def load_dataset(config: DataConfig, split: str, report: Report | None = None) -> Dataset:
-    """The `train` or `val` images of a config.
+    """Returns the `train` or `val` images of a config.
 
     Args:
         config: Which data set, and where.
         split: `train` or `val`.
-        report: Is told what is wrong with single items, which are then left out; by default the
-            first such thing is an error.
+        report: Is called with what is wrong with single items, which are then left out; by
+            default the first such thing is an error.
 
     Raises:
         InputError: files are missing or not what they should be.

@@ -6,10 +6,8 @@ files.  Images and boxes, and so training, are the same as from a COCO directory
 category numbers are positions in the list of categories, and an area under 1 becomes 0.
 """
 
-import contextlib
 import hashlib
 import logging
-import uuid
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ from jaxtyping import Float64, Int64, UInt8
 from jaxdet.data.dataset import Dataset, usable_for_training
 from jaxdet.data.image import checked_size, decode_image
 from jaxdet.errors import InputError
-from jaxdet.files import cache_folder
+from jaxdet.files import cache_folder, make_folder, whole
 
 _LOG = logging.getLogger(__name__)
 
@@ -83,7 +81,7 @@ def load_tfds(split: str, data_dir: str | Path | None = None) -> TfdsDataset:
 
 
 def _make_index(records: Sequence[Any], folder: Path) -> dict[str, np.ndarray]:
-    """The arrays of a `TfdsDataset`, in ascending order of image ids."""
+    """Returns the arrays of a `TfdsDataset`, in ascending order of image ids."""
     read = [_read_record(records[i], folder) for i in range(len(records))]
     positions = np.argsort([image["image_ids"] for image in read])
     images = [read[position] for position in positions]
@@ -108,19 +106,16 @@ def _load_index(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def _save_index(path: Path, index: dict[str, np.ndarray]) -> None:
-    unfinished = path.with_name(f"{uuid.uuid4().hex}.npz")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(unfinished, **index)  # type: ignore[arg-type]
-        unfinished.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
-        _LOG.warning("%s: cannot be kept (%s)", path, error)
+        make_folder(path.parent)
+        with whole(path) as file:
+            np.savez(file, **index)  # type: ignore[arg-type]
+    except InputError as error:
+        _LOG.warning("boxes cannot be kept: %s", error)
 
 
 def _open(root: Path, split: str) -> tuple[Path, Sequence[Any]]:
-    """The newest version's folder, and random access to a split, images as they are stored."""
+    """Returns the newest version's folder, and random access to a split, images undecoded."""
     try:
         import tensorflow_datasets as tfds
     except ImportError:
@@ -163,7 +158,7 @@ def _read_record(record: dict[str, Any], folder: Path) -> dict[str, Any]:
 def boxes_in_pixels(
     fractions: Float64[np.ndarray, "n 4"], size: tuple[int, int]
 ) -> Float64[np.ndarray, "n 4"]:
-    """TFDS's ymin, xmin, ymax, xmax in parts of the image to COCO's x, y, width, height."""
+    """Returns TFDS's ymin, xmin, ymax, xmax (shares of the image) as COCO's boxes in pixels."""
     height, width = size
     ymin, xmin, ymax, xmax = fractions.T
     corners = np.stack([xmin * width, ymin * height, xmax * width, ymax * height], axis=-1)

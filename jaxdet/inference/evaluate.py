@@ -9,8 +9,7 @@ import jax
 
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.pipeline import eval_batches, eval_buckets
-from jaxdet.devices import gather
-from jaxdet.hosts import say
+from jaxdet.distributed import gather, print_once
 from jaxdet.inference.predictor import Predictor
 from jaxdet.inference.recall import evaluate_proposals
 from jaxdet.inference.single import Result, result_of
@@ -79,7 +78,7 @@ class DatasetPredictions:
             if predictor.compile(self._batch_size, (height, width)):
                 seconds = time.perf_counter() - begun
                 place = f"{number} of {len(buckets)}"
-                say(f"compiled for {height} x {width} ({place}): {seconds:.1f} s")
+                print_once(f"compiled for {height} x {width} ({place}): {seconds:.1f} s")
         self.speed.compile = predictor.programs.seconds - before
 
     def __iter__(self) -> Iterator[Found]:

@@ -19,9 +19,9 @@ from jaxdet.config import Config
 from jaxdet.data.buckets import Size, bucket_sizes
 from jaxdet.data.image import STRIDE
 from jaxdet.detectors.build import build_detector, param_shapes
+from jaxdet.distributed import print_once
 from jaxdet.errors import InputError
 from jaxdet.files import make_folder, whole
-from jaxdet.hosts import say
 from jaxdet.inference.exported import FORMAT, FORMAT_VERSION, MANIFEST, Manifest, program_member
 from jaxdet.types import Array, Images, Params
 
@@ -40,7 +40,7 @@ def run_export(config: Config, checkpoint: str | Path, out: Path) -> None:
     params = read_params(checkpoint, param_shapes(build_detector(config)))
     write_exported(config, params, out)
     megabytes = out.stat().st_size / 1e6
-    say(f"wrote {out} ({megabytes:.1f} MB), for jaxdet.load_exported")
+    print_once(f"wrote {out} ({megabytes:.1f} MB), for jaxdet.load_exported")
 
 
 def write_exported(config: Config, params: Params, path: Path) -> None:
@@ -75,7 +75,7 @@ def _write_members(file: zipfile.ZipFile, config: Config, params: Params) -> Non
         with file.open(zipfile.ZipInfo(f"params/{name}.npy"), "w") as member:
             np.lib.format.write_array(member, np.asarray(value, np.float32))
     for i, bucket in enumerate(buckets):
-        say(f"bucket {bucket[0]} x {bucket[1]} ({i + 1} of {len(buckets)})")
+        print_once(f"bucket {bucket[0]} x {bucket[1]} ({i + 1} of {len(buckets)})")
         _write_member(file, program_member(bucket), _program(config, bucket).serialize())
 
 

@@ -14,7 +14,7 @@ from jaxdet.checkpoint import read_params
 from jaxdet.config import Config
 from jaxdet.data.buckets import Size, bucket_sizes
 from jaxdet.detectors.build import build_detector, param_shapes
-from jaxdet.devices import REPLICATED, SPLIT, data_mesh, gather, replicate, split
+from jaxdet.distributed import REPLICATED, SPLIT, data_mesh, gather, replicate, split
 from jaxdet.inference.single import Result, batch_of_one, result_of
 from jaxdet.programs import Programs
 from jaxdet.types import Batch, Detector, Images, Params, Predictions

@@ -18,10 +18,10 @@ import numpy as np
 from PIL import Image
 
 from jaxdet.config import Config
+from jaxdet.distributed import is_first_host
 from jaxdet.environment import environment, peak_memory
 from jaxdet.errors import InputError
 from jaxdet.files import write_json, write_whole
-from jaxdet.hosts import is_first_host
 from jaxdet.inference import plots
 from jaxdet.inference.plots import Plot, Row
 from jaxdet.inference.recall import LIMITS, SIZES

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from jaxdet.distributed import is_first_host
 from jaxdet.files import whole, write_json
-from jaxdet.hosts import is_first_host
 from jaxdet.inference.recall import format_table
 from jaxdet.inference.single import Result
 from jaxdet.inference.visualize import draw_proposals, proposal_grid, write_png

@@ -16,10 +16,18 @@ from jaxdet.data.load import load_dataset
 from jaxdet.data.loader import Loader
 from jaxdet.data.pipeline import train_batches
 from jaxdet.detectors.build import build_detector
-from jaxdet.devices import data_mesh, gather, replicate, split
+from jaxdet.distributed import (
+    StopSignal,
+    data_mesh,
+    gather,
+    is_first_host,
+    print_once,
+    replicate,
+    split,
+    sum_over_hosts,
+)
 from jaxdet.environment import peak_memory
 from jaxdet.errors import InputError
-from jaxdet.hosts import StopSignal, is_first_host, say, sum_over_hosts
 from jaxdet.inference import results
 from jaxdet.inference.evaluate import evaluate
 from jaxdet.inference.predictor import Predictor, make_predictor
@@ -101,13 +109,13 @@ def train(config: Config, workdir: Path, checkpoint: str = "") -> dict[str, Any]
     plan = make_plan(config, training, mesh.size)
     detector = build_detector(config)
     optimizer = optim.make_optimizer(config.optimizer, plan.learning_rate)
-    step = Programs(make_train_step(detector, config.train, optimizer, mesh), report=say)
+    step = Programs(make_train_step(detector, config.train, optimizer, mesh), report=print_once)
     with Checkpoints(workdir, config.train.keep_checkpoints) as checkpoints:
         params = first_params(config, detector, checkpoint)
         state = replicate(init_state(detector, params, optimizer), mesh)
         state = resume(state, checkpoints, detector, plan, workdir)
         start = int(state.step)
-        say(describe(config, plan, mesh.size))
+        print_once(describe(config, plan, mesh.size))
         predictor = make_predictor(config, detector, state.params, mesh)
         data = training, validation, workdir
         with Logbook(workdir, start, write=is_first_host()) as logbook:
@@ -213,7 +221,7 @@ def log(run: Run, number: int, summary: dict[str, float], skipped: int) -> None:
         images_per_second=images,
         wait_share=summary["wait_share"],
     )
-    say(line)
+    print_once(line)
 
 
 def run_evaluation(run: Run, state: TrainState) -> dict[str, Any]:
@@ -259,6 +267,6 @@ def resume(
             f"{plan.global_batch}; set --config.train.accumulation so that devices x images per "
             f"device x accumulation is {before}, or choose another --workdir"
         )
-    say(f"going on from step {saved.step} of {workdir}")
+    print_once(f"going on from step {saved.step} of {workdir}")
     step = jax.device_put(np.int32(saved.step), state.step.sharding)
     return TrainState(step, *split_params(saved.params, detector.trainable), saved.opt_state)

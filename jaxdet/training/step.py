@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxdet.config import TrainConfig
-from jaxdet.devices import AXIS, REPLICATED, SPLIT
+from jaxdet.distributed import AXIS, REPLICATED, SPLIT
 from jaxdet.models.params import merge_params, split_params
 from jaxdet.types import Batch, Detector, Params
 

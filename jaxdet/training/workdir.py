@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxdet.config import Config
+from jaxdet.distributed import all_agree, is_first_host
 from jaxdet.errors import InputError
 from jaxdet.files import write_json
-from jaxdet.hosts import all_agree, is_first_host
 
 # A run may be resumed with another value of these: they do not change what is learned.
 FREE_FIELDS = (

@@ -18,7 +18,7 @@ from jaxdet.data.dataset import Dataset
 from jaxdet.data.load import load_dataset
 from jaxdet.data.pipeline import train_batches
 from jaxdet.detectors.build import build_detector, param_shapes
-from jaxdet.devices import data_mesh, replicate, split
+from jaxdet.distributed import data_mesh, replicate, split
 from jaxdet.environment import environment, peak_memory
 from jaxdet.errors import InputError
 from jaxdet.files import cache_folder

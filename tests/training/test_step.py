@@ -21,7 +21,7 @@ from zoo_cases import (
 from jaxdet.config import Config
 from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.detectors.rpn import apply, build_network, make_targets, rpn_losses
-from jaxdet.devices import data_mesh, replicate, split
+from jaxdet.distributed import data_mesh, replicate, split
 from jaxdet.models.params import merge_params, split_params
 from jaxdet.training import optimizer as optim
 from jaxdet.training.step import init_state, loss_and_gradient, make_train_step

@@ -1,20 +1,60 @@
-"""Several hosts, one process on each: joining them, printing once, agreeing, stopping together.
+"""Many devices on many hosts: one mesh, moving arrays on and off it, agreeing, stopping together.
 
-On one host nothing here communicates.
+One process on each host; on one host nothing here communicates.
 """
 
 import os
 import signal
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdet.errors import InputError
 
+AXIS = "data"
+REPLICATED, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+
+Tree = TypeVar("Tree")
+
+
+def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """Returns the given devices, or all there are, along the axis `data`, host after host."""
+    devices = sorted(devices or jax.devices(), key=lambda d: (d.process_index, d.id))
+    return Mesh(np.array(devices), (AXIS,))
+
+
+def replicate(tree: Tree, mesh: Mesh) -> Tree:
+    """Returns a copy of every (host or device) array on every device of the mesh."""
+
+    def movable(x: Any) -> Any:
+        # What one host holds on a device can be moved within that host only.
+        return np.asarray(x) if getattr(x, "is_fully_addressable", True) else x
+
+    if jax.process_count() > 1:
+        tree = jax.tree.map(movable, tree)
+    return jax.device_put(tree, NamedSharding(mesh, REPLICATED))
+
+
+def split(tree: Tree, mesh: Mesh) -> Tree:
+    """Spreads this host's rows over its devices; together they are the global arrays."""
+    sharding = NamedSharding(mesh, SPLIT)
+
+    def place(x: np.ndarray) -> jax.Array:
+        return jax.make_array_from_process_local_data(sharding, x)
+
+    return jax.tree.map(place, tree)
+
+
+def gather(tree: Tree) -> Tree:
+    """Returns every host's rows, as NumPy arrays, on every host."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def join_hosts(address: str = "", count: int | None = None, index: int | None = None) -> None:
@@ -48,39 +88,39 @@ def join_hosts(address: str = "", count: int | None = None, index: int | None = 
 
 
 def is_first_host() -> bool:
-    """Whether this process is the one that writes files and prints."""
+    """Returns whether this process is the one that writes files and prints."""
     return jax.process_index() == 0
 
 
-def say(text: str) -> None:
+def print_once(text: str) -> None:
     """Prints a line, on the first host only, at once."""
     if is_first_host():
         print(text, flush=True)
 
 
 def all_agree(ok: bool) -> bool:
-    """Whether `ok` holds on every host; all must ask."""
+    """Returns whether `ok` holds on every host; all must ask."""
     if jax.process_count() == 1:
         return ok
     return bool(multihost_utils.process_allgather(np.array(ok)).all())
 
 
 def first_hosts(value: int) -> int:
-    """The number that the first host gives; all must ask."""
+    """Returns the number that the first host gives; all must ask."""
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.broadcast_one_to_all(np.array(value)))
 
 
 def sum_over_hosts(value: int) -> int:
-    """The sum of what every host gives; all must ask."""
+    """Returns the sum of what every host gives; all must ask."""
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.process_allgather(np.array(value)).sum())
 
 
 class StopSignal:
-    """SIGTERM as something to ask for between two steps; use it as a context."""
+    """Asks between two steps whether SIGTERM came; use it as a context."""
 
     def __enter__(self) -> "StopSignal":
         self._came = False
@@ -96,7 +136,7 @@ class StopSignal:
             signal.signal(signal.SIGTERM, self._before)
 
     def asked(self, step: int) -> bool:
-        """Whether the run shall end after this step, on all hosts alike; ask at every step."""
+        """Returns whether the run shall end after this step, on all hosts; ask at every one."""
         return self._came if self._alone else multihost_utils.reached_preemption_sync_point(step)
 
     def _on_signal(self, _: int, frame: FrameType | None) -> None:
