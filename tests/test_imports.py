@@ -65,3 +65,11 @@ def test_weights_know_arrays_and_errors_only():
     for path in (ROOT / "jaxdet" / "weights").glob("*.py"):
         rooms = {name.split(".")[1] for name in imports(path)} - {"weights"}
         assert rooms <= {"errors", "files"}, path
+
+
+def test_only_detectors_name_a_detector():
+    """Everything generic is given a `types.Detector`; which one, `detectors/build.py` decides."""
+    for path in MODULES:
+        if path.parent.name != "detectors":
+            named = [n for n in imports(path) if n.startswith("jaxdet.detectors.")]
+            assert all(n.startswith("jaxdet.detectors.build.") for n in named), path

@@ -1,6 +1,8 @@
 """Image sizes from file headers, so that nothing large is decoded by surprise.
 
-Knows the formats that jaxdet reads; everything else is refused before a decoder sees it.
+Knows the formats that jaxdet reads; everything else is refused before a decoder sees it.  Pillow's
+`Image.open` knows sizes too, but refuses large images by a setting of the whole process, and
+believes a second size in a TIFF or behind a broken JPEG marker.
 """
 
 import struct

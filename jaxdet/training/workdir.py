@@ -77,6 +77,8 @@ def _lock(workdir: Path) -> Iterator[None]:
 
 
 def _require_same_run(found: Any, wanted: Any, path: Path) -> None:
+    if isinstance(found, dict) and "test" in found:  # the name of `proposals` in earlier versions
+        found["proposals"] = found.pop("test")
     # A field that came after the run began had its default then.
     found = _flatten(_as_json(Config())) | _flatten(found)
     wanted = _flatten(wanted)
