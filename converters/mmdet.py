@@ -88,7 +88,7 @@ def export_checkpoint(source: str | Path, target: str | Path, config: Config) ->
 
 
 def read_momentum(checkpoint: Any, trainable: Params, source: str = "the checkpoint") -> Params:
-    """The momentum buffers of a reference checkpoint.
+    """Returns the momentum buffers of a reference checkpoint.
 
     PyTorch numbers parameters in the order in which the optimizer was given them: that of the
     module, which is also the order of the state dict, either all or only those that train.
@@ -128,7 +128,7 @@ def read_momentum(checkpoint: Any, trainable: Params, source: str = "the checkpo
 
 
 def _train_state(checkpoint: Any, params: Params, config: Config, source: str) -> TrainState:
-    """The state of training at the iteration that the checkpoint names."""
+    """Returns the state of training at the iteration that the checkpoint names."""
     trainable, frozen = split_params(params, build_detector(config).trainable)
     meta = checkpoint.get("meta") if isinstance(checkpoint, Mapping) else None
     step = meta.get("iter") if isinstance(meta, Mapping) else None
@@ -145,7 +145,7 @@ def _train_state(checkpoint: Any, params: Params, config: Config, source: str) -
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """One line in place of the usage."""
+        """Prints one line in place of the usage."""
         _fail(f"{message} (see --help)")
 
 
