@@ -24,6 +24,9 @@ MAX_PIXELS = 200_000_000
 # Four 16-bit channels of the largest image; a larger file is not opened.
 MAX_BYTES = 8 * MAX_PIXELS
 
+# In which a JPEG without large thumbnails or profiles tells its size.
+HEADER_BYTES = 1 << 16
+
 # The network's deepest level sees every 32nd pixel.
 STRIDE = 32
 
@@ -84,7 +87,11 @@ def read_size(path: str | Path) -> tuple[int, int]:
     Raises:
         InputError: As `read_image`; a damaged body may be found later.
     """
-    return checked_size(_read(path), str(path))
+    head = _read(path, HEADER_BYTES)
+    # A JPEG says all before its pixels; other formats may have a rotation at their end.
+    if not head.startswith(b"\xff\xd8") or stored_size(head) is None or may_be_rotated(head):
+        head = _read(path)
+    return checked_size(head, str(path))
 
 
 def checked_size(data: bytes, name: str) -> tuple[int, int]:
@@ -111,7 +118,7 @@ def _size_within_limit(data: bytes, name: str) -> tuple[int, int]:
     return size
 
 
-def _read(path: str | Path) -> bytes:
+def _read(path: str | Path, most: int = -1) -> bytes:
     path = Path(path)
     try:
         status = path.stat()
@@ -120,7 +127,8 @@ def _read(path: str | Path) -> bytes:
         elif status.st_size > MAX_BYTES:
             what = f"{status.st_size} bytes; at most {MAX_BYTES} are read"
         else:
-            return path.read_bytes()
+            with path.open("rb") as file:
+                return file.read(most)
     except FileNotFoundError:
         raise MissingImageError(f"{path}: no such image") from None
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
