@@ -100,8 +100,8 @@ def download(urls: Sequence[str], target: Path) -> Path:
             "that can"
         ) from error
     raise InputError(
-        f"{target.name}: cannot be downloaded ({'; '.join(problems)}); bring {urls[0]} here by "
-        f"other means and put it at {target}"
+        f"{target.name}: cannot be downloaded ({'; '.join(problems)}); "
+        f"download {urls[0]} elsewhere and put it at {target}"
     )
 
 
