@@ -29,7 +29,7 @@ class Damaged(InputError):
 def save_args(
     params: Params, optimizer: Any = None, meta: dict[str, Any] | None = None
 ) -> ocp.args.Composite:
-    """What orbax shall write: parameters, optimiser slots if any, and facts about them."""
+    """Returns what orbax shall write: parameters, optimiser slots if any, and facts about them."""
     trees = {"params": params, **({} if optimizer is None else {"optimizer": optimizer})}
     checksums = {name: checksum(tree) for name, tree in trees.items()}
     items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
@@ -38,7 +38,7 @@ def save_args(
 
 
 def checksum(tree: Any) -> int:
-    """CRC-32 of the bytes of all arrays, in the tree's order."""
+    """Returns the CRC-32 of the bytes of all arrays, in the tree's order."""
     crc = 0
     for leaf in jax.tree.leaves(jax.device_get(tree)):
         crc = zlib.crc32(np.asarray(leaf).tobytes(), crc)
@@ -61,7 +61,7 @@ def read_step(folder: Path, targets: dict[str, Any]) -> dict[str, Any]:
             composite = ocp.args.Composite(**args, meta=ocp.args.JsonRestore())
             found = dict(reader.restore(folder, args=composite).items())
         sums = found["meta"]["checksums"]
-    # Whatever tensorstore, JSON or orbax make of bytes that nobody wrote.
+    # Whatever tensorstore, JSON or orbax make of damaged bytes.
     except Exception as error:
         raise Damaged(f"{folder}: not a readable checkpoint: {_first_line(error)}") from error
     for name in targets:
@@ -71,7 +71,7 @@ def read_step(folder: Path, targets: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_params(path: str | Path, shapes: Params) -> Params:
-    """Parameters from a work directory, one of its checkpoints, or a PyTorch file.
+    """Returns parameters from a work directory, one of its checkpoints, or a PyTorch file.
 
     Args:
         path: `runs/x`, `runs/x/checkpoints/900`, a `.pth` or a `zoo://` name.
@@ -91,7 +91,7 @@ def read_params(path: str | Path, shapes: Params) -> Params:
 
 
 def read_backbone(name: str | Path, shapes: Params) -> Params:
-    """An ImageNet backbone.
+    """Returns an ImageNet backbone.
 
     Args:
         name: a `.pth` or `.pkl` file, `torchvision://resnet50` or `open-mmlab://resnet50_caffe`.
@@ -104,12 +104,12 @@ def read_backbone(name: str | Path, shapes: Params) -> Params:
 
 
 def _local(name: str | Path) -> Path:
-    """The file or folder that a name stands for, fetched if need be."""
+    """Returns the file or folder that a name stands for, fetched if need be."""
     return fetch(str(name)) if "://" in str(name) else Path(name)
 
 
 def _step_folder(path: Path) -> Path:
-    """The folder of one checkpoint: the newest below a work directory."""
+    """Returns the folder of one checkpoint: the newest below a work directory."""
     path = path.absolute()
     try:
         path.stat()
@@ -136,7 +136,7 @@ def _reader() -> ocp.Checkpointer:
 
 
 def saved_shapes(folder: Path) -> dict[tuple[str, ...], tuple[int, ...]]:
-    """Shapes of a checkpoint's parameters by path.
+    """Returns the shapes of a checkpoint's parameters by path.
 
     Raises:
         Damaged: they cannot be read.
@@ -145,7 +145,7 @@ def saved_shapes(folder: Path) -> dict[tuple[str, ...], tuple[int, ...]]:
         with _reader() as reader:
             tree = reader.metadata(folder).item_metadata["params"]
         return {k: tuple(v.shape) for k, v in traverse_util.flatten_dict(dict(tree)).items()}
-    except Exception as error:  # whatever orbax makes of bytes that nobody wrote
+    except Exception as error:  # whatever orbax makes of damaged bytes
         raise Damaged(f"{folder}: not a readable checkpoint: {_first_line(error)}") from error
 
 
@@ -171,7 +171,7 @@ def require_same_shapes(
 
 
 def _target(tree: Any) -> Any:
-    """What orbax shall restore: shapes, dtypes and devices (the first, where none is named)."""
+    """Returns shapes, dtypes and devices to restore (the first, where none is named)."""
     first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def leaf(x: Any) -> jax.ShapeDtypeStruct:

@@ -72,7 +72,7 @@ def run_check(config: Config, workdir: Path) -> None:
 
 
 def examine(config: Config, split: str, dataset: Dataset, findings: Findings) -> dict[str, Any]:
-    """All that `check.json` says of one split; adds to the findings of its annotation file."""
+    """Returns what `check.json` says of a split; adds to its annotation file's findings."""
     scale = config.data.image_scale
     title, count = f"decoding {split}", len(dataset)
     columns = MofNCompleteColumn(), TimeRemainingColumn()
@@ -119,7 +119,7 @@ def _coverage(config: Config, split: str, dataset: Dataset, report: Report) -> d
 
 
 def _print(text: str) -> None:
-    """One line however long, in whatever letters the terminal has."""
+    """Prints one line however long, in whatever letters the terminal has."""
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 

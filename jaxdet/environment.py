@@ -17,7 +17,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "numpy", "opencv-python-h
 
 
 def environment() -> dict[str, Any]:
-    """Hardware and versions, ready for JSON.
+    """Returns hardware and versions, ready for JSON.
 
     Returns:
         `date` (UTC), `system`, `cpu` (model), `cores` (that this process may use), `memory_gb`
@@ -45,7 +45,7 @@ def environment() -> dict[str, Any]:
 
 
 def peak_memory() -> tuple[float | None, str]:
-    """Largest amount of memory held so far, in GB, and whose it is.
+    """Returns the largest amount of memory held so far, in GB, and whose it is.
 
     That of the local `device` that held most, as the zoo's table has it; where devices keep no
     count (a CPU), that of the `process`; None where the system keeps none either.

@@ -37,7 +37,7 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the place of `path` at the end of the block.
+    """Opens a file to write to, which takes the place of `path` at the end of the block.
 
     Whatever goes wrong in the block or here, `path` stays as it was and nothing else is left.
 

@@ -63,7 +63,7 @@ class Checkpoints:
                 raise
 
     def latest_step(self) -> int | None:
-        """The newest complete checkpoint, or None."""
+        """Returns the newest complete checkpoint, or None."""
         return self._manager.latest_step()
 
     def save(self, step: int, params: Params, opt_state: Any, meta: dict[str, Any]) -> None:
@@ -113,7 +113,7 @@ class Checkpoints:
     def _try(
         self, step: int, params_like: Params, opt_state_like: Any
     ) -> tuple[Restored | None, str]:
-        """A saved state and its `meta`, or what is wrong with it."""
+        """Returns a saved state and its `meta`, or what is wrong with it."""
         folder = self.folder / str(step)
         targets = {"params": params_like}
         if (folder / "optimizer").exists():  # not in a converted checkpoint
@@ -166,17 +166,17 @@ class BestCheckpoint:
 
     @staticmethod
     def _recall(manager: ocp.CheckpointManager, step: int) -> float:
-        """AR@1000 of what is kept; a damaged one gives way to any."""
+        """Returns AR@1000 of what is kept; a damaged one gives way to any."""
         try:
             args = ocp.args.Composite(meta=ocp.args.JsonRestore())
             return float(manager.restore(step, args=args)["meta"]["AR@1000"])
-        except Exception:  # whatever orbax makes of bytes that nobody wrote
+        except Exception:  # whatever orbax makes of damaged bytes
             return -1.0
 
 
 @contextlib.contextmanager
 def _reported(folder: Path) -> Iterator[None]:
-    """What cannot be written is the user's to mend; what was written before is kept.
+    """Turns the system's refusal to write into a line; what was written before is kept.
 
     Raises:
         InputError: the system refused to write.
@@ -197,7 +197,7 @@ def _reported(folder: Path) -> Iterator[None]:
 
 
 def _system_code(error: Exception) -> int | None:
-    """The system's number of an error, which tensorstore wraps up in many words of its own."""
+    """Returns the system's number of an error, which tensorstore hides in its own text."""
     if isinstance(error, OSError) and error.errno:
         return error.errno
     code = re.search(r"os_error_code='(\d+)'", str(error))
@@ -205,6 +205,6 @@ def _system_code(error: Exception) -> int | None:
 
 
 def _free_name(path: Path) -> Path:
-    """The path, or the first of path.1, path.2, ... that nothing has."""
+    """Returns the path, or the first of path.1, path.2, ... that nothing has."""
     names = (path.with_name(f"{path.name}.{i}") for i in range(1, 1000))
     return path if not path.exists() else next(name for name in names if not name.exists())

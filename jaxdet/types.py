@@ -37,7 +37,7 @@ class Batch(NamedTuple):
 
     @property
     def images(self) -> Images:
-        """The part that a network takes."""
+        """Returns the part that a network takes."""
         return Images(self.image, self.image_size, self.pad_size)
 
 

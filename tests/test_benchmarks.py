@@ -67,6 +67,7 @@ def sizes_of(batch):
     return [(int(height), int(width)) for height, width in batch.image_size]
 
 
+@pytest.mark.slow
 def test_same_outputs(setup):
     config, params, batch, model, images = setup
     ours = outputs_of(config, params, batch)
@@ -79,6 +80,7 @@ def test_same_outputs(setup):
             )
 
 
+@pytest.mark.slow
 def test_same_proposals_from_the_same_outputs(setup):
     """From each network's own outputs near-ties would be resolved differently."""
     config, params, batch, _, _ = setup
@@ -115,6 +117,7 @@ def sequential(boxes):
     return torch.tensor(keep)
 
 
+@pytest.mark.slow
 def test_same_loss_and_gradient(setup):
     config, params, batch, model, images = setup
     detector = build_detector(config)
@@ -149,6 +152,7 @@ def test_samples_are_drawn(setup):
     assert len(deltas) == len(positive)
 
 
+@pytest.mark.slow
 def test_operations_equal_those_of_pytorch(setup):
     """PyTorch's own counter, on the same network; it knows what has no gradient."""
     from torch.utils.flop_counter import FlopCounterMode

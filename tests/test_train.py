@@ -49,6 +49,7 @@ def test_plan_counts_repeated_images(tmp_path):
     assert plan.total_steps == 6
 
 
+@pytest.mark.slow
 def test_numbers_that_are_not_finite_stop_the_run(tmp_path):
     config = tiny_config(write_coco(tmp_path / "coco"), learning_rate=1e30, name="sgd")
     with pytest.raises(TrainingError) as caught:

@@ -43,7 +43,7 @@ COMMON_SIZES: tuple[Size, ...] = (
 
 
 def bucket_sizes(image_scale: Sequence[int]) -> tuple[Size, ...]:
-    """All buckets of a scale, the smallest first.
+    """Returns all buckets of a scale, the smallest first.
 
     Args:
         image_scale: Bounds of the long and the short side in pixels, in either order.
@@ -61,7 +61,7 @@ def bucket_sizes(image_scale: Sequence[int]) -> tuple[Size, ...]:
 
 
 def bucket_of(size: Size, buckets: Sequence[Size]) -> Size:
-    """The smallest bucket that holds a size.
+    """Returns the smallest bucket that holds a size.
 
     Raises:
         ValueError: None does; the size does not obey the buckets' scale.
@@ -75,7 +75,7 @@ def bucket_of(size: Size, buckets: Sequence[Size]) -> Size:
 def buckets_of(
     sizes: Int64[np.ndarray, "images 2"], buckets: Sequence[Size]
 ) -> Int64[np.ndarray, " images"]:
-    """For every (height, width), the position of the smallest bucket that holds it."""
+    """Returns the position of the smallest bucket that holds each (height, width)."""
     fits = np.all(sizes[:, None, :] <= np.array(buckets), axis=-1)  # [images, buckets]
     if not np.any(fits, axis=1).all():
         raise ValueError("a size fits into no bucket")

@@ -254,7 +254,7 @@ def _find(
 
 
 def _leaves_folder(name: str) -> bool:
-    """True for names that are empty, absolute, climb out, or that no file can have."""
+    """Returns true for names that are empty, absolute, climb out, or that no file can have."""
     if name in ("", ".", "..") or _UNNAMEABLE.search(name):
         return True
     if "/" not in name and "\\" not in name and ":" not in name:

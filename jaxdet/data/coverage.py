@@ -103,7 +103,7 @@ def _between(names: Sequence[str]) -> list[str]:
 
 
 def _fit(ious: Float[np.ndarray, " n"], total: int, targets: TargetConfig) -> dict[str, Any]:
-    """One bin; shares and means are None where there is nothing to share."""
+    """Returns one bin; shares and means are None where there is nothing to share."""
 
     def share(hits: Bool[np.ndarray, " n"]) -> float | None:
         return float(hits.mean()) if len(hits) else None

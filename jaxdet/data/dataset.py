@@ -30,7 +30,7 @@ class GroundTruth(NamedTuple):
 
     @property
     def boxes(self) -> Float32[np.ndarray, "n 4"]:
-        """The same boxes as inclusive corners."""
+        """Returns the same boxes as inclusive corners."""
         return corners(self.xywh)
 
 
@@ -57,7 +57,7 @@ class Dataset:
         return len(self.file_names)
 
     def path_of(self, index: int) -> Path:
-        """The image's file."""
+        """Returns the image's file."""
         return self.image_dir / self.file_names[index]
 
     def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
@@ -75,12 +75,12 @@ class Dataset:
         return read_image(path, expected_size=size)
 
     def boxes_of(self, index: int) -> Float32[np.ndarray, "n 4"]:
-        """The boxes that training uses, as inclusive corners."""
+        """Returns the boxes that training uses, as inclusive corners."""
         rows = self._rows(index)
         return corners(self.xywh[rows][self.usable[rows]])
 
     def ground_truth(self, index: int) -> GroundTruth:
-        """Every annotation of an image."""
+        """Returns every annotation of an image."""
         rows = self._rows(index)
         return GroundTruth(
             self.annotation_ids[rows],
@@ -97,7 +97,7 @@ class Dataset:
 
     @property
     def num_boxes(self) -> Int64[np.ndarray, " images"]:
-        """Boxes per image that training uses."""
+        """Returns boxes per image that training uses."""
         total = np.concatenate([[0], np.cumsum(self.usable, dtype=np.int64)])
         return np.diff(total[self.offsets])
 
@@ -168,5 +168,5 @@ def usable_for_training(
     iscrowd: Bool[np.ndarray, " K"],
     ignore: Bool[np.ndarray, " K"],
 ) -> Bool[np.ndarray, " K"]:
-    """The reference's rule: no crowd, not ignored, some area, at least a pixel each way."""
+    """Returns the reference's rule: no crowd, not ignored, some area, at least a pixel each way."""
     return ~iscrowd & ~ignore & (area > 0) & (xywh[:, 2:] >= 1).all(axis=1)

@@ -27,7 +27,7 @@ Report = Callable[[Finding], None]
 
 
 def stop_at(source: str) -> Report:
-    """A `Report` that raises at the first finding that is not harmless.
+    """Returns a `Report` that raises at the first finding that is not harmless.
 
     Args:
         source: The file that the message names.
@@ -70,16 +70,16 @@ class Findings:
 
     @property
     def faults(self) -> list[Kind]:
-        """What would stop a run or teach it something wrong, in the order of being found."""
+        """Returns what would stop a run or teach it something wrong, in the order found."""
         return [kind for kind in self._kinds.values() if not kind.harmless]
 
     @property
     def warnings(self) -> list[Kind]:
-        """What a run gets along with."""
+        """Returns what a run gets along with."""
         return [kind for kind in self._kinds.values() if kind.harmless]
 
 
 def shown(value: Any) -> str:
-    """A short, one-line form of any value, however large or deep."""
+    """Returns a short, one-line form of any value, however large or deep."""
     text = reprlib.repr(value).encode("ascii", "backslashreplace").decode()
     return text if len(text) <= 60 else f"{text[:57]}..."

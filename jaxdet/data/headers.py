@@ -32,12 +32,12 @@ def stored_size(data: bytes) -> tuple[int, int] | None:
 
 
 def may_be_rotated(data: bytes) -> bool:
-    """True if the file may carry an orientation that swaps height and width."""
+    """Returns whether the file may carry an orientation that swaps height and width."""
     return data.startswith((b"II*\0", b"MM\0*")) or b"Exif" in data or b"EXIF" in data
 
 
 def is_whole(data: bytes) -> bool:
-    """False if a JPEG ends before its end marker, or a PNG is cut off or has a wrong checksum.
+    """Returns false if a JPEG lacks its end marker, or a PNG is cut off or damaged.
 
     Decoders before OpenCV 5 make up what is missing of a JPEG; those of PNG print what they find,
     and may take seconds over it.  Other formats' decoders notice by themselves.

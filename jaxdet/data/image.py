@@ -24,6 +24,9 @@ MAX_PIXELS = 200_000_000
 # Four 16-bit channels of the largest image; a larger file is not opened.
 MAX_BYTES = 8 * MAX_PIXELS
 
+# In which a JPEG without large thumbnails or profiles tells its size.
+HEADER_BYTES = 1 << 16
+
 # The network's deepest level sees every 32nd pixel.
 STRIDE = 32
 
@@ -62,7 +65,7 @@ def read_image(
 def decode_image(
     data: bytes, name: str, expected_size: tuple[int, int] | None = None
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """`read_image` for the content of a file; messages say `name`.
+    """Decodes the content of a file as `read_image` does; messages say `name`.
 
     Raises:
         InputError: As `read_image`.
@@ -79,16 +82,20 @@ def decode_image(
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) of what `read_image` gives, from the header where that is enough.
+    """Returns (height, width) of what `read_image` gives, from the header if that is enough.
 
     Raises:
         InputError: As `read_image`; a damaged body may be found later.
     """
-    return checked_size(_read(path), str(path))
+    head = _read(path, HEADER_BYTES)
+    # A JPEG says all before its pixels; other formats may have a rotation at their end.
+    if not head.startswith(b"\xff\xd8") or stored_size(head) is None or may_be_rotated(head):
+        head = _read(path)
+    return checked_size(head, str(path))
 
 
 def checked_size(data: bytes, name: str) -> tuple[int, int]:
-    """`read_size` for the content of a file; messages say `name`.
+    """Returns `read_size` of the content of a file; messages say `name`.
 
     Raises:
         InputError: No image of a known format, or one of more than `MAX_PIXELS`.
@@ -111,7 +118,7 @@ def _size_within_limit(data: bytes, name: str) -> tuple[int, int]:
     return size
 
 
-def _read(path: str | Path) -> bytes:
+def _read(path: str | Path, most: int = -1) -> bytes:
     path = Path(path)
     try:
         status = path.stat()
@@ -120,7 +127,8 @@ def _read(path: str | Path) -> bytes:
         elif status.st_size > MAX_BYTES:
             what = f"{status.st_size} bytes; at most {MAX_BYTES} are read"
         else:
-            return path.read_bytes()
+            with path.open("rb") as file:
+                return file.read(most)
     except FileNotFoundError:
         raise MissingImageError(f"{path}: no such image") from None
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
@@ -141,7 +149,7 @@ def _decode(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
 def rescale_size(
     size: tuple[int, int], image_scale: tuple[int, ...]
 ) -> tuple[tuple[int, int], float]:
-    """The largest size within the scale that keeps the aspect ratio.
+    """Returns the largest size within the scale that keeps the aspect ratio.
 
     Args:
         size: (h, w).
@@ -158,19 +166,19 @@ def rescale_size(
 def rescale_sizes(
     sizes: Int64[np.ndarray, "n 2"], image_scale: tuple[int, ...]
 ) -> Int64[np.ndarray, "n 2"]:
-    """The new sizes of `rescale_size`, of many images at once."""
+    """Returns the new sizes of `rescale_size`, of many images at once."""
     f = np.minimum(max(image_scale) / sizes.max(axis=1), min(image_scale) / sizes.min(axis=1))
     return np.maximum(1, (sizes * f[:, None] + 0.5).astype(np.int64))
 
 
 def padded_size(size: tuple[int, int]) -> tuple[int, int]:
-    """(h, w) rounded up to multiples of 32: what the network sees of an image."""
+    """Returns (h, w) rounded up to multiples of 32: what the network sees of an image."""
     height, width = (-(-side // STRIDE) * STRIDE for side in size)
     return height, width
 
 
 def resize(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
-    """Bilinear, to (height, width), rounded to uint8 as OpenCV does."""
+    """Resizes bilinearly to (height, width), rounded to uint8 as OpenCV does."""
     return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
 
 
@@ -182,7 +190,7 @@ def flip_image(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
 def resize_boxes(
     boxes: Float32[np.ndarray, "n 4"], f: float, size: tuple[int, int], flip: bool = False
 ) -> Float32[np.ndarray, "n 4"]:
-    """Boxes of the original image to boxes of the resized one.
+    """Turns boxes of the original image into boxes of the resized one.
 
     In the reference's order: multiply by f itself (not by the ratio of the rounded sizes), mirror,
     clip to [0, w - 1] x [0, h - 1].

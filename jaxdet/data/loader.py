@@ -148,7 +148,7 @@ class _From:
 
 
 def _in_background(source: Source, num_workers: int) -> grain.IterDataset:
-    """The source's elements in order, a few made ahead of time."""
+    """Returns the source's elements in order, a few made ahead of time."""
     # An element is a whole batch of images: tens of megabytes, so buffers are short.
     threads = 1 if num_workers else 2
     read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)

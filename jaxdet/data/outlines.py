@@ -23,7 +23,7 @@ class Place(NamedTuple):
 
 
 def mask_of(kind: int, place: Place, size: tuple[int, int]) -> Mask:
-    """The pixels whose centres lie in a shape.
+    """Returns the pixels whose centres lie in a shape.
 
     Args:
         kind: Position in `OUTLINES`.
@@ -64,7 +64,7 @@ def _cross(u: Grid, v: Grid) -> Mask:
 
 
 def _star(u: Grid, v: Grid) -> Mask:
-    """Five points at radius 1, five notches at 0.45, straight edges between them."""
+    """Returns five points at radius 1, five notches at 0.45, straight edges between them."""
     half = np.pi / 5
     angle = abs((np.arctan2(u, -v) + half) % (2 * half) - half)  # 0 at a point, `half` at a notch
     edge = 0.45 * np.sin(half) / (np.sin(angle) + 0.45 * np.sin(half - angle))

@@ -96,7 +96,7 @@ def eval_buckets(dataset: Dataset, data: DataConfig) -> list[Size]:
 
 
 def max_boxes(dataset: Dataset) -> int:
-    """`M` of a data set's batches: its largest number of boxes, rounded up to a multiple of 8."""
+    """Returns `M` of a data set's batches: its most boxes, rounded up to a multiple of 8."""
     most = int(dataset.num_boxes.max(initial=0))
     return max(1, -(-most // BOX_MULTIPLE)) * BOX_MULTIPLE
 
@@ -141,7 +141,7 @@ class _TrainSource:
             return index, self.dataset.read(index)
         except InputError as error:
             skipped.append(str(error))
-        for other in self.sampler.stand_ins(index, planned.bucket)[: MAX_SKIPS - 1].tolist():
+        for other in self.sampler.replacements(index, planned.bucket)[: MAX_SKIPS - 1].tolist():
             try:
                 return other, self.dataset.read(other)
             except InputError:
@@ -218,7 +218,7 @@ def _host_rows(batch_size: int, process_index: int, process_count: int) -> slice
 
 
 def _empty_batch(bucket: Size, rows: int, boxes: int) -> Batch:
-    """Filler images in every row."""
+    """Returns filler images in every row."""
     return Batch(
         image=np.zeros((rows, *bucket, 3), np.uint8),
         image_size=np.full((rows, 2), FILLER_SIZE, np.int32),

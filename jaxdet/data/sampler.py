@@ -66,7 +66,7 @@ class Sampler:
         self.steps_per_epoch = steps_per_epoch(dataset, data, global_batch)
 
     def __getitem__(self, step: int) -> Step:
-        """The global batch of a step, counted from the beginning of the first epoch."""
+        """Returns the global batch of a step, counted from the beginning of the first epoch."""
         epoch, place = divmod(step, self.steps_per_epoch)
         indices = self._epoch(epoch)[place]
         height, width = self.sizes[indices].max(axis=0)
@@ -74,11 +74,11 @@ class Sampler:
         return Step(indices, self.seeds_of(indices, epoch), bucket)
 
     def seeds_of(self, indices: Int64[np.ndarray, " n"], epoch: int) -> UInt32[np.ndarray, " n"]:
-        """The seeds of images in an epoch."""
+        """Returns the seeds of images in an epoch."""
         return image_seeds(self.seed, epoch, self.image_ids[indices])
 
-    def stand_ins(self, index: int, bucket: Size) -> Int64[np.ndarray, " others"]:
-        """Images of the same group that fit the bucket, in the order in which to try them."""
+    def replacements(self, index: int, bucket: Size) -> Int64[np.ndarray, " others"]:
+        """Returns images of the same group that fit the bucket, in the order to try them in."""
         fits = (self.sizes <= np.array(bucket)).all(axis=1)
         same = self.trainable & self.has_use & (self.is_wide == self.is_wide[index]) & fits
         others = np.flatnonzero(same)
@@ -117,7 +117,7 @@ def steps_per_epoch(dataset: Dataset, data: DataConfig, global_batch: int) -> in
 
 
 def aspect_groups(dataset: Dataset, keep_empty: bool = False) -> list[Int64[np.ndarray, " group"]]:
-    """Positions of the images that training visits: those not wider than high, and the others.
+    """Returns positions of the images to train on: not wider than high, and the others.
 
     They have an annotation (or `keep_empty`), and no side under 32 pixels.  A crowd or an ignored
     box is an annotation too; see `Sampler` for what becomes of an image with nothing else.
@@ -143,7 +143,7 @@ def aspect_groups(dataset: Dataset, keep_empty: bool = False) -> list[Int64[np.n
 def image_seeds(
     seed: int, epoch: int, image_ids: Int64[np.ndarray, " n"]
 ) -> UInt32[np.ndarray, " n"]:
-    """An image's seed: a hash of (seed, epoch, image id) and of nothing else."""
+    """Returns an image's seed: a hash of (seed, epoch, image id) and of nothing else."""
     state = np.array([_word(seed)], np.uint64)
     for word in (np.array([_word(epoch)], np.uint64), image_ids.astype(np.uint64)):
         state = _scramble(state) ^ word
@@ -151,7 +151,7 @@ def image_seeds(
 
 
 def flips(seeds: UInt32[np.ndarray, " n"], probability: float) -> Bool[np.ndarray, " n"]:
-    """Whether images are mirrored: each decided by its own seed."""
+    """Returns whether images are mirrored: each decided by its own seed."""
     # Scrambled once more, so that other uses of the seed are independent of the flip.
     uniform = (_scramble(seeds.astype(np.uint64)) >> np.uint64(40)) / 2.0**24
     return uniform < probability
@@ -162,7 +162,7 @@ def _word(number: int) -> int:
 
 
 def _scramble(words: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
-    """SplitMix64 (Steele, Lea and Flood, 2014): one step and its finaliser, modulo 2^64."""
+    """Takes a step of SplitMix64 (Steele, Lea and Flood, 2014), modulo 2^64."""
     words = words + np.uint64(0x9E3779B97F4A7C15)
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -159,7 +159,7 @@ class _Canvas:
                 return
 
     def add_crowd(self) -> None:
-        """Many small discs, too close to be told apart: one annotation."""
+        """Draws many small discs, too close to be told apart: one annotation."""
         kind = OUTLINES.index("ellipse")
         height, width = self.size
         rows, columns = self.rng.integers(3, 5), self.rng.integers(4, 8)
@@ -175,12 +175,12 @@ class _Canvas:
         self._paint(mask, {"category_id": kind + 1, "iscrowd": 1, "ignore": 0})
 
     def render(self) -> UInt8[np.ndarray, "h w 3"]:
-        """The image with the noise of a sensor."""
+        """Returns the image with the noise of a sensor."""
         noise = self.rng.standard_normal(self.image.shape, np.float32)
         return np.clip(np.rint(self.image + 3 * noise), 0, 255).astype(np.uint8)
 
     def annotations(self) -> Iterator[dict[str, Any]]:
-        """COCO annotations of the visible parts."""
+        """Yields COCO annotations of the visible parts."""
         for number, record in enumerate(self.records):
             visible = self.owner == number
             columns, rows = np.flatnonzero(visible.any(0)), np.flatnonzero(visible.any(1))
@@ -201,7 +201,7 @@ class _Canvas:
         return Place(x, y, half_width, half_height, angle)
 
     def _fits(self, mask: Bool[np.ndarray, "h w"]) -> bool:
-        """True if the shape is mostly in the image and hides no other one too much."""
+        """Returns whether the shape is mostly in the image and hides no other one too much."""
         columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
         if len(columns) < MIN_BOX_SIDE or len(rows) < MIN_BOX_SIDE:
             return False
@@ -218,7 +218,7 @@ class _Canvas:
         self.records.append(record)
 
     def _fill(self, mask: Bool[np.ndarray, "h w"]) -> Float32[np.ndarray, "pixels 3"]:
-        """A colour that stands out from what the mask covers, with stripes or a shade."""
+        """Returns a colour that stands out from what the mask covers, with stripes or a shade."""
         rng = self.rng
         behind = self.image[mask].mean(0)
         colour = rng.uniform(20, 235, 3).astype(np.float32)
@@ -229,7 +229,7 @@ class _Canvas:
 
 
 def _background(rng: np.random.Generator, size: tuple[int, int]) -> Float32[np.ndarray, "h w 3"]:
-    """A few waves of colour with speckle: textured, but without an edge that a shape would have."""
+    """Draws waves of colour with speckle: texture without an edge that a shape has."""
     base = rng.uniform(50, 205, 3)
     image = np.broadcast_to(base, (*size, 3)).astype(np.float32)
     for _ in range(3):
@@ -242,7 +242,7 @@ def _background(rng: np.random.Generator, size: tuple[int, int]) -> Float32[np.n
 def _waves(
     rng: np.random.Generator, size: tuple[int, int], wavelengths: tuple[float, float]
 ) -> Float32[np.ndarray, "h w"]:
-    """A plane wave in [-1, 1] of random direction, phase and wavelength (pixels)."""
+    """Returns a plane wave in [-1, 1] of random direction, phase and wavelength (pixels)."""
     angle, phase = rng.uniform(0, 2 * math.pi, 2)
     length = math.exp(rng.uniform(*np.log(wavelengths)))
     # sin(a + b) by its parts: a row and a column instead of every pixel.

@@ -63,7 +63,7 @@ class Manifest:
 
 
 def program_member(bucket: Size) -> str:
-    """The name of a bucket's program within the file."""
+    """Returns the name of a bucket's program within the file."""
     return f"programs/{bucket[0]}x{bucket[1]}.jax"
 
 
@@ -109,7 +109,7 @@ class ExportedModel:
 
 
 def load_exported(path: str | Path) -> ExportedModel:
-    """The model in a file that `--mode=export` wrote.
+    """Returns the model in a file that `--mode=export` wrote.
 
     Raises:
         InputError: the file is missing, damaged, of another version, or not for this device.
@@ -168,7 +168,7 @@ def _read_manifest(path: Path, file: zipfile.ZipFile) -> Manifest:
 
 
 def _read_params(path: Path, file: zipfile.ZipFile) -> dict[str, Any]:
-    """The nested tree of what lies under params/."""
+    """Returns the nested tree of what lies under params/."""
     params: dict[str, Any] = {}
     for name in file.namelist():
         if name.startswith("params/") and name.endswith(".npy"):
@@ -208,7 +208,7 @@ def _read_program(
 def _require_fit(
     path: Path, program: export.Exported, params: dict[str, Any], bucket: Size
 ) -> None:
-    """The program takes these parameters and images of the bucket, and is for this device."""
+    """Requires that a program takes these parameters and images, and is for this device."""
     wanted, *inputs = _arguments(program)
     if jax.tree.map(lambda x: (x.shape, x.dtype), wanted) != jax.tree.map(
         lambda x: (x.shape, x.dtype), params
@@ -226,7 +226,7 @@ def _require_fit(
 
 
 def _arguments(program: export.Exported) -> tuple[Any, ...]:
-    """What a program is called with: parameters, images and sizes, of shapes and dtypes."""
+    """Returns what a program is called with: parameters, images and sizes, of shapes and dtypes."""
     arguments, _ = jax.tree.unflatten(program.in_tree, program.in_avals)
     if len(arguments) != 3 or not all(hasattr(x, "shape") for x in arguments[1:]):
         raise ValueError("its programs are those of something else")

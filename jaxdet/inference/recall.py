@@ -44,7 +44,7 @@ def fast_recall(
     limits: Sequence[int] = LIMITS,
     thresholds: Float[np.ndarray, " T"] = THRESHOLDS,
 ) -> Float[np.ndarray, "L T"]:
-    """Recall by the reference's greedy matching, without categories, crowds or sizes.
+    """Returns recall by the reference's greedy matching, without categories or crowds.
 
     Of all (box, proposal) pairs of an image the one with the highest IoU is taken and both are
     removed, until boxes or proposals run out; a box that is left without a proposal has IoU 0.
@@ -76,7 +76,7 @@ def fast_recall(
 def coco_recall(
     ground_truth: Sequence[GroundTruth], proposals: Sequence[ImageProposals]
 ) -> CocoRecall:
-    """Recall as `pycocotools` computes it with `useCats=0` and 100, 300 and 1000 detections.
+    """Returns recall by `pycocotools` with `useCats=0` and 100, 300 and 1000 detections.
 
     Detections enter as `x1, y1, x2 - x1 + 1, y2 - y1 + 1`.  Crowd boxes are never counted; boxes
     flagged `ignore` are, because COCOeval replaces that flag by `iscrowd`.
@@ -107,7 +107,7 @@ def coco_recall(
 def evaluate_proposals(
     ground_truth: Sequence[GroundTruth], proposals: Sequence[ImageProposals]
 ) -> dict[str, Any]:
-    """All recall figures of a data set, as they are written to `eval.json`.
+    """Returns all recall figures of a data set, as they are written to `eval.json`.
 
     Args:
         ground_truth: per image, all its annotations.
@@ -141,7 +141,7 @@ def evaluate_proposals(
 
 
 def format_table(result: Mapping[str, Any], title: str = "Recall") -> Table:
-    """The figures of `evaluate_proposals` as a table for the console, in percent.
+    """Returns the figures of `evaluate_proposals` as a table for the console, in percent.
 
     Args:
         result: what `evaluate_proposals` returned, or the same read from `eval.json`.
@@ -171,7 +171,7 @@ def format_table(result: Mapping[str, Any], title: str = "Recall") -> Table:
 
 
 def _best_first(proposals: ImageProposals, limit: int) -> tuple[np.ndarray, np.ndarray]:
-    """The best `limit` boxes and scores by falling score; equal scores keep their order."""
+    """Returns the best `limit` boxes and scores by falling score; equal scores keep their order."""
     if isinstance(proposals, tuple):
         boxes, scores = proposals
     else:
@@ -181,7 +181,7 @@ def _best_first(proposals: ImageProposals, limit: int) -> tuple[np.ndarray, np.n
 
 
 def _greedy_ious(ious: np.ndarray) -> np.ndarray:
-    """IoU that each box ends up with, in the order of being matched: [g, n] -> [g]."""
+    """Returns each box's IoU when matched, in the order of being matched: [g, n] -> [g]."""
     taken = np.zeros(ious.shape[0], np.float32)
     if ious.size == 0:
         return taken
@@ -213,7 +213,7 @@ def _truth_records(ground_truth: Sequence[GroundTruth]) -> list[dict[str, Any]]:
 
 
 def _coco_object(num_images: int, records: list[dict[str, Any]]) -> COCO:
-    """The COCO API's object from records in memory; ids start at 1, as 0 means unmatched."""
+    """Returns the COCO API's object of records; ids start at 1, as 0 means unmatched."""
     api = COCO()
     api.dataset = {
         "images": [{"id": image_id} for image_id in range(1, num_images + 1)],
@@ -230,7 +230,7 @@ def _coco_run(
     scored: Sequence[tuple[np.ndarray, np.ndarray]],
     limit: int,
 ) -> np.ndarray:
-    """COCOeval with the best `limit` proposals: recall [areas, T], all sizes first."""
+    """Runs COCOeval with the best `limit` proposals: recall [areas, T], all sizes first."""
     records: list[dict[str, Any]] = []
     for image_id, (gt, (boxes, scores)) in enumerate(zip(ground_truth, scored, strict=True), 1):
         candidates = to_xywh(boxes[:limit].astype(np.float64))
@@ -254,7 +254,7 @@ def _coco_run(
 
 
 def _figures(recall: np.ndarray) -> dict[str, Any]:
-    """AR per limit and recall by IoU from recall [L, T]."""
+    """Returns AR per limit and recall by IoU from recall [L, T]."""
     names = [f"{threshold:.2f}" for threshold in THRESHOLDS]
     means = {f"AR@{limit}": _number(row.mean()) for limit, row in zip(LIMITS, recall, strict=True)}
     by_iou = {

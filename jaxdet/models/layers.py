@@ -24,7 +24,7 @@ he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 def cell_mask(
     pad_size: Int[Array, "b 2"], stride: int, height: int, width: int
 ) -> Bool[Array, "b h w 1"]:
-    """Which cells of a `height` x `width` map at `stride` lie in the padded image.
+    """Returns which cells of a `height` x `width` map at `stride` lie in the padded image.
 
     Args:
         pad_size: (height, width) in pixels of each padded image.
@@ -39,12 +39,12 @@ def cell_mask(
 
 
 def apply_mask(x: Float[Array, "b h w c"], mask: Bool[Array, "b h w 1"]) -> Array:
-    """Zero outside the image; a choice, not a product, so that infinities stay out."""
+    """Sets zero outside the image; a choice, not a product, so that infinities stay out."""
     return jnp.where(mask, x, jnp.zeros((), x.dtype))
 
 
 def max_pool_3x3_2(x: Float[Array, "b h w c"]) -> Array:
-    """3x3 maximum, stride 2, one cell of padding.
+    """Takes 3x3 maxima at stride 2 with one cell of padding.
 
     Rows, then columns, each a maximum of three views: on a CPU a third of the time of XLA's
     windowed reduction, and a fifteenth in the gradient.
@@ -57,7 +57,7 @@ def max_pool_3x3_2(x: Float[Array, "b h w c"]) -> Array:
 
 
 def upsample_2(x: Float[Array, "b h w c"]) -> Array:
-    """Nearest neighbour, twice the height and width."""
+    """Repeats every cell to twice the height and width (nearest neighbour)."""
     b, h, w, c = x.shape
     wide = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
     return wide.reshape(b, 2 * h, 2 * w, c)

@@ -110,7 +110,7 @@ def _lax_conv(stride: int, padding: int, groups: int, x: Array, kernel: Array) -
 def _lax_gradient(
     index: int, stride: int, padding: int, groups: int, x: Array, kernel: Array, dy: Array
 ) -> Array:
-    """XLA's gradient in `x` (index 0) or `kernel` (index 1); each is linear, so y is not made."""
+    """Returns XLA's gradient in `x` (index 0) or `kernel` (1); linear, so y is not made."""
     operands = [x, kernel]
 
     def conv(operand: Array) -> Array:
@@ -165,18 +165,18 @@ def _block_groups(depth: int, groups: int) -> int:
 
 
 def _split(x: Array, blocks: int) -> Array:
-    """[B, H, W, C] to [N, B, H, W, C / N]."""
+    """Turns [B, H, W, C] into [N, B, H, W, C / N]."""
     return jnp.moveaxis(x.reshape(*x.shape[:3], blocks, -1), 3, 0)
 
 
 def _join(x: Array) -> Array:
-    """The inverse of `_split`."""
+    """Returns the inverse of `_split`."""
     x = jnp.moveaxis(x, 0, 3)
     return x.reshape(*x.shape[:3], -1)
 
 
 def _split_kernel(kernel: Array, groups: int) -> Array:
-    """[kh, kw, D, O] to the blocks' kernels [N, kh, kw, m D, O / N], zero between groups."""
+    """Turns [kh, kw, D, O] into blocks [N, kh, kw, m D, O / N], zero between groups."""
     kh, kw, depth, features = kernel.shape
     m = _block_groups(depth, groups)
     kernel = kernel.reshape(kh, kw, depth, groups // m, m, features // groups)
@@ -185,7 +185,7 @@ def _split_kernel(kernel: Array, groups: int) -> Array:
 
 
 def _join_kernel(blocks: Array, shape: tuple[int, ...], groups: int) -> Array:
-    """The transpose of `_split_kernel`, back to `shape`."""
+    """Returns the transpose of `_split_kernel`, back to `shape`."""
     kh, kw, depth, features = shape
     m = _block_groups(depth, groups)
     blocks = blocks.reshape(groups // m, kh, kw, m, depth, m, features // groups)
@@ -216,7 +216,7 @@ def _dense_input_gradient(stride: int, padding: int, x: Array, kernel: Array, dy
 
 
 def _transposed_conv(stride: int, padding: int, x: Array, kernel: Array, dy: Array) -> Array:
-    """The gradient in `x` as a convolution of `dy`, zeros put between its cells.
+    """Returns the gradient in `x` as a convolution of `dy`, zeros put between its cells.
 
     XLA's own is as fast outside of loops, and ten times slower inside.
     """
@@ -250,7 +250,7 @@ def _dense_kernel_gradient(stride: int, padding: int, x: Array, kernel: Array, d
 def _shifted_products(
     stride: int, padding: int, shape: tuple[int, ...], x: Array, dy: Array
 ) -> Array:
-    """The kernel's gradient, one matrix product over all cells for each place in the kernel.
+    """Returns the kernel's gradient, a matrix product over all cells for each of its places.
 
     `shape` is a kernel's; of it the first two numbers count.
     """
@@ -272,12 +272,12 @@ def _is_product(kernel: Array, padding: int) -> bool:
 
 
 def _is_large(x: Array) -> bool:
-    """Whether XLA's kernel gradient, which walks `x` channel by channel, would miss the cache."""
+    """Returns whether XLA's kernel gradient, channel by channel, would miss the cache."""
     return x.size >= 2**20 and x.shape[-1] >= _BLOCK
 
 
 def _is_winograd(stride: int, padding: int, x: Array, kernel: Array) -> bool:
-    """Whether `winograd` is both possible and faster.
+    """Returns whether `winograd` is both possible and faster.
 
     Its transforms cost as much per cell as 45 channels' worth of the products it saves, and the
     kernel's transform must be shared by many cells.  Those of one image count: an image's

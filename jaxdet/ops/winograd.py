@@ -23,7 +23,7 @@ _POINTS = (0.0, 2**0.5, -(2**0.5), 0.5**0.5, -(0.5**0.5))
 
 
 def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A' [16, 36], G [36, 9] and B' [36, 36], each acting on flattened tiles."""
+    """Returns A' [16, 36], G [36, 9] and B' [36, 36], each acting on flattened tiles."""
     roots = np.array(_POINTS)
     a, g, b = np.zeros((_TILE, _WINDOW)), np.zeros((_WINDOW, 3)), np.zeros((_WINDOW, _WINDOW))
     for i, root in enumerate(roots):
@@ -43,7 +43,7 @@ _A, _G, _B = _matrices()
 def conv3x3(
     x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C O"], padding: int
 ) -> Float[Array, "B P Q O"]:
-    """Stride-1 cross-correlation of float32 `x`, zero-padded by `padding` cells a side.
+    """Cross-correlates float32 `x` at stride 1, zero-padded by `padding` cells a side.
 
     The rounding error is about 1.5e-6 of the output's standard deviation, four times that of
     the direct sum.  Takes memory for 2.25 copies of `x` twice over, or of the output.
@@ -71,7 +71,7 @@ def conv3x3(
 def conv3x3_kernel_gradient(
     x: Float[Array, "B H W C"], gradient: Float[Array, "B P Q O"], padding: int
 ) -> Float[Array, "3 3 C O"]:
-    """The gradient of `sum(conv3x3(x, kernel, padding) * gradient)` in `kernel`."""
+    """Returns the gradient of `sum(conv3x3(x, kernel, padding) * gradient)` in `kernel`."""
     inputs = _input_tiles(x, padding)
     batch, height, width, features = gradient.shape
     rows, columns = -(-height // _TILE), -(-width // _TILE)
@@ -84,7 +84,7 @@ def conv3x3_kernel_gradient(
 
 
 def _input_tiles(x: Array, padding: int) -> Array:
-    """B' d B of every overlapping 6x6 tile: [36, T, C]."""
+    """Returns B' d B of every overlapping 6x6 tile: [36, T, C]."""
     batch, height, width, channels = x.shape
     rows, columns = (-(-(n + 2 * padding - 2) // _TILE) for n in (height, width))
     after = [_TILE * (n + 1) - size - padding for n, size in ((rows, height), (columns, width))]

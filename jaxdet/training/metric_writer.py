@@ -100,7 +100,7 @@ class Logbook:
         self._evaluated.add(step)
 
     def evaluated(self, step: int) -> bool:
-        """Whether `metrics.jsonl` has an evaluation of this step, written now or before resuming.
+        """Returns whether `metrics.jsonl` has an evaluation of this step.
 
         A run killed between a checkpoint and its evaluation asks this when it resumes.
         """
@@ -169,7 +169,7 @@ class Logbook:
 
 
 def read_rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
-    """Lines of a `metrics.jsonl`, if there is one, and what they hold; None for a torn line."""
+    """Yields the lines of a `metrics.jsonl` and what they hold; None for a torn line."""
     for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
             row = json.loads(line)
@@ -179,7 +179,7 @@ def read_rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
 
 
 def _lines_until(path: Path, resume_step: int | None) -> tuple[list[bytes], set[int]]:
-    """The file's whole lines up to `resume_step`, and the steps that have an evaluation."""
+    """Returns the file's whole lines up to `resume_step`, and the steps that have an evaluation."""
     kept: list[bytes] = []
     evaluated = set()
     torn = 0
@@ -219,7 +219,7 @@ def _open_events(folder: Path, resume_step: int | None) -> RecordWriter:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy and jax numbers and arrays as Python's own, at any depth."""
+    """Returns NumPy and jax numbers and arrays as Python's own, at any depth."""
     if isinstance(value, Mapping):
         return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -228,7 +228,7 @@ def _plain(value: Any) -> Any:
 
 
 def _finite(value: Any) -> Any:
-    """Plain data with None for every number that JSON cannot hold."""
+    """Returns plain data with None for every number that JSON cannot hold."""
     if isinstance(value, dict):
         return {name: _finite(item) for name, item in value.items()}
     if isinstance(value, list):

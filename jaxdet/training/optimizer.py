@@ -9,19 +9,19 @@ REFERENCE_BATCH = 16
 
 
 def global_batch(config: Config, num_devices: int) -> int:
-    """Images in a step, over all devices of all hosts."""
+    """Returns the images in a step, over all devices of all hosts."""
     return config.data.images_per_device * num_devices * config.train.accumulation
 
 
 def base_rate(config: OptimizerConfig, global_batch: int) -> float:
-    """The rate between warm-up and first decay: the config's, or linear in the batch."""
+    """Returns the rate between warm-up and first decay: the config's, or linear in the batch."""
     return config.learning_rate * (global_batch / REFERENCE_BATCH if config.scale_lr else 1.0)
 
 
 def learning_rate(
     config: OptimizerConfig, steps_per_epoch: int, global_batch: int
 ) -> optax.Schedule:
-    """Step -> rate: constant, times `decay_factor` at each decay epoch, warmed up linearly."""
+    """Returns step -> rate: warmed up linearly, times `decay_factor` at each decay epoch."""
     base = base_rate(config, global_batch)
     # Steps are counted in 32 bits; a decay beyond them never comes.
     last = 2**31 - 1

@@ -27,7 +27,7 @@ class TrainState(NamedTuple):
 
     @property
     def params(self) -> Params:
-        """The whole parameter tree."""
+        """Returns the whole parameter tree."""
         return merge_params(self.trainable, self.frozen)
 
 

@@ -60,7 +60,7 @@ def claim_workdir(workdir: Path, config: Config) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _lock(workdir: Path) -> Iterator[None]:
-    """Held until the process ends, however it ends: the system keeps the lock, not the file."""
+    """Locks until the process ends, however it ends: the system keeps the lock, not the file."""
     with (workdir / ".lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

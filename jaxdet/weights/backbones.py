@@ -56,7 +56,7 @@ def read_backbone(path: str | os.PathLike[str], template: Mapping[str, Any]) -> 
 
 
 def from_detectron(checkpoint: Any, source: str = "the checkpoint") -> dict[str, np.ndarray]:
-    """Detectron's blobs under torchvision's names.
+    """Returns Detectron's blobs under torchvision's names.
 
     Args:
         checkpoint: blobs by name, or a dict with such a dict as 'blobs'.
@@ -86,7 +86,7 @@ def from_detectron(checkpoint: Any, source: str = "the checkpoint") -> dict[str,
 
 
 def _torchvision_name(blob: str) -> str:
-    """E.g. res2_0_branch2a_bn_s -> layer1.0.bn1.weight; names of no backbone stay."""
+    """Maps res2_0_branch2a_bn_s to layer1.0.bn1.weight; names of no backbone stay."""
     leaf = "bias" if blob.endswith("_b") else "weight"
     if blob in ("conv1_w", "conv1_b"):
         return f"conv1.{leaf}"

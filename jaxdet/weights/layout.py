@@ -43,7 +43,7 @@ _SHOWN = 5  # names listed of each kind of mismatch
 
 
 def state_dict(checkpoint: Any, source: str = "the checkpoint") -> dict[str, np.ndarray]:
-    """The tensors of a checkpoint by name, whether or not it wraps them.
+    """Returns the tensors of a checkpoint by name, whether or not it wraps them.
 
     Args:
         checkpoint: what `torch_file.read` returned: a dict with a 'state_dict', or one itself.
@@ -77,7 +77,7 @@ def to_params(
     allow_missing: Iterable[str] = (),
     source: str = "the checkpoint",
 ) -> dict[str, Any]:
-    """A parameter tree from the reference's tensors, every one of them accounted for.
+    """Returns a parameter tree from the reference's tensors, every one of them accounted for.
 
     Args:
         checkpoint: as for `state_dict`, by the reference's names, kernels OIHW.
@@ -145,7 +145,7 @@ def require_finite(params: Mapping[str, Any], source: str) -> None:
 
 
 def to_state_dict(params: Mapping[str, Any]) -> "OrderedDict[str, np.ndarray]":
-    """The reference's state dict, in its order and complete for loading with strict keys.
+    """Returns the reference's state dict, in its order and complete for loading with strict keys.
 
     Args:
         params: nested dict of arrays, kernels HWIO.
@@ -166,7 +166,7 @@ def to_state_dict(params: Mapping[str, Any]) -> "OrderedDict[str, np.ndarray]":
 
 
 def torch_name(path: Path) -> str:
-    """The reference's name of the tensor at `path`, e.g. ('neck', 'fpn_convs_0', 'bias')."""
+    """Returns the reference's name of the tensor at ('neck', 'fpn_convs_0', 'bias')."""
     room, *scopes, conv, leaf = path
     if room == "neck":
         convs, _, index = conv.rpartition("_")
@@ -182,7 +182,7 @@ def torch_name(path: Path) -> str:
 
 
 def leaves(tree: Mapping[str, Any]) -> Iterator[tuple[Path, Any]]:
-    """Each leaf and its path, in the order of the reference's `state_dict()`."""
+    """Yields each leaf and its path, in the order of the reference's `state_dict()`."""
 
     def walk(node: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, Any]]:
         for key in sorted(node, key=_rank):
@@ -195,7 +195,7 @@ def leaves(tree: Mapping[str, Any]) -> Iterator[tuple[Path, Any]]:
 
 
 def _rank(scope: str) -> tuple[int, ...]:
-    """Where a scope comes among its siblings: by kind, then by its numbers."""
+    """Returns where a scope comes among its siblings: by kind, then by its numbers."""
     kind = re.sub(r"_?\d.*", "", scope)
     return (_ORDER.index(kind), *map(int, re.findall(r"\d+", scope)))
 

@@ -36,7 +36,7 @@ class Refused(ValueError):
 
 
 def _allowed() -> dict[str, Any]:
-    """Every name a pickle may use, and what stands in for it."""
+    """Returns every name a pickle may use, and what stands in for it."""
     table: dict[str, Any] = {
         "collections.OrderedDict": Call(ordered),
         "collections.defaultdict": Call(lambda *_: {}),
@@ -94,7 +94,7 @@ class _Reader(pickle._Unpickler):
         return _ALLOWED[full]
 
     def _encode(self, text: str, encoding: str) -> bytes:
-        """How protocol 2 spells bytes: as text, and each text once."""
+        """Returns how protocol 2 spells bytes: as text, and each text once."""
         self._to_encode -= len(text)
         if encoding != "latin1":
             raise Refused(f"encodes text as {encoding!a}; only latin1 is read")

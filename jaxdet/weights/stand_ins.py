@@ -73,7 +73,7 @@ class Storage(Sealed):
         self.wide: np.ndarray | None = None
 
     def numbers(self) -> np.ndarray:
-        """The filled storage; bfloat16 is widened once, not for each of its tensors."""
+        """Returns the filled storage; bfloat16 is widened once, not for each of its tensors."""
         if not self.kind.widen:
             return self.data
         if self.wide is None:
@@ -93,7 +93,7 @@ class Tensor(Sealed):
         self.stride = stride
 
     def array(self) -> np.ndarray:
-        """The tensor, sharing memory with its storage."""
+        """Returns the tensor, sharing memory with its storage."""
         if not isinstance(self.storage, Storage):
             raise ValueError("a tensor without storage")
         flat = self.storage.numbers()
@@ -145,7 +145,7 @@ class NumpyType(Sealed):
         self.order = state[1]
 
     def dtype(self) -> np.dtype:
-        """The real type."""
+        """Returns the real type."""
         dtype = np.dtype(f"{self.order}{self.code}")
         if dtype.kind not in "biufc":
             raise ValueError(f"holds a NumPy array of {dtype.kind!r}, not of numbers")
@@ -165,7 +165,7 @@ class NumpyArray(Sealed):
         _, self.shape, self.kind, self.fortran, self.data = state
 
     def array(self, data: bytes) -> Any:
-        """The real array or scalar, a read-only view of its bytes."""
+        """Returns the real array or scalar, a read-only view of its bytes."""
         flat = np.frombuffer(data, self.kind.dtype())
         if self.shape is None:
             return flat[0]

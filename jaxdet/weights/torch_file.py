@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from jaxdet.errors import InputError
+from jaxdet.files import whole
 from jaxdet.weights import write_pickle
 from jaxdet.weights.safe_pickle import Refused, load, resolve
 from jaxdet.weights.stand_ins import Storage, StorageType, Tensor
@@ -242,21 +243,13 @@ def write(path: str | os.PathLike[str], obj: Any) -> None:
         InputError: the file cannot be written.
         TypeError: `obj` holds something else, or an array of a dtype that PyTorch lacks.
     """
-    path = Path(path)
     pickled, arrays = write_pickle.dumps(obj)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with zipfile.ZipFile(part, "w") as archive:
-            _add(archive, "data.pkl", pickled)
-            _add(archive, "byteorder", b"little")
-            for i, array in enumerate(arrays):
-                _add(archive, f"data/{i}", array.tobytes())
-            _add(archive, "version", b"3\n")
-        part.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with whole(Path(path)) as file, zipfile.ZipFile(file, "w") as archive:
+        _add(archive, "data.pkl", pickled)
+        _add(archive, "byteorder", b"little")
+        for i, array in enumerate(arrays):
+            _add(archive, f"data/{i}", array.tobytes())
+        _add(archive, "version", b"3\n")
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:

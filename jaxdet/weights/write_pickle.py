@@ -34,7 +34,7 @@ _CONSTANTS: dict[type, Callable[[Any], bytes]] = {
 
 
 def dumps(obj: Any) -> tuple[bytes, list[np.ndarray]]:
-    """The pickle of `obj` (protocol 2, no memo) and the arrays it refers to by position.
+    """Returns the pickle of `obj` (protocol 2, no memo) and the arrays it refers to by position.
 
     Args:
         obj: see `jaxdet.weights.torch_file.write`.
@@ -50,7 +50,7 @@ def dumps(obj: Any) -> tuple[bytes, list[np.ndarray]]:
 
 
 def _parts(item: Any, arrays: list[np.ndarray]) -> Iterator[bytes]:
-    """The commands that make `item`; what they refer to is added to `arrays`."""
+    """Yields the commands that make `item`; what they refer to is added to `arrays`."""
     if isinstance(item, np.ndarray):
         yield from _tensor(np.ascontiguousarray(item).reshape(item.shape), arrays)
     elif isinstance(item, np.bool | np.number):

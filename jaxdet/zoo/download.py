@@ -100,8 +100,8 @@ def download(urls: Sequence[str], target: Path) -> Path:
             "that can"
         ) from error
     raise InputError(
-        f"{target.name}: not to be had ({'; '.join(problems)}); download {urls[0]} elsewhere and "
-        f"put it at {target}"
+        f"{target.name}: cannot be downloaded ({'; '.join(problems)}); "
+        f"download {urls[0]} elsewhere and put it at {target}"
     )
 
 
@@ -176,7 +176,7 @@ def _append(response: Any, part: Path, have: int, total: int | None, advance: Ad
 
 
 def _is_right(path: Path, named: Path | None = None) -> bool:
-    """Whether the file's SHA-256 begins with the hex digits at the end of its name."""
+    """Returns whether the file's SHA-256 begins with the hex digits at the end of its name."""
     digits = re.search(r"-([0-9a-f]{8,})\.\w+$", (named or path).name)
     if not digits:
         raise ValueError(f"{path.name} does not name its SHA-256")

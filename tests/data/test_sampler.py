@@ -153,9 +153,9 @@ def test_a_group_of_crowds_alone_is_left_out():
 
 def test_stand_ins_are_the_next_of_the_group_that_fit():
     plan = sampler()
-    assert plan.stand_ins(3, (800, 1088)).tolist() == [4, 5, 6, 7, 8, 9, 0, 1, 2]
-    assert plan.stand_ins(16, (800, 800)).tolist() == []
-    assert plan.stand_ins(12, (1088, 800)).tolist() == [13, 14, 16, 10, 11]
+    assert plan.replacements(3, (800, 1088)).tolist() == [4, 5, 6, 7, 8, 9, 0, 1, 2]
+    assert plan.replacements(16, (800, 800)).tolist() == []
+    assert plan.replacements(12, (1088, 800)).tolist() == [13, 14, 16, 10, 11]
 
 
 def test_image_seeds_depend_on_each_of_their_three_parts():

@@ -193,6 +193,7 @@ def test_basic_network_in_any_bucket(size, bucket, seed):
     require_same(SMALL, params, image, bucket, BUCKETS[bucket], seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", NETS)
 def test_other_networks(net):
     params = random_params(NETS[net])
@@ -260,6 +261,7 @@ CONFIG = dataclasses.replace(
 targets_of = jax.jit(lambda batch: make_targets(batch, SMALL, CONFIG.targets))
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(SIZES, st.integers(0, 2**31))
 @example((96, 96), 0)
@@ -281,6 +283,7 @@ def test_targets_are_those_of_the_image_alone(size, seed):
     np.testing.assert_allclose(found.deltas[row][own], expected.deltas[0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_losses_and_gradients_are_those_of_the_image_alone():
     """Losses within 1e-5; gradients, sums over all cells, within 1e-5 of each tensor's norm."""
     model = dataclasses.replace(SMALL, num_stages=2)

@@ -288,6 +288,7 @@ def test_a_file_for_other_devices_is_refused(square, tmp_path, monkeypatch):
     assert line == "exported for tpu, not for cpu; set JAX_PLATFORMS to one of them"
 
 
+@pytest.mark.slow
 def test_same_model_same_file(square, tmp_path):
     for name in ("a.zip", "b.zip"):
         export.write_exported(square, small_params(), tmp_path / name)

@@ -101,6 +101,7 @@ def test_cases_reach_every_program():
     assert taken >= {("lax", 1, False), ("lax", 2, False), ("lax", 2, True)}
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(st.data())
 def test_equals_xla_at_any_size(data):
@@ -115,6 +116,7 @@ def test_equals_xla_at_any_size(data):
     check((batch, height, width, channels, features, size, stride, padding, groups), "float32")
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     batch=st.integers(1, 2),

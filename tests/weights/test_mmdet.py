@@ -14,7 +14,8 @@ import numpy as np
 import optax
 import pytest
 
-from converters import mmdet
+from jaxdet import config as config_lib
+from jaxdet import convert
 from jaxdet.checkpoint import read_params
 from jaxdet.config import Config, ModelConfig
 from jaxdet.detectors.build import build_detector, param_shapes
@@ -82,22 +83,14 @@ def files(tmp_path):
     return tmp_path
 
 
-def run(*args, code=0, capsys=None):
-    """Runs the command within this process; returns what it wrote to standard error."""
-    if code:
-        with pytest.raises(SystemExit) as caught:
-            mmdet.main([*map(str, args)])
-        assert caught.value.code == code
-        error = capsys.readouterr().err
-        assert error.startswith("converters.mmdet: ")
-        assert error.count("\n") == 1
-        return error
-    mmdet.main([*map(str, args)])
-    return ""
+def run(source, target, config, **options):
+    """Converts within this process."""
+    parsed = config_lib.parse(config_lib.load_file(config))
+    convert.convert(str(source), str(target), parsed, **options)
 
 
 def test_there_and_back_is_bit_identical(files):
-    config = f"--config={files}/tiny.py"
+    config = files / "tiny.py"
     run(files / "reference.pth", files / "run", config)
     jax.tree.map(np.testing.assert_array_equal, read_params(files / "run", shapes()), seeded())
     run(files / "run", files / "out.pth", config)
@@ -114,8 +107,8 @@ def test_there_and_back_is_bit_identical(files):
 
 def test_pytorch_loads_the_result_with_strict_keys(files):
     torch = pytest.importorskip("torch")
-    run(files / "reference.pth", files / "run", f"--config={files}/tiny.py")
-    run(files / "run", files / "out.pth", f"--config={files}/tiny.py")
+    run(files / "reference.pth", files / "run", files / "tiny.py")
+    run(files / "run", files / "out.pth", files / "tiny.py")
     state = torch.load(files / "out.pth", weights_only=True)["state_dict"]
     stem = torch.nn.Module()
     stem.conv1 = torch.nn.Conv2d(3, 8, 7, bias=False)
@@ -131,7 +124,7 @@ def test_pytorch_loads_the_result_with_strict_keys(files):
 @pytest.mark.parametrize("frozen", [True, False])
 def test_training_goes_on_with_the_momentum(tmp_path, frozen):
     torch_file.write(tmp_path / "a.pth", checkpoint(frozen))
-    mmdet.import_checkpoint(tmp_path / "a.pth", tmp_path / "run", CONFIG, with_optimizer=True)
+    convert.import_checkpoint(tmp_path / "a.pth", tmp_path / "run", CONFIG, with_optimizer=True)
     params = jax.tree.map(lambda x: jnp.zeros(x.shape), shapes())
     trainable, _ = split_params(params, DETECTOR.trainable)
     optimizer = optim.make_optimizer(CONFIG.optimizer, optax.constant_schedule(0.1))
@@ -164,7 +157,7 @@ def test_momentum_by_pytorch_itself(tmp_path):
     tensors = {k: torch.from_numpy(v) for k, v in state.items()}
     saved = {"state_dict": tensors, "optimizer": sgd.state_dict()}
     torch.save(saved, tmp_path / "a.pth")
-    momentum = mmdet.read_momentum(torch_file.read(tmp_path / "a.pth"), trainable)
+    momentum = convert.read_momentum(torch_file.read(tmp_path / "a.pth"), trainable)
     for path, leaf in layout.leaves(momentum):
         assert (leaf == list(parameters).index(layout.torch_name(path))).all()
 
@@ -173,36 +166,37 @@ def test_optimizers_that_do_not_fit():
     trainable, _ = split_params(seeded(), DETECTOR.trainable)
     for optimizer in (None, {}, {"state": {}}, {"state": {1: {}}, "param_groups": [1]}):
         with pytest.raises(InputError, match="no optimizer state"):
-            mmdet.read_momentum({**checkpoint(), "optimizer": optimizer}, trainable)
+            convert.read_momentum({**checkpoint(), "optimizer": optimizer}, trainable)
     other = checkpoint()
     other["optimizer"]["param_groups"][0]["params"].pop()
     with pytest.raises(InputError, match="its optimizer has 43 tensors, the config trains 29"):
-        mmdet.read_momentum(other, trainable)
+        convert.read_momentum(other, trainable)
     other = checkpoint()
     numbers = other["optimizer"]["param_groups"][0]["params"]
     numbers[-1], numbers[-2] = numbers[-2], numbers[-1]
     with pytest.raises(InputError, match=r"momentum: .* misshaped \(rpn_head\.rpn_reg\.weight"):
-        mmdet.read_momentum(other, trainable)
+        convert.read_momentum(other, trainable)
     other = checkpoint()
     other["optimizer"]["state"].popitem()
     with pytest.raises(InputError, match="1 missing"):
-        mmdet.read_momentum(other, trainable)
+        convert.read_momentum(other, trainable)
 
 
-def test_bad_input_is_one_line_and_nothing_is_written(files, capsys):
-    config = f"--config={files}/tiny.py"
-    good, new = files / "reference.pth", files / "new"
+def test_bad_input_is_one_line_and_nothing_is_written(files):
+    good, new, config = files / "reference.pth", files / "new", files / "tiny.py"
 
-    def fails(*args):
-        return run(*args, code=2, capsys=capsys)
+    def fails(*args, **options):
+        with pytest.raises(InputError) as caught:
+            run(*args, **options)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
 
     assert "No such file" in fails(files / "absent.pth", new, config)
-    assert "no such config" in fails(good, new, "--config=absent.py")
+    assert "no such config" in fails(good, new, "absent.py")
     assert "exactly one" in fails(good, files / "b.pth", config)
     assert "exactly one" in fails(new, files / "b", config)
     assert "pretrained" in fails(files / "R-50.pkl", new, config)
-    assert "required" in fails(good, new)
-    assert "written without" in fails(new, files / "b.pth", config, "--with-optimizer")
+    assert "written without" in fails(new, files / "b.pth", config, with_optimizer=True)
     assert "no such checkpoint" in fails(new, files / "b.pth", config)
     (files / "cut.pth").write_bytes(good.read_bytes()[:5000])
     assert "damaged, truncated" in fails(files / "cut.pth", new, config)
@@ -210,10 +204,11 @@ def test_bad_input_is_one_line_and_nothing_is_written(files, capsys):
     other["state_dict"].popitem(last=False)
     torch_file.write(files / "other.pth", other)
     assert "1 missing (backbone.conv1.weight)" in fails(files / "other.pth", new, config)
-    torch_file.write(files / "when.pth", checkpoint(iter="soon"))
-    assert "meta.iter" in fails(files / "when.pth", new, config, "--with-optimizer")
+    for iteration in ("soon", 10**12, -1):
+        torch_file.write(files / "when.pth", checkpoint(iter=iteration))
+        assert "meta.iter" in fails(files / "when.pth", new, config, with_optimizer=True)
     assert not new.exists()
-    assert "cannot be written" in fails(good, good / "new", config)
+    assert "cannot be made" in fails(good, good / "new", config)
     run(good, new, config)
     assert "already holds checkpoints" in fails(good, new, config)
     assert "cannot be written" in fails(new, files / "absent" / "b.pth", config)
@@ -232,5 +227,10 @@ def test_the_command_as_a_user_calls_it(files):
     )
     assert bad.returncode == 2
     assert bad.stdout == ""
-    assert bad.stderr.startswith("converters.mmdet: ")
+    assert bad.stderr.startswith("jaxdet: ")
     assert bad.stderr.count("\n") == 1
+    bare = subprocess.run(
+        args, capture_output=True, text=True, cwd=ROOT, env=environment, check=False
+    )
+    assert (bare.returncode, bare.stderr.count("\n")) == (2, 1)
+    assert "give a source, a target and --config" in bare.stderr

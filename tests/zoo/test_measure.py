@@ -111,6 +111,7 @@ def test_a_checkpoint_over_all_images_gives_every_figure(config, tmp_path):
     assert json.loads(json.dumps(result)) == result
 
 
+@pytest.mark.slow
 def test_recall_needs_a_checkpoint_and_training_can_be_left_out(config):
     result = measure(config, steps=0, num_images=2)
     assert result["num_images"] == 2

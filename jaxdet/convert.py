@@ -1,0 +1,154 @@
+"""The reference's checkpoints to work directories and back, with or without optimiser state."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from jaxdet.checkpoint import read_params
+from jaxdet.config import Config
+from jaxdet.detectors.build import build_detector, param_shapes
+from jaxdet.errors import InputError
+from jaxdet.files import make_folder
+from jaxdet.models.params import split_params
+from jaxdet.saving import Checkpoints
+from jaxdet.training import optimizer as optim
+from jaxdet.types import Params
+from jaxdet.weights import layout, torch_file
+from jaxdet.zoo.download import fetch
+
+
+def convert(source: str, target: str, config: Config, with_optimizer: bool = False) -> None:
+    """Converts in the direction that the names tell: one of them ends in `.pth`.
+
+    Args:
+        source: a `.pth` file or a published name, or a work directory.
+        target: a work directory, or a `.pth` file.
+        config: of the same architecture.
+        with_optimizer: also import the momentum and the iteration, so that training goes on.
+
+    Raises:
+        InputError: a name does not fit, or as `import_checkpoint` and `export_checkpoint`.
+    """
+    for side in (source, target):
+        if side.endswith(".pkl"):
+            raise InputError(f"{side}: a backbone only; set config.model.pretrained to it instead")
+    reading = source.endswith(".pth") or "://" in source
+    if reading == target.endswith(".pth"):
+        raise InputError("exactly one of source and target must be a .pth file")
+    if reading:
+        import_checkpoint(source, target, config, with_optimizer)
+    elif with_optimizer:
+        raise InputError("--with_optimizer: a .pth is written without optimizer state")
+    else:
+        export_checkpoint(source, target, config)
+
+
+def import_checkpoint(
+    source: str | Path, workdir: str | Path, config: Config, with_optimizer: bool = False
+) -> None:
+    """Writes a reference checkpoint as the first checkpoint of a work directory.
+
+    Args:
+        source: a `.pth` file, or a published name.
+        workdir: may exist, but not hold checkpoints.
+        config: of the same architecture.
+        with_optimizer: also take the momentum and the iteration, so that training goes on.
+
+    Raises:
+        InputError: the file cannot be read or does not fit, and nothing is written; or the
+            folder cannot be written.
+    """
+    if any(Path(workdir).glob("checkpoints/*")):
+        raise InputError(f"{workdir}: already holds checkpoints; choose another folder")
+    path = fetch(str(source)) if "://" in str(source) else Path(source)
+    checkpoint = torch_file.read(path)
+    shapes = param_shapes(build_detector(config))
+    params = layout.to_params(checkpoint, shapes, source=str(path))
+    meta: dict[str, Any] = {"config": config.name, "source": path.name, "step": 0}
+    slots = _opt_state(checkpoint, params, config, str(path)) if with_optimizer else None
+    make_folder(Path(workdir))
+    with Checkpoints(workdir) as checkpoints:
+        if slots is None:
+            checkpoints.save_params(params, meta)
+        else:
+            step, opt_state = slots
+            checkpoints.save(step, params, opt_state, {**meta, "step": step})
+            checkpoints.wait()
+
+
+def export_checkpoint(source: str | Path, target: str | Path, config: Config) -> None:
+    """Writes a jaxdet checkpoint as a `.pth` that the reference loads with strict keys.
+
+    Args:
+        source: a work directory or one of its checkpoints.
+        target: the file.
+        config: of the same architecture.
+
+    Raises:
+        InputError: the checkpoint cannot be read or does not fit, or the file not be written.
+    """
+    params = read_params(source, param_shapes(build_detector(config)))
+    # The reference looks for `meta`, even where it makes no use of it.
+    meta = {"config": config.name, "writer": "jaxdet"}
+    torch_file.write(target, {"meta": meta, "state_dict": layout.to_state_dict(params)})
+
+
+def read_momentum(checkpoint: Any, trainable: Params, source: str = "the checkpoint") -> Params:
+    """Returns the momentum buffers of a reference checkpoint.
+
+    PyTorch numbers parameters in the order in which the optimizer was given them: that of the
+    module, which is also the order of the state dict, either all or only those that train.
+
+    Args:
+        checkpoint: what `torch_file.read` returned, with an 'optimizer'.
+        trainable: the tensors that train; leaves with a `.shape`.
+        source: the file's name, for messages.
+
+    Returns:
+        The structure of `trainable` with float32 arrays.
+
+    Raises:
+        InputError: there is no optimizer state, or it is not one of these tensors.
+    """
+    try:
+        groups, slots = (checkpoint["optimizer"][key] for key in ("param_groups", "state"))
+        numbers = [number for group in groups for number in group["params"]]
+        buffers = {n: slots[n]["momentum_buffer"] for n in numbers if n in slots}
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{source}: holds no optimizer state of SGD with momentum") from error
+    names = [
+        name
+        for name in layout.state_dict(checkpoint, source)
+        if not name.endswith(("running_mean", "running_var"))
+    ]
+    if len(numbers) != len(names):
+        trained = {layout.torch_name(path) for path, _ in layout.leaves(trainable)}
+        names = [name for name in names if name in trained]
+    if len(numbers) != len(names):
+        raise InputError(
+            f"{source}: its optimizer has {len(numbers)} tensors, the config trains {len(names)}"
+        )
+    named = {name: buffers.get(n) for name, n in zip(names, numbers, strict=True)}
+    present = {name: array for name, array in named.items() if array is not None}
+    return layout.to_params(present, trainable, source=f"{source}: momentum")
+
+
+def _opt_state(
+    checkpoint: Any, params: Params, config: Config, source: str
+) -> tuple[int, optax.OptState]:
+    """Returns the iteration that the checkpoint names, and the optimiser's state at it."""
+    trainable, _ = split_params(params, build_detector(config).trainable)
+    meta = checkpoint.get("meta") if isinstance(checkpoint, Mapping) else None
+    step = meta.get("iter") if isinstance(meta, Mapping) else None
+    if type(step) is not int or not 0 <= step < 2**31:
+        raise InputError(f"{source}: names no usable iteration (meta.iter)")
+    momentum = read_momentum(checkpoint, trainable, source)
+    # The rate plays no part in the state's structure.
+    optimizer = optim.make_optimizer(config.optimizer, optax.constant_schedule(0.0))
+    opt_state = jax.tree.map(np.asarray, optimizer.init(trainable))
+    count = np.int32(step)
+    return step, optax.tree_utils.tree_set(opt_state, trace=momentum, count=count)
