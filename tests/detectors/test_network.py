@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from zoo_cases import CASES, SMALL, config_of, detector_of, forward_batch, fresh_params, params_of
+from zoo_cases import CASES, SMALL, config_of, detector_of, forward_batch, params_of, shapes_of
 
 from jaxdet.detectors.rpn import build_network
 from jaxdet.models.params import merge_params, split_params
@@ -49,7 +49,7 @@ def test_forward_matches_reference(case, golden):
 
 def test_split_and_merge_are_inverse():
     config = dataclasses.replace(SMALL, frozen_stages=1)
-    params = fresh_params(config)
+    params = shapes_of(config)
     trainable, frozen = split_params(params, detector_of(config).trainable)
     assert "conv1" not in trainable["backbone"]
     assert "layer1_0" not in trainable["backbone"]
