@@ -78,11 +78,10 @@ def measure(
     params, batch = random_params(config), random_batch(size, count)
     placed, weights = on_device(batch), jax.device_put(params)
     program = compiled_forward(config, weights, placed)
-    inputs = placed.image, placed.image_size, placed.pad_size
-    thunks = {"jaxdet": lambda: jax.block_until_ready(program(weights, *inputs))}
+    thunks = {"jaxdet": lambda: jax.block_until_ready(program(weights, placed.images))}
     if torch is not None:
         theirs = plain_forward(config, params, batch)
-        check(program(weights, *inputs), theirs(), TOLERANCE[precision])
+        check(program(weights, placed.images), theirs(), TOLERANCE[precision])
         thunks = {"torch": theirs, **thunks}
     row = compared(paired_medians(thunks, repeats))
     total = count * flops.forward_operations(config.model, size)

@@ -6,7 +6,27 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from jaxdet.data.buckets import COMMON_SIZES
+# COCO's most frequent image sizes, as (height, width).
+COMMON_SIZES = (
+    (480, 640),
+    (427, 640),
+    (426, 640),
+    (425, 640),
+    (428, 640),
+    (424, 640),
+    (360, 640),
+    (375, 500),
+    (333, 500),
+    (334, 500),
+    (640, 640),
+    (612, 612),
+    (640, 480),
+    (640, 427),
+    (640, 426),
+    (640, 425),
+    (500, 375),
+    (500, 333),
+)
 
 
 def write_images(root: Path, count: int, seed: int = 0) -> Path:

@@ -195,7 +195,7 @@ def count_annotations(dataset: Dataset) -> dict[str, int]:
 def count_buckets(dataset: Dataset, image_scale: tuple[int, ...]) -> dict[Size, int]:
     """Returns images by the smallest bucket that holds them, without the buckets that hold none."""
     buckets = bucket_sizes(image_scale)
-    held_by = buckets_of(rescale_sizes(_sizes(dataset), image_scale), buckets)
+    held_by = buckets_of(rescale_sizes(dataset.sizes, image_scale), buckets)
     counts = np.bincount(held_by, minlength=len(buckets))
     return {size: int(count) for size, count in zip(buckets, counts, strict=True) if count}
 
@@ -208,13 +208,9 @@ def boxes_as_trained(
     Returns:
         Inclusive corners in resized pixels, and (height, width) of the resized image of each.
     """
-    sizes = _sizes(dataset)
+    sizes = dataset.sizes
     f = np.minimum(max(image_scale) / sizes.max(axis=1), min(image_scale) / sizes.min(axis=1))
     owners = np.repeat(np.arange(len(dataset)), dataset.num_annotations)[dataset.usable]
     resized = rescale_sizes(sizes, image_scale)[owners]
     boxes = corners(dataset.xywh[dataset.usable]) * f.astype(np.float32)[owners, None]
     return clip(boxes, resized), resized
-
-
-def _sizes(dataset: Dataset) -> Int64[np.ndarray, "I 2"]:
-    return np.stack([dataset.heights, dataset.widths], axis=1).astype(np.int64)

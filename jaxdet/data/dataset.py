@@ -91,6 +91,11 @@ class Dataset:
         )
 
     @property
+    def sizes(self) -> Int64[np.ndarray, "images 2"]:
+        """(height, width) per image."""
+        return np.stack([self.heights, self.widths], axis=1).astype(np.int64)
+
+    @property
     def num_annotations(self) -> Int64[np.ndarray, " images"]:
         """Annotations per image, unusable ones included."""
         return np.diff(self.offsets)

@@ -1,140 +1,162 @@
 """Image sizes from file headers, so that nothing large is decoded by surprise.
 
-Knows the formats that jaxdet reads; everything else is refused before a decoder sees it.  Pillow's
-`Image.open` knows sizes too, but refuses large images by a setting of the whole process, and
-believes a second size in a TIFF or behind a broken JPEG marker.
+By hand, because what Pillow opens is not what OpenCV decodes: it refuses large WebP files before
+our limit, refuses PNG files that OpenCV reads (a large colour profile), and takes the smaller of
+two sizes in a TIFF.  Files of formats that are not listed here never reach a decoder.
 """
 
+import io
 import struct
+import warnings
 import zlib
+from typing import Any
+
+from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 FORMATS = "JPEG, PNG, WebP, BMP, GIF or TIFF"
 
-_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+# The EXIF orientations that swap height and width.
+_SIDEWAYS = (5, 6, 7, 8)
 
 
-def stored_size(data: bytes) -> tuple[int, int] | None:
+def stored_size(file: io.BufferedIOBase) -> tuple[int, int] | None:
     """Reads (height, width) as stored, before any EXIF rotation.
-
-    Args:
-        data: The file's content.
 
     Returns:
         The size in pixels, or None if this is no image of a known format.
     """
-    for magic, read in _READERS:
-        if data.startswith(magic):
-            try:
-                return read(data)
-            except (struct.error, IndexError):  # the file ends within its header
-                return None
+    file.seek(0)
+    start = file.read(8)
+    try:
+        for magic, read in _READERS.items():
+            if start.startswith(magic):
+                width, height = read(file)
+                return (height, width) if min(width, height) > 0 else None
+    except struct.error:  # the file ends within its header
+        pass
     return None
 
 
-def may_be_rotated(data: bytes) -> bool:
-    """Returns whether the file may carry an orientation that swaps height and width."""
-    return data.startswith((b"II*\0", b"MM\0*")) or b"Exif" in data or b"EXIF" in data
+def is_sideways(file: io.BufferedIOBase) -> bool | None:
+    """Returns whether EXIF swaps height and width, or None where only decoding shows it."""
+    file.seek(0)
+    start = file.read(3)
+    if start.startswith((b"GIF", b"BM")):
+        return False
+    file.seek(0)
+    exif = Image.Exif()
+    try:
+        # Not by `Image.open`, which has a limit of its own and warns of large images.
+        with warnings.catch_warnings(action="error"):
+            exif.load(_WITH_EXIF[start](file).info.get("exif", b""))
+    except Exception:  # of many kinds: a TIFF, or broken for Pillow and perhaps not for OpenCV
+        return None
+    return exif.get(ExifTags.Base.Orientation) in _SIDEWAYS
 
 
 def is_whole(data: bytes) -> bool:
-    """Returns false if a JPEG lacks its end marker, or a PNG is cut off or damaged.
+    """Returns False if a JPEG ends early, or a PNG is cut off or has a wrong checksum.
 
     Decoders before OpenCV 5 make up what is missing of a JPEG; those of PNG print what they find,
     and may take seconds over it.  Other formats' decoders notice by themselves.
     """
-    if data.startswith(b"\xff\xd8\xff"):
+    if data.startswith(_JPEG):
         # Neither marker occurs within compressed data; thumbnails come before the last scan.
         return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
-    if data.startswith(_PNG):
-        return _png_is_whole(data)
+    if not data.startswith(_PNG):
+        return True
+    file, position, kind = io.BytesIO(data), len(_PNG), b""
+    try:
+        while kind != b"IEND":
+            length, kind = _unpack(file, position, ">I4s")
+            end = position + 8 + length
+            (checksum,) = _unpack(file, end, ">I")
+            # A lower-case letter marks chunks that images can do without.
+            if kind[:1].isupper() and zlib.crc32(memoryview(data)[position + 4 : end]) != checksum:
+                return False
+            position = end + 4
+    except struct.error:
+        return False
     return True
 
 
-def _png_is_whole(data: bytes) -> bool:
-    position, kind = len(_PNG), b""
-    while kind != b"IEND":
-        if position + 12 > len(data):
-            return False
-        length, kind = struct.unpack_from(">I4s", data, position)
-        end = position + 8 + length
-        if end + 4 > len(data):
-            return False
-        # A lower-case letter marks chunks that images can do without.
-        if kind[:1].isupper() and zlib.crc32(data[position + 4 : end]) != int.from_bytes(
-            data[end : end + 4], "big"
-        ):
-            return False
-        position = end + 4
-    return True
+def _unpack(file: io.BufferedIOBase, position: int, layout: str) -> tuple[Any, ...]:
+    file.seek(position)
+    return struct.unpack(layout, file.read(struct.calcsize(layout)))
 
 
-def _jpeg(data: bytes) -> tuple[int, int] | None:
+def _jpeg(file: io.BufferedIOBase) -> tuple[int, int]:
     position = 2
-    while data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0:  # no marker; decoders look for the next one, and might find another size
-            return None
+    while True:
+        start, marker = _unpack(file, position, "BB")
+        if start != 0xFF or marker == 0:  # decoders look for the next one: another size, perhaps
+            raise struct.error
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame header
+            height, width = _unpack(file, position + 5, ">HH")
+            return width, height
         if marker == 0xFF:  # padding
             position += 1
-            continue
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame header
-            height, width = struct.unpack_from(">HH", data, position + 5)
-            return height, width
-        standalone = marker == 0x01 or 0xD0 <= marker <= 0xD8
-        length = 0 if standalone else struct.unpack_from(">H", data, position + 2)[0]
-        position += 2 + length
-    return None
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # without content
+            position += 2
+        else:
+            position += 2 + _unpack(file, position + 2, ">H")[0]
 
 
-def _png(data: bytes) -> tuple[int, int] | None:
-    width, height = struct.unpack_from(">II", data, 16)
-    return (height, width) if data[12:16] == b"IHDR" else None
+def _png(file: io.BufferedIOBase) -> tuple[int, int]:
+    kind, width, height = _unpack(file, 12, ">4sII")
+    return (width, height) if kind == b"IHDR" else (0, 0)
 
 
-def _gif(data: bytes) -> tuple[int, int]:
-    width, height = struct.unpack_from("<HH", data, 6)
-    return height, width
+def _gif(file: io.BufferedIOBase) -> tuple[int, int]:
+    return _unpack(file, 6, "<HH")
 
 
-def _bmp(data: bytes) -> tuple[int, int]:
-    is_old = struct.unpack_from("<I", data, 14)[0] == 12
-    width, height = struct.unpack_from("<HH" if is_old else "<ii", data, 18)
-    return abs(height), abs(width)  # a negative height means top row first
+def _bmp(file: io.BufferedIOBase) -> tuple[int, int]:
+    is_old = _unpack(file, 14, "<I") == (12,)
+    width, height = _unpack(file, 18, "<HH" if is_old else "<ii")
+    return abs(width), abs(height)  # a negative height means top row first
 
 
-def _webp(data: bytes) -> tuple[int, int] | None:
-    kind = data[8:16]
+def _webp(file: io.BufferedIOBase) -> tuple[int, int]:
+    (kind,) = _unpack(file, 8, "8s")
     if kind == b"WEBPVP8X":
-        sides = [int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27)]
-        return (sides[1], sides[0]) if len(data) >= 30 else None
+        low_w, high_w, low_h, high_h = _unpack(file, 24, "<HBHB")
+        return (high_w << 16 | low_w) + 1, (high_h << 16 | low_h) + 1
     if kind == b"WEBPVP8L":
-        bits = struct.unpack_from("<I", data, 21)[0]
-        return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
+        (bits,) = _unpack(file, 21, "<I")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     if kind == b"WEBPVP8 ":
-        width, height = struct.unpack_from("<HH", data, 26)
-        return height & 0x3FFF, width & 0x3FFF
-    return None
+        width, height = _unpack(file, 26, "<HH")
+        return width & 0x3FFF, height & 0x3FFF
+    return 0, 0
 
 
-def _tiff(data: bytes) -> tuple[int, int] | None:
-    order = "<" if data.startswith(b"II") else ">"
-    (directory,) = struct.unpack_from(f"{order}I", data, 4)
-    (count,) = struct.unpack_from(f"{order}H", data, directory)
+def _tiff(file: io.BufferedIOBase) -> tuple[int, int]:
+    order = "<" if _unpack(file, 0, "2s") == (b"II",) else ">"
+    (directory,) = _unpack(file, 4, f"{order}I")
+    (count,) = _unpack(file, directory, f"{order}H")
     sides = {256: 0, 257: 0}
     for entry in range(directory + 2, directory + 2 + 12 * count, 12):
-        tag, kind = struct.unpack_from(f"{order}HH", data, entry)
-        if tag in (256, 257) and kind in (3, 4):  # width, height; 16 or 32 bits
-            (side,) = struct.unpack_from(order + "HI"[kind - 3], data, entry + 8)
+        tag, kind = _unpack(file, entry, f"{order}HH")
+        if tag in sides and kind in (3, 4):  # 16 or 32 bits
+            (side,) = _unpack(file, entry + 8, order + "HI"[kind - 3])
             sides[tag] = max(sides[tag], side)  # of a tag given twice, decoders may take either
-    return sides[257], sides[256]
+    return sides[256], sides[257]
 
 
-_READERS = (
-    (b"\xff\xd8\xff", _jpeg),
-    (_PNG, _png),
-    (b"GIF8", _gif),
-    (b"BM", _bmp),
-    (b"RIFF", _webp),
-    (b"II*\0", _tiff),
-    (b"MM\0*", _tiff),
-)
+# These read (width, height); 0 or an error of struct where there is none.
+_READERS = {
+    _JPEG: _jpeg,
+    _PNG: _png,
+    b"GIF8": _gif,
+    b"BM": _bmp,
+    b"RIFF": _webp,
+    b"II*\0": _tiff,
+    b"MM\0*": _tiff,
+}
+_WITH_EXIF: dict[bytes, Any] = {
+    _JPEG: JpegImagePlugin.JpegImageFile,
+    _PNG[:3]: PngImagePlugin.PngImageFile,
+    b"RIF": WebPImagePlugin.WebPImageFile,
+}

@@ -6,14 +6,16 @@ reference did, and its bilinear filter on uint8 is its own.
 """
 
 import contextlib
+import io
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
-from jaxdet.data.headers import FORMATS, is_whole, may_be_rotated, stored_size
+from jaxdet.data.headers import FORMATS, is_sideways, is_whole, stored_size
 from jaxdet.errors import InputError
 from jaxdet.ops.boxes import clip
 from jaxdet.ops.boxes import flip as mirror
@@ -23,9 +25,6 @@ MAX_PIXELS = 200_000_000
 
 # Four 16-bit channels of the largest image; a larger file is not opened.
 MAX_BYTES = 8 * MAX_PIXELS
-
-# In which a JPEG without large thumbnails or profiles tells its size.
-HEADER_BYTES = 1 << 16
 
 # The network's deepest level sees every 32nd pixel.
 STRIDE = 32
@@ -52,25 +51,27 @@ def read_image(
     converted, and the first frame of an animation taken.
 
     Args:
-        path: A JPEG, PNG, WebP, BMP, GIF or TIFF file.
+        path: a JPEG, PNG, WebP, BMP, GIF or TIFF file.
         expected_size: (height, width) that the annotations claim.
 
     Raises:
-        InputError: The file is absent, of another format, damaged, larger than `MAX_BYTES` or
+        InputError: the file is absent, of another format, damaged, larger than `MAX_BYTES` or
             `MAX_PIXELS`, or not of the expected size.
     """
-    return decode_image(_read(path), str(path), expected_size)
+    with _opened(path) as file:
+        data = file.read()
+    return decode_image(data, str(path), expected_size)
 
 
 def decode_image(
     data: bytes, name: str, expected_size: tuple[int, int] | None = None
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Decodes the content of a file as `read_image` does; messages say `name`.
+    """Decodes what `read_image` reads; messages call it `name`.
 
     Raises:
-        InputError: As `read_image`.
+        InputError: as `read_image`.
     """
-    _size_within_limit(data, name)
+    _size_within_limit(io.BytesIO(data), name)
     image = _decode(data, name)
     size = image.shape[:2]
     if expected_size is not None and size != tuple(expected_size):
@@ -82,34 +83,32 @@ def decode_image(
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
-    """Returns (height, width) of what `read_image` gives, from the header if that is enough.
+    """Returns (height, width) of what `read_image` gives, from the header where that is enough.
 
     Raises:
-        InputError: As `read_image`; a damaged body may be found later.
+        InputError: as `read_image`; a damaged body may be found later.
     """
-    head = _read(path, HEADER_BYTES)
-    # A JPEG says all before its pixels; other formats may have a rotation at their end.
-    if not head.startswith(b"\xff\xd8") or stored_size(head) is None or may_be_rotated(head):
-        head = _read(path)
-    return checked_size(head, str(path))
+    with _opened(path) as file:
+        return size_of(file, str(path))
 
 
-def checked_size(data: bytes, name: str) -> tuple[int, int]:
-    """Returns `read_size` of the content of a file; messages say `name`.
+def size_of(file: io.BufferedIOBase, name: str) -> tuple[int, int]:
+    """Returns `read_size` of an open file; messages call it `name`.
 
     Raises:
-        InputError: No image of a known format, or one of more than `MAX_PIXELS`.
+        InputError: no image of a known format, or one of more than `MAX_PIXELS`.
     """
-    size = _size_within_limit(data, name)
-    if may_be_rotated(data):
-        height, width, _ = _decode(data, name).shape
-        return height, width
-    return size
+    height, width = _size_within_limit(file, name)
+    sideways = is_sideways(file)
+    if sideways is None:
+        file.seek(0)
+        height, width, _ = _decode(file.read(), name).shape
+    return (width, height) if sideways else (height, width)
 
 
-def _size_within_limit(data: bytes, name: str) -> tuple[int, int]:
-    size = stored_size(data)
-    if size is None or min(size) < 1:
+def _size_within_limit(file: io.BufferedIOBase, name: str) -> tuple[int, int]:
+    size = stored_size(file)
+    if size is None:
         raise InputError(f"{name}: not a {FORMATS} image, or cut off within its header")
     if size[0] * size[1] > MAX_PIXELS:
         raise InputError(
@@ -118,22 +117,23 @@ def _size_within_limit(data: bytes, name: str) -> tuple[int, int]:
     return size
 
 
-def _read(path: str | Path, most: int = -1) -> bytes:
-    path = Path(path)
+@contextlib.contextmanager
+def _opened(path: str | Path) -> Iterator[io.BufferedIOBase]:
     try:
-        status = path.stat()
+        status = Path(path).stat()
         if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, for ever
-            what = "not a regular file"
-        elif status.st_size > MAX_BYTES:
-            what = f"{status.st_size} bytes; at most {MAX_BYTES} are read"
-        else:
-            with path.open("rb") as file:
-                return file.read(most)
+            raise OSError("not a regular file")
+        if status.st_size > MAX_BYTES:
+            raise OSError(f"{status.st_size} bytes; at most {MAX_BYTES} are read")
+        with Path(path).open("rb") as file:
+            yield file
+    except InputError:
+        raise
     except FileNotFoundError:
         raise MissingImageError(f"{path}: no such image") from None
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         what = getattr(error, "strerror", None) or str(error)
-    raise InputError(f"{path}: image cannot be read ({what})")
+        raise InputError(f"{path}: image cannot be read ({what})") from None
 
 
 def _decode(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
@@ -153,7 +153,7 @@ def rescale_size(
 
     Args:
         size: (h, w).
-        image_scale: Upper bounds of the long and the short side, in either order.
+        image_scale: upper bounds of the long and the short side, in either order.
 
     Returns:
         The new (h, w), at least 1 pixel each, and f = min(long / max(h, w), short / min(h, w)).
@@ -172,19 +172,14 @@ def rescale_sizes(
 
 
 def padded_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Returns (h, w) rounded up to multiples of 32: what the network sees of an image."""
+    """Rounds (h, w) up to multiples of 32: what the network sees of an image."""
     height, width = (-(-side // STRIDE) * STRIDE for side in size)
     return height, width
 
 
 def resize(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
-    """Resizes bilinearly to (height, width), rounded to uint8 as OpenCV does."""
+    """Resizes to (height, width), bilinearly and rounded to uint8 as OpenCV does."""
     return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-
-
-def flip_image(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Mirrors left and right."""
-    return image[:, ::-1]
 
 
 def resize_boxes(
@@ -192,14 +187,14 @@ def resize_boxes(
 ) -> Float32[np.ndarray, "n 4"]:
     """Turns boxes of the original image into boxes of the resized one.
 
-    In the reference's order: multiply by f itself (not by the ratio of the rounded sizes), mirror,
-    clip to [0, w - 1] x [0, h - 1].
+    In the reference's order: multiplies by f itself (not by the ratio of the rounded sizes),
+    mirrors, clips to [0, w - 1] x [0, h - 1].
 
     Args:
-        boxes: Original pixels.
-        f: Of `rescale_size`.
+        boxes: in original pixels.
+        f: of `rescale_size`.
         size: (h, w) of the resized image.
-        flip: Whether the resized image is mirrored.
+        flip: mirror them, as the resized image is.
     """
     boxes = boxes * np.float32(f)
     if flip:
@@ -208,7 +203,7 @@ def resize_boxes(
 
 
 def pad_to(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
-    """Zeros to the right and below, up to (height, width)."""
+    """Pads with zeros to the right and below, up to (height, width)."""
     padded = np.zeros((*size, 3), np.uint8)
     padded[: image.shape[0], : image.shape[1]] = image
     return padded

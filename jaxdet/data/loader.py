@@ -29,13 +29,10 @@ FORGOTTEN_AFTER = 100
 
 
 class Element(NamedTuple):
-    """What a source yields."""
+    """A batch, and a line for each image that was left out of it because it cannot be read."""
 
-    batch: Batch | None
-    skipped: tuple[str, ...]  # why images were left out, one line each
-    # What the user has to mend.  A value, because grain dresses exceptions up on their way from
-    # another process.
-    error: str = ""
+    batch: Batch
+    skipped: tuple[str, ...]
 
 
 @runtime_checkable
@@ -46,18 +43,11 @@ class Source(Protocol):
     def __getitem__(self, step: int) -> Element: ...
 
 
-class Loaded(NamedTuple):
-    """A batch, and a line for each image that was left out of it because it cannot be read."""
-
-    batch: Batch
-    skipped: tuple[str, ...]
-
-
-class Loader(Iterator[Loaded]):
+class Loader(Iterator[Element]):
     """Iterates over batches that are made in the background.
 
     Attributes:
-        step: The step of the batch that comes next.
+        step: of the batch that comes next.
     """
 
     def __init__(
@@ -66,10 +56,10 @@ class Loader(Iterator[Loaded]):
         """Prepares to start the workers, which happens with the first batch.
 
         Args:
-            source: Batches by step.
-            num_workers: Processes; 0 makes batches in two threads of this process.
-            start_step: The first step to load.
-            warn: Log a warning for each image left out; else the caller reports `skipped`.
+            source: batches by step.
+            num_workers: processes; 0 makes batches in two threads of this process.
+            start_step: the first step to load.
+            warn: log a warning for each image left out; else the caller reports `skipped`.
         """
         self.step = start_step
         self._warn = warn
@@ -79,16 +69,16 @@ class Loader(Iterator[Loaded]):
         self._restarted_at = start_step
         self._elements: Any = self._start()
 
-    def __next__(self) -> Loaded:
+    def __next__(self) -> Element:
         element = self._next_element()
-        if element.batch is None:
-            raise InputError(element.error)
+        if isinstance(element, str):
+            raise InputError(element)
         if self._warn:
             for message in element.skipped:
                 _LOG.warning("step %d: image skipped: %s", self.step, message)
         self.step += 1
         # Out of the workers' shared memory, whose blocks outlive a program that is interrupted.
-        return Loaded(Batch(*(np.array(leaf) for leaf in element.batch)), element.skipped)
+        return Element(Batch(*(np.array(leaf) for leaf in element.batch)), element.skipped)
 
     def close(self) -> None:
         """Stops the workers and frees the memory shared with them."""
@@ -108,7 +98,7 @@ class Loader(Iterator[Loaded]):
     def _start(self) -> Any:
         return iter(_in_background(_From(self._source, self.step), self._num_workers))
 
-    def _next_element(self) -> Element:
+    def _next_element(self) -> Element | str:
         try:
             return next(self._elements)
         except RuntimeError as error:
@@ -131,7 +121,10 @@ class Loader(Iterator[Loaded]):
 
 
 class _From:
-    """A source's steps from the first one that is wanted."""
+    """A source's steps from the first one that is wanted.
+
+    An `InputError` becomes its message, because grain adds to exceptions of another process.
+    """
 
     def __init__(self, source: Source, first: int):
         self.source = source
@@ -140,14 +133,14 @@ class _From:
     def __len__(self) -> int:
         return max(0, len(self.source) - self.first)
 
-    def __getitem__(self, position: int) -> Element:
+    def __getitem__(self, position: int) -> Element | str:
         try:
             return self.source[self.first + position]
         except InputError as error:
-            return Element(None, (), str(error))
+            return str(error)
 
 
-def _in_background(source: Source, num_workers: int) -> grain.IterDataset:
+def _in_background(source: _From, num_workers: int) -> grain.IterDataset:
     """Returns the source's elements in order, a few made ahead of time."""
     # An element is a whole batch of images: tens of megabytes, so buffers are short.
     threads = 1 if num_workers else 2

@@ -6,6 +6,9 @@ bucket.  Either is a source with random access, so starting at step k costs noth
 Glossary: `B` images of this host's part of a batch; `H, W` the bucket; `M` padded boxes.
 """
 
+import contextlib
+import dataclasses
+
 import numpy as np
 
 from jaxdet.config import DataConfig
@@ -13,7 +16,7 @@ from jaxdet.data.buckets import Size, bucket_sizes, buckets_of
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.image import padded_size, rescale_size, rescale_sizes, resize, resize_boxes
 from jaxdet.data.loader import Element, Loader
-from jaxdet.data.sampler import Sampler, Step, flips
+from jaxdet.data.sampler import Sampler, flips
 from jaxdet.errors import InputError
 from jaxdet.types import Batch
 
@@ -42,22 +45,22 @@ def train_batches(
     An unreadable image is replaced by another of its aspect group, and named in `skipped`.
 
     Args:
-        dataset: The training set.
-        data: For the images' scale, flips, images without boxes and the loader's processes.
-        global_batch: Images per step over all hosts; a multiple of `process_count`.
-        seed: Of the run.
-        num_steps: Where the run ends, counted from its beginning.
-        start_step: Where to start; a resumed run gets what the first would have got from there.
-        process_index: Which host this is.
-        process_count: How many hosts there are.
+        dataset: the training set.
+        data: for the images' scale, flips, images without boxes and the loader's processes.
+        global_batch: images per step over all hosts; a multiple of `process_count`.
+        seed: of the run.
+        num_steps: where the run ends, counted from its beginning.
+        start_step: where to start; a resumed run gets what the first would have got from there.
+        process_index: which host this is.
+        process_count: how many hosts there are.
 
     Raises:
-        InputError: No image can be trained on; while iterating, if `MAX_SKIPS` images in a
+        InputError: no image can be trained on; while iterating, if `MAX_SKIPS` images in a
             row cannot be read.
     """
     sampler = Sampler(dataset, data, global_batch=global_batch, seed=seed)
     rows = _host_rows(global_batch, process_index, process_count)
-    source = _TrainSource(dataset, sampler, data, rows, num_steps)
+    source = _TrainSource(dataset, data, sampler, rows, num_steps, max_boxes(dataset))
     return Loader(source, data.num_workers, start_step)
 
 
@@ -75,105 +78,94 @@ def eval_batches(
     A bucket's last batch is filled up with black images of 32 x 32 pixels whose `index` is -1.
 
     Args:
-        dataset: Any set; images without boxes are included.
-        data: For the images' scale and the loader's processes.
-        batch_size: Images per batch over all hosts; a multiple of `process_count`.
-        process_index: Which host this is.
-        process_count: How many hosts there are.
-        skip_unreadable: Whether a filler takes the place of an image that cannot be read.
+        dataset: any set; images without boxes are included.
+        data: for the images' scale and the loader's processes.
+        batch_size: images per batch over all hosts; a multiple of `process_count`.
+        process_index: which host this is.
+        process_count: how many hosts there are.
+        skip_unreadable: leave a filler for an image that cannot be read, and name it in `skipped`.
 
     Raises:
-        InputError: While iterating, if an image cannot be read and is not to be skipped.
+        InputError: while iterating, if an image cannot be read and is not to be skipped.
     """
     rows = _host_rows(batch_size, process_index, process_count)
-    source = _EvalSource(dataset, data.image_scale, batch_size, rows, skip_unreadable)
+    batches = []
+    for bucket, indices in _by_bucket(dataset, data):
+        padded = np.pad(indices, (0, -len(indices) % batch_size), constant_values=-1)
+        batches += [(bucket, batch) for batch in padded.reshape(-1, batch_size)]
+    source = _EvalSource(dataset, data, batches, rows, skip_unreadable, max_boxes(dataset))
     return Loader(source, data.num_workers, warn=not skip_unreadable)
 
 
 def eval_buckets(dataset: Dataset, data: DataConfig) -> list[Size]:
     """Returns the shapes (height, width) of `eval_batches`' images, in the order they come in."""
-    return [bucket for bucket, _ in _by_bucket(dataset, data.image_scale)]
+    return [bucket for bucket, _ in _by_bucket(dataset, data)]
 
 
 def max_boxes(dataset: Dataset) -> int:
-    """Returns `M` of a data set's batches: its most boxes, rounded up to a multiple of 8."""
+    """Returns `M`: the data set's largest number of boxes, rounded up to a multiple of 8."""
     most = int(dataset.num_boxes.max(initial=0))
     return max(1, -(-most // BOX_MULTIPLE)) * BOX_MULTIPLE
 
 
+@dataclasses.dataclass(frozen=True)
 class _TrainSource:
     """This host's part of the steps of a sampler."""
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        sampler: Sampler,
-        data: DataConfig,
-        rows: slice,
-        num_steps: int,
-    ):
-        self.dataset = dataset
-        self.sampler = sampler
-        self.data = data
-        self.rows = rows
-        self.num_steps = num_steps
-        self.max_boxes = max_boxes(dataset)
+    dataset: Dataset
+    data: DataConfig
+    sampler: Sampler
+    rows: slice
+    num_steps: int
+    max_boxes: int
 
     def __len__(self) -> int:
         return self.num_steps
 
     def __getitem__(self, step: int) -> Element:
-        planned = self.sampler[step]
-        epoch = step // self.sampler.steps_per_epoch
-        batch = _empty_batch(planned.bucket, self.rows.stop - self.rows.start, self.max_boxes)
-        skipped: list[str] = []
-        for row, index in enumerate(planned.indices[self.rows].tolist()):
-            used, image = self._read(index, planned, skipped)
-            seeds = self.sampler.seeds_of(np.array([used]), epoch)
+        indices, _, bucket = self.sampler[step]
+        batch = _empty_batch(bucket, self.rows, self.max_boxes)
+        skipped = []
+        for row, planned in enumerate(indices[self.rows].tolist()):
+            index, image, reason = self._read(planned, bucket)
+            if reason:
+                skipped.append(reason)
+            seeds = self.sampler.seeds_of(np.array([index]), step // self.sampler.steps_per_epoch)
             batch.seed[row] = seeds[0]
             flip = bool(flips(seeds, self.data.flip)[0])
-            _fill_row(batch, row, self.dataset, used, image, self.data.image_scale, flip)
+            _fill_row(batch, row, self.dataset, index, image, self.data, flip)
         return Element(batch, tuple(skipped))
 
-    def _read(self, index: int, planned: Step, skipped: list[str]) -> tuple[int, np.ndarray]:
-        """Reads an image, or else the first readable one that can stand in for it."""
+    def _read(self, index: int, bucket: Size) -> tuple[int, np.ndarray, str]:
+        """Reads an image, or else the first readable replacement, with the reason."""
         try:
-            return index, self.dataset.read(index)
+            return index, self.dataset.read(index), ""
         except InputError as error:
-            skipped.append(str(error))
-        for other in self.sampler.replacements(index, planned.bucket)[: MAX_SKIPS - 1].tolist():
-            try:
-                return other, self.dataset.read(other)
-            except InputError:
-                continue
-        raise InputError(f"no readable image to train on; the first of many: {skipped[-1]}")
+            reason = str(error)
+        for other in self.sampler.replacements(index, bucket)[: MAX_SKIPS - 1].tolist():
+            with contextlib.suppress(InputError):
+                return other, self.dataset.read(other), reason
+        raise InputError(f"no readable image to train on; the first of many: {reason}")
 
 
+@dataclasses.dataclass(frozen=True)
 class _EvalSource:
-    """Every image once, by bucket."""
+    """This host's part of batches of given positions in the data set, -1 for a filler."""
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        image_scale: tuple[int, ...],
-        batch_size: int,
-        rows: slice,
-        skip_unreadable: bool,
-    ):
-        self.dataset = dataset
-        self.image_scale = image_scale
-        self.rows = rows
-        self.skip_unreadable = skip_unreadable
-        self.max_boxes = max_boxes(dataset)
-        self.batches = _eval_plan(dataset, image_scale, batch_size)
+    dataset: Dataset
+    data: DataConfig
+    batches: list[tuple[Size, np.ndarray]]
+    rows: slice
+    skip_unreadable: bool
+    max_boxes: int
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, step: int) -> Element:
         bucket, indices = self.batches[step]
-        batch = _empty_batch(bucket, self.rows.stop - self.rows.start, self.max_boxes)
-        skipped: list[str] = []
+        batch = _empty_batch(bucket, self.rows, self.max_boxes)
+        skipped = []
         for row, index in enumerate(indices[self.rows].tolist()):
             if index < 0:
                 continue
@@ -183,31 +175,16 @@ class _EvalSource:
                 if not self.skip_unreadable:
                     raise
                 skipped.append(str(error))
-                continue
-            _fill_row(batch, row, self.dataset, index, image, self.image_scale, flip=False)
+            else:
+                _fill_row(batch, row, self.dataset, index, image, self.data, flip=False)
         return Element(batch, tuple(skipped))
 
 
-def _eval_plan(
-    dataset: Dataset, image_scale: tuple[int, ...], batch_size: int
-) -> list[tuple[Size, np.ndarray]]:
-    """Buckets and dataset positions, -1 for a filler; the largest bucket first."""
-    plan = []
-    for bucket, indices in _by_bucket(dataset, image_scale):
-        fillers = -len(indices) % batch_size
-        padded = np.concatenate([indices, np.full(fillers, -1, indices.dtype)])
-        plan += [(bucket, rows) for rows in padded.reshape(-1, batch_size)]
-    return plan
-
-
-def _by_bucket(dataset: Dataset, image_scale: tuple[int, ...]) -> list[tuple[Size, np.ndarray]]:
-    """Buckets that hold images, and the images' positions; the largest bucket first."""
-    buckets = bucket_sizes(image_scale)
-    original = np.stack([dataset.heights, dataset.widths], axis=1).astype(np.int64)
-    held_by = buckets_of(rescale_sizes(original, image_scale), buckets)
-    numbers = reversed(range(len(buckets)))
-    groups = [(buckets[number], np.flatnonzero(held_by == number)) for number in numbers]
-    return [(bucket, indices) for bucket, indices in groups if len(indices)]
+def _by_bucket(dataset: Dataset, data: DataConfig) -> list[tuple[Size, np.ndarray]]:
+    """Returns buckets that hold images, and the images' positions; the largest bucket first."""
+    buckets = bucket_sizes(data.image_scale)
+    held_by = buckets_of(rescale_sizes(dataset.sizes, data.image_scale), buckets)
+    return [(buckets[i], np.flatnonzero(held_by == i)) for i in np.unique(held_by)[::-1]]
 
 
 def _host_rows(batch_size: int, process_index: int, process_count: int) -> slice:
@@ -217,8 +194,9 @@ def _host_rows(batch_size: int, process_index: int, process_count: int) -> slice
     return slice(process_index * share, (process_index + 1) * share)
 
 
-def _empty_batch(bucket: Size, rows: int, boxes: int) -> Batch:
-    """Returns filler images in every row."""
+def _empty_batch(bucket: Size, of_host: slice, boxes: int) -> Batch:
+    """Returns a batch with a filler image in every row."""
+    rows = of_host.stop - of_host.start
     return Batch(
         image=np.zeros((rows, *bucket, 3), np.uint8),
         image_size=np.full((rows, 2), FILLER_SIZE, np.int32),
@@ -237,11 +215,11 @@ def _fill_row(
     dataset: Dataset,
     index: int,
     image: np.ndarray,
-    image_scale: tuple[int, ...],
+    data: DataConfig,
     flip: bool,
 ) -> None:
     """Writes an image and its boxes into a batch, resized and perhaps mirrored."""
-    (height, width), f = rescale_size(image.shape[:2], image_scale)
+    (height, width), f = rescale_size(image.shape[:2], data.image_scale)
     resized = resize(image, (height, width))
     batch.image[row, :height, :width] = resized[:, ::-1] if flip else resized
     batch.image_size[row] = height, width

@@ -1,4 +1,4 @@
-"""Which images make up which training step: a pure function of the data set and the seed.
+"""Plans which images make up which training step, from the data set and the seed alone.
 
 Nothing here depends on devices, hosts, loader processes or what was trained before, which is
 what makes exact resume and equal results on any number of devices possible: step k is looked
@@ -44,62 +44,55 @@ class Sampler:
         """Groups the images.
 
         Args:
-            dataset: The training set.
-            data: For the images' scale, and whether those without boxes are trained on.
-            global_batch: Images per step, over all devices.
-            seed: Of the run; any integer.
+            dataset: the training set.
+            data: for the images' scale, and whether those without boxes are trained on.
+            global_batch: images per step, over all devices.
+            seed: of the run; any integer.
 
         Raises:
-            InputError: No image can be trained on.
+            InputError: no image can be trained on.
         """
         self.global_batch = global_batch
         self.seed = seed
         self.image_ids = dataset.image_ids
         self.buckets = bucket_sizes(data.image_scale)
-        original = np.stack([dataset.heights, dataset.widths], axis=1).astype(np.int64)
-        self.sizes = rescale_sizes(original, data.image_scale)
+        self.sizes = rescale_sizes(dataset.sizes, data.image_scale)
         self.has_use = (dataset.num_boxes > 0) | data.keep_empty
-        self.is_wide = dataset.widths > dataset.heights
         self.groups = aspect_groups(dataset, data.keep_empty)
-        self.trainable = np.zeros(len(dataset), bool)
-        self.trainable[np.concatenate(self.groups)] = True
-        self.steps_per_epoch = steps_per_epoch(dataset, data, global_batch)
+        self.steps_per_epoch = sum(_whole_batches(group, global_batch) for group in self.groups)
 
     def __getitem__(self, step: int) -> Step:
         """Returns the global batch of a step, counted from the beginning of the first epoch."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        indices = self._epoch(epoch)[place]
+        epoch, position = divmod(step, self.steps_per_epoch)
+        indices = self._epoch(epoch)[position]
         height, width = self.sizes[indices].max(axis=0)
         bucket = bucket_of((int(height), int(width)), self.buckets)
         return Step(indices, self.seeds_of(indices, epoch), bucket)
 
-    def seeds_of(self, indices: Int64[np.ndarray, " n"], epoch: int) -> UInt32[np.ndarray, " n"]:
+    def seeds_of(self, indices: Int64[np.ndarray, "*n"], epoch: int) -> UInt32[np.ndarray, "*n"]:
         """Returns the seeds of images in an epoch."""
         return image_seeds(self.seed, epoch, self.image_ids[indices])
 
     def replacements(self, index: int, bucket: Size) -> Int64[np.ndarray, " others"]:
         """Returns images of the same group that fit the bucket, in the order to try them in."""
-        fits = (self.sizes <= np.array(bucket)).all(axis=1)
-        same = self.trainable & self.has_use & (self.is_wide == self.is_wide[index]) & fits
-        others = np.flatnonzero(same)
-        first = np.searchsorted(others, index, side="right")
-        others = np.roll(others, -int(first))
-        return others[others != index]
+        group = next(group for group in self.groups if index in group)
+        fits = self.has_use[group] & (self.sizes[group] <= np.array(bucket)).all(axis=1)
+        others = group[fits & (group != index)]
+        return np.roll(others, -int(np.searchsorted(others, index)))
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - a run has one sampler
     def _epoch(self, epoch: int) -> Int64[np.ndarray, "steps G"]:
-        rng = np.random.default_rng([_word(self.seed), epoch])
+        rng = np.random.default_rng([self.seed % 2**64, epoch])
         batches = []
         for group in self.groups:
             order = rng.permutation(group)
-            whole = -(-len(order) // self.global_batch) * self.global_batch
-            order = self._with_use(np.resize(order, whole), group, epoch)
-            batches.append(order.reshape(-1, self.global_batch))
+            shape = _whole_batches(group, self.global_batch), self.global_batch
+            batches.append(self._with_use(np.resize(order, shape), group, epoch))
         return rng.permutation(np.concatenate(batches))
 
     def _with_use(
-        self, order: Int64[np.ndarray, " n"], group: Int64[np.ndarray, " m"], epoch: int
-    ) -> Int64[np.ndarray, " n"]:
+        self, order: Int64[np.ndarray, "n G"], group: Int64[np.ndarray, " m"], epoch: int
+    ) -> Int64[np.ndarray, "n G"]:
         """Exchanges images without a usable box for others of their group."""
         pool = group[self.has_use[group]]
         other = pool[self.seeds_of(order, epoch) % np.uint32(len(pool))]
@@ -107,30 +100,34 @@ class Sampler:
 
 
 def steps_per_epoch(dataset: Dataset, data: DataConfig, global_batch: int) -> int:
-    """Returns the global batches in an epoch; each aspect group is filled up to whole ones.
+    """Returns the global batches in an epoch.
 
     Raises:
-        InputError: No image can be trained on.
+        InputError: no image can be trained on.
     """
     groups = aspect_groups(dataset, data.keep_empty)
-    return sum(-(-len(group) // global_batch) for group in groups)
+    return sum(_whole_batches(group, global_batch) for group in groups)
+
+
+def _whole_batches(group: Int64[np.ndarray, " m"], global_batch: int) -> int:
+    return -(-len(group) // global_batch)
 
 
 def aspect_groups(dataset: Dataset, keep_empty: bool = False) -> list[Int64[np.ndarray, " group"]]:
-    """Returns positions of the images to train on: not wider than high, and the others.
+    """Returns the images that training visits: those not wider than high, and the others.
 
     They have an annotation (or `keep_empty`), and no side under 32 pixels.  A crowd or an ignored
     box is an annotation too; see `Sampler` for what becomes of an image with nothing else.
 
     Raises:
-        InputError: There are none.
+        InputError: there are none.
     """
     large = np.minimum(dataset.heights, dataset.widths) >= MIN_SIDE
     trainable = large & ((dataset.num_annotations > 0) | keep_empty)
     has_use = (dataset.num_boxes > 0) | keep_empty
     is_wide = dataset.widths > dataset.heights
     groups = [np.flatnonzero(trainable & (is_wide == wide)) for wide in (False, True)]
-    # A group in which no image could stand in for another has nothing to train on.
+    # A group in which no image could replace another has nothing to train on.
     groups = [group for group in groups if has_use[group].any()]
     if not groups:
         raise InputError(
@@ -141,28 +138,24 @@ def aspect_groups(dataset: Dataset, keep_empty: bool = False) -> list[Int64[np.n
 
 
 def image_seeds(
-    seed: int, epoch: int, image_ids: Int64[np.ndarray, " n"]
-) -> UInt32[np.ndarray, " n"]:
-    """Returns an image's seed: a hash of (seed, epoch, image id) and of nothing else."""
-    state = np.array([_word(seed)], np.uint64)
-    for word in (np.array([_word(epoch)], np.uint64), image_ids.astype(np.uint64)):
+    seed: int, epoch: int, image_ids: Int64[np.ndarray, "*n"]
+) -> UInt32[np.ndarray, "*n"]:
+    """Returns images' seeds: hashes of (seed, epoch, image id) and of nothing else."""
+    state = np.full(image_ids.shape, seed % 2**64, np.uint64)
+    for word in (np.uint64(epoch), image_ids.astype(np.uint64)):
         state = _scramble(state) ^ word
     return (_scramble(state) >> np.uint64(32)).astype(np.uint32)
 
 
 def flips(seeds: UInt32[np.ndarray, " n"], probability: float) -> Bool[np.ndarray, " n"]:
-    """Returns whether images are mirrored: each decided by its own seed."""
+    """Decides by each image's own seed whether it is mirrored."""
     # Scrambled once more, so that other uses of the seed are independent of the flip.
     uniform = (_scramble(seeds.astype(np.uint64)) >> np.uint64(40)) / 2.0**24
     return uniform < probability
 
 
-def _word(number: int) -> int:
-    return number % 2**64
-
-
-def _scramble(words: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
-    """Takes a step of SplitMix64 (Steele, Lea and Flood, 2014), modulo 2^64."""
+def _scramble(words: UInt64[np.ndarray, "*n"]) -> UInt64[np.ndarray, "*n"]:
+    """Applies SplitMix64 (Steele, Lea and Flood, 2014): one step and its finaliser, modulo 2^64."""
     words = words + np.uint64(0x9E3779B97F4A7C15)
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

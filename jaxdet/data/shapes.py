@@ -1,8 +1,8 @@
 """The embedded `shapes` set: COCO-format images made on the spot, the same on every machine.
 
-Textured backgrounds under overlapping solids of many sizes and aspect ratios.  An image also
-teaches what COCO teaches: crowds that are one annotation, ignored objects, images without any
-box, and boxes that cover the visible part only.  The files go through the code path of COCO.
+Textured backgrounds under overlapping shapes of many sizes and aspect ratios.  As in COCO there
+are crowds that are one annotation, ignored objects, images without any box, and boxes that cover
+the visible part only.  The files go through the code path of COCO.
 """
 
 import functools
@@ -11,15 +11,14 @@ import json
 import math
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, Int64, UInt8
+from jaxtyping import Bool, Float32, Float64, UInt8
 
-from jaxdet.data.outlines import OUTLINES, Place, mask_of
 from jaxdet.errors import InputError
 from jaxdet.files import cache_folder
 
@@ -43,21 +42,31 @@ CROWD_SHARE = 0.05  # of the images
 IGNORE_SHARE = 0.02  # of the shapes
 
 
-def make_shapes(cache_dir: str | Path | None = None) -> Path:
-    """Makes the set unless it is there already.
+Grid = Float64[np.ndarray, "h w"]
+Mask = Bool[np.ndarray, "h w"]
 
-    The set is written to a folder beside its final place and renamed when complete, so that a
-    killed or a second process never leaves or sees half of it.
+
+class Pose(NamedTuple):
+    """Where a shape lies, in pixels and radians."""
+
+    x: float
+    y: float
+    half_width: float
+    half_height: float
+    angle: float
+
+
+def make_shapes(cache_dir: str | Path | None = None) -> Path:
+    """Makes the set unless it exists, and returns the root of its COCO directory.
+
+    The set is written to a folder of another name and renamed when complete, so that a killed or
+    a second process never leaves or sees half of it.
 
     Args:
-        cache_dir: Folder to keep it in; `$JAXDET_CACHE` by default, or else `~/.cache/jaxdet`.
-
-    Returns:
-        The root of a COCO directory: `annotations/instances_{train,val}2017.json`, `train2017/`
-        and `val2017/`.
+        cache_dir: folder to keep it in; `$JAXDET_CACHE` by default, or else `~/.cache/jaxdet`.
 
     Raises:
-        InputError: The folder cannot be written.
+        InputError: the folder cannot be written.
     """
     cache = Path(cache_dir) if cache_dir else cache_folder()
     root = cache / f"shapes-{_version()}"
@@ -83,9 +92,7 @@ def make_shapes(cache_dir: str | Path | None = None) -> Path:
 @functools.cache
 def _version() -> str:
     """Changes with the code that draws, so that a cached set is never out of date."""
-    here = Path(__file__)
-    code = b"".join(here.with_name(name).read_bytes() for name in ("shapes.py", "outlines.py"))
-    return hashlib.sha256(code).hexdigest()[:12]
+    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
 
 
 def _write_split(root: Path, split: str, count: int) -> None:
@@ -101,16 +108,16 @@ def _write_split(root: Path, split: str, count: int) -> None:
         _write_png(folder / name, image)
         height, width, _ = image.shape
         images.append({"id": image_id, "file_name": name, "height": height, "width": width})
-        for annotation in found:
-            annotations.append({"id": len(annotations) + 1, "image_id": image_id, **annotation})
+        first = len(annotations) + 1
+        annotations += [{"id": first + i, "image_id": image_id, **a} for i, a in enumerate(found)]
     content = {
         "info": {"description": "jaxdet shapes", "version": _version()},
         "images": images,
         "annotations": annotations,
         "categories": [{"id": i + 1, "name": name} for i, name in enumerate(OUTLINES)],
     }
-    (root / "annotations").mkdir(exist_ok=True)
     path = root / "annotations" / f"instances_{split}2017.json"
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
@@ -121,11 +128,7 @@ def _write_png(path: Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
 
 
 def draw(split: str, number: int) -> tuple[UInt8[np.ndarray, "h w 3"], list[dict[str, Any]]]:
-    """Draws one image; it depends on its split and number alone.
-
-    Returns:
-        The image as RGB, and its annotations without ids.
-    """
+    """Draws an image in RGB, with annotations without ids, from its split and number alone."""
     rng = np.random.default_rng([SEED, len(split), number])
     size = (int(rng.choice(SHORT_SIDES)), LONG_SIDE)
     canvas = _Canvas(rng, size if rng.random() < 0.7 else size[::-1])
@@ -138,28 +141,28 @@ def draw(split: str, number: int) -> tuple[UInt8[np.ndarray, "h w 3"], list[dict
 
 
 class _Canvas:
-    """An image in the making, with the number of the shape that each pixel shows."""
+    """An image being drawn, with the number of the shape that each pixel shows."""
 
     def __init__(self, rng: np.random.Generator, size: tuple[int, int]):
         self.rng = rng
         self.size = size
         self.image = _background(rng, size)
-        self.owner = np.full(size, -1, np.int64)
+        self.shown = np.full(size, -1, np.int64)  # -1 is the background
         self.full_areas: list[int] = []
         self.records: list[dict[str, Any]] = []
 
     def add_shape(self) -> None:
-        """Puts a shape where it leaves enough of the others; gives up after some attempts."""
+        """Paints a shape that leaves enough of the others; gives up after some attempts."""
         for _ in range(ATTEMPTS):
             kind = int(self.rng.integers(len(OUTLINES)))
-            mask = mask_of(kind, self._random_place(), self.size)
+            mask = mask_of(kind, self._random_pose(), self.size)
             if self._fits(mask):
                 ignore = int(self.rng.random() < IGNORE_SHARE)
                 self._paint(mask, {"category_id": kind + 1, "iscrowd": 0, "ignore": ignore})
                 return
 
     def add_crowd(self) -> None:
-        """Draws many small discs, too close to be told apart: one annotation."""
+        """Paints many small discs, too close to be told apart, as one annotation."""
         kind = OUTLINES.index("ellipse")
         height, width = self.size
         rows, columns = self.rng.integers(3, 5), self.rng.integers(4, 8)
@@ -171,7 +174,7 @@ class _Canvas:
             jitter_x, jitter_y = self.rng.uniform(-1, 1, 2)
             x = left + (column + 0.5) * step + jitter_x
             y = top + (row + 0.5) * step + jitter_y
-            mask |= mask_of(kind, Place(x, y, 2.6, 2.6, 0.0), self.size)
+            mask |= mask_of(kind, Pose(x, y, 2.6, 2.6, 0.0), self.size)
         self._paint(mask, {"category_id": kind + 1, "iscrowd": 1, "ignore": 0})
 
     def render(self) -> UInt8[np.ndarray, "h w 3"]:
@@ -182,14 +185,11 @@ class _Canvas:
     def annotations(self) -> Iterator[dict[str, Any]]:
         """Yields COCO annotations of the visible parts."""
         for number, record in enumerate(self.records):
-            visible = self.owner == number
-            columns, rows = np.flatnonzero(visible.any(0)), np.flatnonzero(visible.any(1))
-            x, y = int(columns[0]), int(rows[0])
-            width, height = int(columns[-1]) - x + 1, int(rows[-1]) - y + 1
-            area = int(visible.sum())
-            yield {"bbox": [x, y, width, height], "area": area, **record}
+            visible = self.shown == number
+            x, y, width, height = cv2.boundingRect(visible.astype(np.uint8))
+            yield {"bbox": [x, y, width, height], "area": int(visible.sum()), **record}
 
-    def _random_place(self) -> Place:
+    def _random_pose(self) -> Pose:
         rng, (height, width) = self.rng, self.size
         side = math.exp(rng.uniform(*np.log(SIZE_RANGE)))
         stretch = math.exp(0.5 * rng.uniform(-1, 1) * math.log(MAX_ASPECT))
@@ -198,26 +198,23 @@ class _Canvas:
         # The edge of the image cuts off a quarter at most, before rotation.
         x = rng.uniform(0.5 * half_width, width - 0.5 * half_width)
         y = rng.uniform(0.5 * half_height, height - 0.5 * half_height)
-        return Place(x, y, half_width, half_height, angle)
+        return Pose(x, y, half_width, half_height, angle)
 
-    def _fits(self, mask: Bool[np.ndarray, "h w"]) -> bool:
+    def _fits(self, mask: Mask) -> bool:
         """Returns whether the shape is mostly in the image and hides no other one too much."""
-        columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-        if len(columns) < MIN_BOX_SIDE or len(rows) < MIN_BOX_SIDE:
+        if mask.any(0).sum() < MIN_BOX_SIDE or mask.any(1).sum() < MIN_BOX_SIDE:
             return False
-        left = self._visible_areas(np.where(mask, -1, self.owner))
-        return bool((left >= MIN_VISIBLE * np.array(self.full_areas)).all())
+        left = self.shown[~mask & (self.shown >= 0)]
+        areas = np.bincount(left, minlength=len(self.records))
+        return bool((areas >= MIN_VISIBLE * np.array(self.full_areas)).all())
 
-    def _visible_areas(self, owner: Int64[np.ndarray, "h w"]) -> Int64[np.ndarray, " shapes"]:
-        return np.bincount(owner[owner >= 0], minlength=len(self.records))
-
-    def _paint(self, mask: Bool[np.ndarray, "h w"], record: dict[str, Any]) -> None:
+    def _paint(self, mask: Mask, record: dict[str, Any]) -> None:
         self.image[mask] = self._fill(mask)
-        self.owner[mask] = len(self.records)
+        self.shown[mask] = len(self.records)
         self.full_areas.append(int(mask.sum()))
         self.records.append(record)
 
-    def _fill(self, mask: Bool[np.ndarray, "h w"]) -> Float32[np.ndarray, "pixels 3"]:
+    def _fill(self, mask: Mask) -> Float32[np.ndarray, "pixels 3"]:
         """Returns a colour that stands out from what the mask covers, with stripes or a shade."""
         rng = self.rng
         behind = self.image[mask].mean(0)
@@ -229,7 +226,7 @@ class _Canvas:
 
 
 def _background(rng: np.random.Generator, size: tuple[int, int]) -> Float32[np.ndarray, "h w 3"]:
-    """Draws waves of colour with speckle: texture without an edge that a shape has."""
+    """Returns waves of colour with speckle: textured, but without the edges of a shape."""
     base = rng.uniform(50, 205, 3)
     image = np.broadcast_to(base, (*size, 3)).astype(np.float32)
     for _ in range(3):
@@ -250,3 +247,41 @@ def _waves(
     column = np.arange(size[0])[:, None] * (math.sin(angle) * 2 * math.pi / length)
     wave = np.sin(row) * np.cos(column) + np.cos(row) * np.sin(column)
     return wave.astype(np.float32)
+
+
+def mask_of(kind: int, pose: Pose, size: tuple[int, int]) -> Mask:
+    """Returns the pixels whose centres lie in a shape.
+
+    Args:
+        kind: position in `OUTLINES`.
+        pose: of the shape.
+        size: (height, width) of the image.
+    """
+    x = np.arange(size[1]) - pose.x
+    y = np.arange(size[0])[:, None] - pose.y
+    cos, sin = np.cos(pose.angle), np.sin(pose.angle)
+    u = (x * cos + y * sin) / pose.half_width
+    v = (y * cos - x * sin) / pose.half_height
+    return _INSIDE[OUTLINES[kind]](u, v)
+
+
+def _star(u: Grid, v: Grid) -> Mask:
+    """Returns what lies within five points at radius 1 and five notches at 0.45."""
+    half = np.pi / 5
+    angle = abs((np.arctan2(u, -v) + half) % (2 * half) - half)  # 0 at a point, `half` at a notch
+    edge = 0.45 * np.sin(half) / (np.sin(angle) + 0.45 * np.sin(half - angle))
+    return np.hypot(u, v) <= edge
+
+
+# Formulas, so that the pixels are the same everywhere.  A shape's own coordinates u, v run from
+# -1 to 1 over its width and height.
+_INSIDE: dict[str, Callable[[Grid, Grid], Mask]] = {
+    "rectangle": lambda u, v: (abs(u) <= 1) & (abs(v) <= 1),
+    "ellipse": lambda u, v: u**2 + v**2 <= 1,
+    "triangle": lambda u, v: (v <= 1) & (2 * abs(u) <= v + 1),
+    "diamond": lambda u, v: abs(u) + abs(v) <= 1,
+    "ring": lambda u, v: (u**2 + v**2 <= 1) & (u**2 + v**2 >= 0.3),
+    "cross": lambda u, v: (np.maximum(abs(u), abs(v)) <= 1) & (np.minimum(abs(u), abs(v)) <= 0.4),
+    "star": _star,
+}
+OUTLINES = tuple(_INSIDE)

@@ -7,6 +7,7 @@ category numbers are positions in the list of categories, and an area under 1 be
 """
 
 import hashlib
+import io
 import logging
 import zipfile
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
 from jaxdet.data.dataset import Dataset, usable_for_training
-from jaxdet.data.image import checked_size, decode_image
+from jaxdet.data.image import decode_image, size_of
 from jaxdet.errors import InputError
 from jaxdet.files import cache_folder, make_folder, whole
 
@@ -140,7 +141,7 @@ def _open(root: Path, split: str) -> tuple[Path, Sequence[Any]]:
 def _read_record(record: dict[str, Any], folder: Path) -> dict[str, Any]:
     name, objects = record["image/filename"], record["objects"]
     name = name.decode() if isinstance(name, bytes) else str(name)
-    height, width = checked_size(record["image"], f"{folder}: {name}")
+    height, width = size_of(io.BytesIO(record["image"]), f"{folder}: {name}")
     fractions = np.asarray(objects["bbox"], np.float64).reshape(-1, 4)
     return {
         "file_names": np.array(name),

@@ -1,172 +1,201 @@
 """Reads a pickle as data: nothing that a file asks for is imported or called.
 
-A pickle is a program that names functions and calls them.  Here every name is looked up in
-one table of stand-ins, which only take notes of tensors and containers; other names are
-refused.  `resolve` turns the notes into arrays and plain containers.
+A pickle names functions and calls them.  Here every name is looked up in a table, and each
+stands for a few lines of `_Objects`, which make arrays and plain containers of what they are
+given; anything else is refused.
 """
 
-import io
-import pickle
+import re
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from io import SEEK_END
+from typing import Any
 
-from jaxdet.weights.stand_ins import (
-    STORAGE_DTYPES,
-    Call,
-    NumpyArray,
-    NumpyType,
-    Ordered,
-    Parameter,
-    Sealed,
-    StorageType,
-    Tensor,
-    ordered,
-)
+import numpy as np
 
-_TORCH_DTYPES = (
-    "float64 double float32 float float16 half bfloat16 complex64 complex128 "
-    "int64 long int32 int int16 short int8 uint8 bool"
-)
+from jaxdet.weights import pickled_arrays
+from jaxdet.weights.pickle_machine import Machine, Refused, Unbuilt, updated
+from jaxdet.weights.pickled_arrays import STORAGE_DTYPES, Storage
+
 _MAX_DEPTH = 100  # containers within containers
 
-
-class Refused(ValueError):
-    """A pickle asks for something that is not in the table."""
-
-
-def _allowed() -> dict[str, Any]:
-    """Returns every name a pickle may use, and what stands in for it."""
-    table: dict[str, Any] = {
-        "collections.OrderedDict": Call(ordered),
-        "collections.defaultdict": Call(lambda *_: {}),
-        "torch._utils._rebuild_tensor": Call(Tensor),
-        "torch._utils._rebuild_tensor_v2": Call(Tensor),
-        "torch._utils._rebuild_parameter": Call(lambda data, *_: data),
-        "torch.nn.parameter.Parameter": Parameter,
-        "torch.Size": Call(lambda sizes: sizes),
-        "numpy.ndarray": Sealed(),
-        "numpy.dtype": Call(NumpyType),
+# The names that a pickle may use; `_Objects.call` does what the functions do.
+_NAMES = frozenset(
+    {
+        *(f"builtins.{name}" for name in ("dict", "list", "int", "float")),  # never called
+        *(f"torch.{name}" for name in STORAGE_DTYPES),
+        *(f"torch.{name.replace('Storage', 'Tensor')}" for name in STORAGE_DTYPES),
+        "collections.OrderedDict",
+        "collections.defaultdict",
+        "torch._utils._rebuild_tensor",
+        "torch._utils._rebuild_tensor_v2",
+        "torch._utils._rebuild_parameter",
+        "torch.nn.parameter.Parameter",
+        "torch.Size",
+        "numpy.dtype",
+        "numpy.ndarray",
+        "numpy.core.multiarray._reconstruct",
+        "numpy.core.multiarray.scalar",
+        "_codecs.encode",
     }
-    for kind in ("dict", "list", "int", "float"):  # what a defaultdict makes; never called
-        table |= {f"{module}.{kind}": Sealed() for module in ("builtins", "__builtin__")}
-    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        table[f"{module}.scalar"] = Call(NumpyArray)
-        table[f"{module}._reconstruct"] = Call(lambda *_: NumpyArray())
-    for name, dtype in STORAGE_DTYPES.items():
-        for module in ("torch", "torch.cuda"):
-            table[f"{module}.{name}"] = StorageType(dtype)
-            table[f"{module}.{name.replace('Storage', 'Tensor')}"] = StorageType(dtype)
-    table |= {f"torch.{name}": f"torch.{name}" for name in _TORCH_DTYPES.split()}
-    return table
+)
+_MODULES = {
+    "__builtin__": "builtins",
+    "torch.cuda": "torch",
+    "numpy._core.multiarray": "numpy.core.multiarray",
+}
+_TORCH_DTYPE = re.compile(
+    r"torch\.(double|float|half|long|int|short|bool|(b?float|complex|u?int)\d+)"
+)
 
 
-_ALLOWED = _allowed()
+@dataclass(frozen=True, eq=False)
+class Global:
+    """A name that a pickle may use, e.g. 'torch.FloatStorage'."""
+
+    name: str
 
 
-class _Reader(pickle._Unpickler):
-    """The standard library's reader in Python.
-
-    Its twin in C keeps an array that a few bytes of a file can make as large as the memory.
-    """
-
-    dispatch: ClassVar = {
-        code: method
-        for code, method in pickle._Unpickler.dispatch.items()
-        # Objects registered beforehand, and room for bytes that are not there.
-        if bytes([code]) not in (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.BYTEARRAY8)
-    }
-
-    def __init__(self, stream: io.BufferedIOBase, persistent_load: Callable[[Any], Any] | None):
-        # Python 2's text is bytes; latin1 decodes any, and gives them back exactly.
-        super().__init__(stream, encoding="latin1")
-        self._persistent_load = persistent_load
-        start = stream.tell()
-        self._to_encode = stream.seek(0, io.SEEK_END) - start
-        stream.seek(start)
-
-    def find_class(self, module: str, name: str) -> Any:
-        full = f"{module}.{name}"
-        if full == "_codecs.encode":
-            return Call(self._encode)
-        if full not in _ALLOWED:
-            raise Refused(f"asks for {full[:100]!a}; only tensors and plain containers are read")
-        return _ALLOWED[full]
-
-    def _encode(self, text: str, encoding: str) -> bytes:
-        """Returns how protocol 2 spells bytes: as text, and each text once."""
-        self._to_encode -= len(text)
-        if encoding != "latin1":
-            raise Refused(f"encodes text as {encoding!a}; only latin1 is read")
-        if self._to_encode < 0:
-            raise Refused("encodes the same text again and again")
-        return text.encode("latin1")
-
-    def persistent_load(self, pid: Any) -> Any:
-        if self._persistent_load is None:
-            raise ValueError("refers to data that is not there")
-        return self._persistent_load(pid)
-
-
-def load(stream: io.BufferedIOBase, persistent_load: Callable[[Any], Any] | None = None) -> Any:
-    """Reads the next pickle of a seekable stream; the result is for `resolve`.
+def load(
+    stream: Any, persistent: Callable[[Any], Any] | None = None, *, names: bool = False
+) -> Any:
+    """Reads the next pickle of a seekable stream, which is left right behind it.
 
     Args:
-        stream: positioned at a pickle; left right behind it.
-        persistent_load: called with each persistent id (a storage or a tensor).
-
-    Raises:
-        Refused: the pickle asks for what is not in the table.
-        Exception: of many kinds, when the bytes are damaged.
-    """
-    return _Reader(stream, persistent_load).load()
-
-
-def resolve(root: Any) -> Any:
-    """Turns the notes taken by `load` into arrays and plain containers.
-
-    Args:
-        root: what `load` returned, all storages filled.
+        stream: positioned at a pickle.
+        persistent: returns the storage or the tensor of a persistent id.
+        names: whether a `Global` may be among the data.
 
     Returns:
-        Plain containers, numbers, text and np.ndarray; tensors of one storage share memory.
+        Plain containers, numbers, text, bytes and np.ndarray; or a storage's tensor before the
+        storage was filled.
 
     Raises:
-        ValueError: anything else, a container within itself, or a tensor beyond its storage.
+        Refused: the pickle asks for what is not in the tables.
+        Exception: of many kinds, when the bytes are damaged.
     """
-    done: dict[int, Any] = {}
-    open_ids: set[int] = set()
-    encoded: dict[int, bytes] = {}
+    start = stream.tell()
+    end = stream.seek(0, SEEK_END)
+    stream.seek(start)
+    root = Machine(stream, _Objects(end - start, persistent)).run()
+    _require_data(root, names)
+    return root
 
-    def as_bytes(data: Any) -> Any:
-        if type(data) is not str:
+
+class _Objects:
+    """What the names of the table mean."""
+
+    def __init__(self, length: int, persistent: Callable[[Any], Any] | None) -> None:
+        self._to_encode = length
+        self._persistent = persistent
+
+    def persistent(self, pid: Any) -> Any:
+        """Returns the storage or the tensor that the file has under a persistent id."""
+        if self._persistent is None:
+            raise Refused("refers to data that is not there")
+        return self._persistent(pid)
+
+    def named(self, module: str, name: str) -> Any:
+        """Returns a name of the table as a `Global`, and a dtype of PyTorch as text."""
+        full = f"{_MODULES.get(module, module)}.{name}"
+        if full in _NAMES:
+            return Global(full)
+        if _TORCH_DTYPE.fullmatch(full):
+            return full
+        asked = f"{module}.{name}"[:100]
+        raise Refused(f"asks for {asked!a}; only tensors and plain containers are read")
+
+    def call(self, called: Any, args: Any) -> Any:
+        """Does what the named function would; only what weight files give it is understood."""
+        name = called.name if type(called) is Global else ""
+        match name, args:
+            case "collections.OrderedDict", ():
+                return OrderedDict()
+            case "collections.OrderedDict", (list() as pairs,):
+                # Moved: were they copied, naming one list often would fill the memory.
+                items = [item for pair in pairs for item in _pair(pair)]
+                pairs.clear()
+                return updated(OrderedDict(), items)
+            case "collections.defaultdict", tuple():
+                return {}
+            case "torch.Size", (tuple() as sizes,):
+                return sizes
+            case (
+                "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2",
+                (Storage() as stored, offset, tuple() as shape, tuple() as stride, *_),
+            ):
+                return pickled_arrays.tensor(stored.numbers, offset, shape, stride)
+            case (
+                "torch._utils._rebuild_parameter" | "torch.nn.parameter.Parameter",
+                (np.ndarray() as array, *_),
+            ):
+                return array
+            case "torch.nn.parameter.Parameter", ():
+                return Unbuilt(name)
+            case "numpy.core.multiarray._reconstruct", (Global("numpy.ndarray"), *_):
+                return Unbuilt("numpy.ndarray")
+            case "numpy.dtype", (str() as code, *_):
+                return Unbuilt(name, code)
+            case "numpy.core.multiarray.scalar", (np.dtype() as dtype, data):
+                return pickled_arrays.numpy_array((), dtype, False, self._bytes(data))[()]
+            case "_codecs.encode", (str() as text, "latin1"):
+                return self._bytes(text)
+        raise Refused("makes something that is not a tensor or a plain container")
+
+    def build(self, target: Any, state: Any) -> Any:
+        """Returns an object with its content; attributes of dicts and parameters are dropped."""
+        if type(target) in (OrderedDict, np.ndarray):
+            return target
+        match target.name if type(target) is Unbuilt else "", state:
+            case "torch.nn.parameter.Parameter", (np.ndarray() as array, _, _, _, _):
+                return array
+            case "numpy.dtype", (_, str() as order, *_):
+                return pickled_arrays.numpy_dtype(target.args[0], order)
+            case "numpy.ndarray", (_, shape, np.dtype() as dtype, fortran, data):
+                return pickled_arrays.numpy_array(shape, dtype, fortran, self._bytes(data))
+        raise Refused("sets the state of something that is not an array")
+
+    def _bytes(self, data: Any) -> bytes:
+        """Returns bytes that Python 2 or protocol 2 wrote as text; each text once."""
+        if type(data) is bytes:
             return data
-        if id(data) not in encoded:  # Python 2 wrote bytes as text
-            encoded[id(data)] = data.encode("latin1")
-        return encoded[id(data)]
+        if type(data) is not str:
+            raise Refused("holds an array whose numbers are no bytes")
+        self._to_encode -= len(data)
+        if self._to_encode < 0:
+            raise Refused("encodes the same text again and again")
+        return data.encode("latin1")
 
-    def convert(item: Any, depth: int) -> Any:
-        if item is None or type(item) in (str, bytes, int, float, complex, bool):
-            return item
-        if id(item) not in done:
-            if id(item) in open_ids or depth > _MAX_DEPTH:
+
+def _pair(item: Any) -> Any:
+    if type(item) not in (list, tuple) or len(item) != 2:
+        raise ValueError("an OrderedDict of something other than pairs")
+    return item
+
+
+def _require_data(root: Any, names: bool) -> None:
+    """Refuses what is not data, and containers that hold themselves or are too deep."""
+    heights: dict[int, int] = {}  # of the containers gone through, by id
+    entered: set[int] = set()
+    todo = [(root, False)]
+    while todo:
+        item, left = todo.pop()
+        if item is None or isinstance(item, str | bytes | int | float | np.generic | np.ndarray):
+            continue
+        if names and type(item) is Global:
+            continue
+        if type(item) not in (list, tuple, dict, OrderedDict):
+            raise Refused("holds something that is not data")
+        children = item.values() if isinstance(item, dict) else item
+        if left:
+            height = 1 + max((heights.get(id(child), 0) for child in children), default=0)
+            if height > _MAX_DEPTH:
                 raise ValueError(f"nests containers more than {_MAX_DEPTH} deep")
-            open_ids.add(id(item))
-            done[id(item)] = build(item, depth + 1)
-        return done[id(item)]
-
-    def build(item: Any, depth: int) -> Any:
-        if isinstance(item, Tensor):
-            return item.array()
-        if isinstance(item, NumpyArray):
-            return item.array(as_bytes(item.data))
-        if isinstance(item, Parameter):
-            return convert(item.data, depth)
-        if type(item) in (list, tuple, set, frozenset):
-            return type(item)(convert(x, depth) for x in item)
-        if type(item) in (dict, Ordered):
-            pairs = ((convert(k, depth), convert(v, depth)) for k, v in item.items())
-            return OrderedDict(pairs) if type(item) is Ordered else dict(pairs)
-        raise ValueError(f"holds a {type(item).__name__}, which is not data")
-
-    return convert(root, 0)
+            heights[id(item)] = height
+        elif id(item) not in heights:
+            if id(item) in entered:
+                raise ValueError(f"nests containers more than {_MAX_DEPTH} deep: within itself")
+            entered.add(id(item))
+            todo.append((item, True))
+            todo.extend((child, False) for child in children)

@@ -13,15 +13,20 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, BinaryIO
 
 from jaxdet.errors import InputError
 from jaxdet.files import whole
 from jaxdet.weights import write_pickle
-from jaxdet.weights.safe_pickle import Refused, load, resolve
-from jaxdet.weights.stand_ins import Storage, StorageType, Tensor
+from jaxdet.weights.pickled_arrays import (
+    MAX_DIMENSIONS,
+    STORAGE_DTYPES,
+    Storage,
+    is_size,
+    item_bytes,
+    tensor,
+)
+from jaxdet.weights.safe_pickle import Global, Refused, load
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
@@ -61,10 +66,10 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
     Raises:
         InputError: as `read`.
     """
-    return _read(path, lambda stream, size: resolve(load(stream)))
+    return _read(path, lambda stream, _: load(stream))
 
 
-def _read(path: str | os.PathLike[str], reader: Callable[[io.BufferedIOBase, int], Any]) -> Any:
+def _read(path: str | os.PathLike[str], reader: Callable[[BinaryIO, int], Any]) -> Any:
     if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for, for ever
         raise InputError(f"{path}: cannot be read: not a regular file")
     try:
@@ -88,7 +93,7 @@ def _read(path: str | os.PathLike[str], reader: Callable[[io.BufferedIOBase, int
         ) from error
 
 
-def _read_any_format(stream: io.BufferedIOBase, size: int) -> Any:
+def _read_any_format(stream: BinaryIO, size: int) -> Any:
     head = stream.read(512)
     stream.seek(0)
     if head.startswith(b"PK\x03\x04"):
@@ -101,76 +106,85 @@ def _read_any_format(stream: io.BufferedIOBase, size: int) -> Any:
 class _Storages:
     """The storages of one file, by key; together never larger than the file."""
 
-    def __init__(self, file_size: int):
+    def __init__(self, file_size: int) -> None:
         self._left = file_size
-        self.by_key: dict[Any, Storage] = {}
+        self.by_key: dict[str | int, Storage] = {}
 
-    def add(self, key: Any, kind: Any, count: Any) -> Storage:
+    def add(self, key: Any, named: Any, count: Any) -> Storage:
         """Makes room for `count` numbers, or returns the storage of an earlier mention."""
-        if not isinstance(kind, StorageType) or type(count) is not int or count < 0:
+        kind = named.name.removeprefix("torch.") if type(named) is Global else ""
+        if kind not in STORAGE_DTYPES or not is_size(count):
             raise ValueError("a storage without type or size")
-        if key in self.by_key:
+        if _key(key) in self.by_key:
             storage = self.by_key[key]
-            if storage.kind is not kind or storage.data.size != count:
-                raise ValueError(f"storage {key} is described twice, differently")
+            if storage.kind != kind or storage.numbers.size != count:
+                raise ValueError(f"storage {_short(key)} is described twice, differently")
             return storage
-        self._left -= count * kind.dtype.itemsize
+        self._left -= count * item_bytes(kind)
         if self._left < 0:
             raise ValueError("its storages are larger than the file; it is truncated or damaged")
-        storage = self.by_key[key] = Storage(kind, np.empty(count, kind.dtype))
+        storage = self.by_key[key] = Storage(kind, count)
         return storage
 
 
-def _part(root: Storage, offset: Any, count: Any) -> Storage:
-    if not 0 <= offset <= offset + count <= root.data.size:
-        raise ValueError("a storage view beyond its storage")
-    return Storage(root.kind, root.data[offset : offset + count])
+def _key(key: Any) -> str | int:
+    if type(key) is not str and not is_size(key):
+        raise ValueError("a storage whose name is neither text nor a number")
+    return key
 
 
-def _fill(storage: Storage, stream: Any) -> None:
-    data = storage.data.view(np.uint8)
-    if stream.readinto(data) != data.nbytes:
-        raise ValueError("it ends within a storage; it is truncated")
+def _short(key: str | int) -> str:
+    return str(key)[:40]
 
 
-def _int64(stream: io.BufferedIOBase) -> int:
+def _described(pid: Any, fields: int) -> tuple[Any, ...]:
+    """Returns what a persistent id of so many fields says of a storage."""
+    if type(pid) is not tuple or len(pid) != fields or type(pid[0]) is not str:
+        raise ValueError("refers to something that is no storage")
+    if pid[0] != "storage" or type(pid[2]) is not str:
+        raise ValueError("refers to something that is no storage")
+    return pid[1:]
+
+
+def _require_little_endian(system: Any) -> None:
+    if type(system) is not dict or system.get("little_endian") is not True:
+        raise _UnsupportedError("it was written on a big-endian machine")
+
+
+def _int64(stream: Any) -> int:
     number = stream.read(8)
     if len(number) < 8:
         raise ValueError("it ends too early; it is truncated")
     return struct.unpack("<q", number)[0]
 
 
-def _describe(pid: Any, fields: int) -> tuple[Any, ...]:
-    if not isinstance(pid, tuple) or len(pid) != fields or pid[0] != "storage":
-        raise ValueError("refers to something that is no storage")
-    return pid[1:]
-
-
-def _read_legacy(stream: io.BufferedIOBase, size: int) -> Any:
-    if load(stream) != _MAGIC or load(stream) != _PROTOCOL:
-        raise ValueError("it is a pickle, but not one of PyTorch's")
-    if resolve(load(stream)).get("little_endian") is not True:
-        raise _UnsupportedError("it was written on a big-endian machine")
+def _read_legacy(stream: BinaryIO, size: int) -> Any:
+    for expected in (_MAGIC, _PROTOCOL):
+        number = load(stream)
+        if type(number) is not int or number != expected:
+            raise ValueError("it is a pickle, but not one of PyTorch's")
+    _require_little_endian(load(stream))
     storages = _Storages(size)
 
-    def persistent_load(pid: Any) -> Storage:
-        kind, key, _, count, view = _describe(pid, 6)
+    def storage_of(pid: Any) -> Storage:
+        kind, key, _, count, view = _described(pid, 6)
         storage = storages.add(key, kind, count)
-        return storage if view is None else _part(storage, *view[1:])
+        return storage if view is None else storage.part(*view[1:])
 
-    root = load(stream, persistent_load)
-    keys = resolve(load(stream))
-    if storages.by_key.keys() != set(keys):
+    root = load(stream, storage_of)
+    keys = load(stream)
+    if type(keys) is not list or any(type(key) is not str for key in keys):
+        raise ValueError("it names no storages")
+    if len(keys) != len(storages.by_key) or storages.by_key.keys() != set(keys):
         raise ValueError("its storages are not those its tensors use")
     for key in keys:
-        storage = storages.by_key[key]
-        if _int64(stream) != storage.data.size:
-            raise ValueError(f"storage {key}'s length differs from its description")
-        _fill(storage, stream)
-    return resolve(root)
+        if _int64(stream) != storages.by_key[key].numbers.size:
+            raise ValueError(f"storage {_short(key)}'s length differs from its description")
+        storages.by_key[key].fill(stream)
+    return root
 
 
-def _read_zip(stream: io.BufferedIOBase, size: int) -> Any:
+def _read_zip(stream: BinaryIO, size: int) -> Any:
     with zipfile.ZipFile(stream) as archive:
         pickles = [n for n in archive.namelist() if n.split("/")[1:] == ["data.pkl"]]
         if len(pickles) != 1:
@@ -183,49 +197,47 @@ def _read_zip(stream: io.BufferedIOBase, size: int) -> Any:
             raise _UnsupportedError("it was written on a big-endian machine")
         storages = _Storages(size)
 
-        def persistent_load(pid: Any) -> Storage:
-            kind, key, _, count = _describe(pid, 5)
+        def storage_of(pid: Any) -> Storage:
+            kind, key, _, count = _described(pid, 5)
             known = key in storages.by_key
             storage = storages.add(key, kind, count)
             if not known:
-                name = f"{folder}data/{key}"
-                if archive.getinfo(name).file_size != storage.data.nbytes:
-                    raise ValueError(f"storage {key}'s length differs from its description")
-                with archive.open(name) as entry:
-                    _fill(storage, entry)  # verifies the CRC at its end
+                with archive.open(f"{folder}data/{key}") as entry:
+                    storage.fill(entry)
+                    if entry.read(1):  # at its end, this verifies the CRC
+                        raise ValueError(f"storage {_short(key)} is longer than its description")
             return storage
 
-        return resolve(load(io.BytesIO(archive.read(pickles[0])), persistent_load))
+        return load(io.BytesIO(archive.read(pickles[0])), storage_of)
 
 
-def _read_tar(stream: io.BufferedIOBase, size: int) -> Any:
+def _read_tar(stream: BinaryIO, size: int) -> Any:
     with tarfile.open(fileobj=stream, mode="r:") as archive:
 
         def member(name: str) -> Any:
-            found = archive.extractfile(name)
-            if found is None:
-                raise ValueError(f"its {name} is not a file")
-            return found
+            info = archive.getmember(name)
+            if not info.isreg() or info.issparse():
+                raise ValueError(f"its {name} is not a plain file")
+            return archive.extractfile(info)
 
-        if resolve(load(member("sys_info"))).get("little_endian") is not True:
-            raise _UnsupportedError("it was written on a big-endian machine")
+        _require_little_endian(load(member("sys_info")))
         storages = _Storages(size)
         entries = member("storages")
         for _ in range(load(entries)):
-            key, _, kind = load(entries)
-            _fill(storages.add(key, kind, _int64(entries)), entries)
+            key, _, kind = load(entries, names=True)
+            storages.add(key, kind, _int64(entries)).fill(entries)
         views = dict(storages.by_key)
         for key, root, offset, count in load(entries):
-            views[key] = _part(views[root], offset, count)
+            views[_key(key)] = views[_key(root)].part(offset, count)
         tensors = {}
         entries = member("tensors")
         for _ in range(load(entries)):
-            key, storage, _ = load(entries)
-            dimensions = struct.unpack("<i4x", entries.read(8))[0]
-            shape = [_int64(entries) for _ in range(dimensions)]
-            stride = [_int64(entries) for _ in range(dimensions)]
-            tensors[key] = Tensor(views[storage], _int64(entries), shape, stride)
-        return resolve(load(member("pickle"), lambda pid: tensors[int(pid)]))
+            key, storage, _ = load(entries, names=True)
+            dimensions = min(struct.unpack("<i4x", entries.read(8))[0], MAX_DIMENSIONS + 1)
+            shape, stride = (tuple(_int64(entries) for _ in range(dimensions)) for _ in range(2))
+            numbers = views[_key(storage)].numbers
+            tensors[_key(key)] = tensor(numbers, _int64(entries), shape, stride)
+        return load(member("pickle"), lambda pid: tensors[int(_short(_key(pid)))])
 
 
 def write(path: str | os.PathLike[str], obj: Any) -> None:

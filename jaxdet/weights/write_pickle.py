@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdet.weights.stand_ins import STORAGE_DTYPES
+from jaxdet.weights.pickled_arrays import STORAGE_DTYPES
 
 
 def _int(number: int) -> bytes:

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from jaxdet.data import image as transforms
 from jaxdet.data.image import (
-    flip_image,
     pad_to,
     padded_size,
     read_image,
@@ -226,7 +225,7 @@ def test_flip_follows_the_image():
     boxes = np.array([[2, 1, 4, 2]], np.float32)
     mirrored = flip(boxes, 10)
     np.testing.assert_array_equal(mirrored, [[5, 1, 7, 2]])  # x1' = w - 1 - x2
-    assert (flip_image(image)[1:3, 5:8] == 255).all()
+    assert (image[:, ::-1][1:3, 5:8] == 255).all()
     np.testing.assert_array_equal(flip(mirrored, 10), boxes)
 
 

@@ -151,7 +151,7 @@ def test_a_group_of_crowds_alone_is_left_out():
     assert set(sampler(dataset)[0].indices) == {0}
 
 
-def test_stand_ins_are_the_next_of_the_group_that_fit():
+def test_replacements_are_the_next_of_the_group_that_fit():
     plan = sampler()
     assert plan.replacements(3, (800, 1088)).tolist() == [4, 5, 6, 7, 8, 9, 0, 1, 2]
     assert plan.replacements(16, (800, 800)).tolist() == []

@@ -7,7 +7,7 @@ import pytest
 
 from jaxdet.data import shapes
 from jaxdet.data.coco import coco_directory
-from jaxdet.data.outlines import OUTLINES, Place, mask_of
+from jaxdet.data.shapes import OUTLINES, Pose, mask_of
 from jaxdet.errors import InputError
 
 
@@ -68,7 +68,7 @@ def test_boxes_are_tight_around_what_is_visible():
 
 def test_outlines_fill_their_box():
     for kind, name in enumerate(OUTLINES):
-        mask = mask_of(kind, Place(30.0, 20.0, 24.0, 15.0, 0.0), (41, 61))
+        mask = mask_of(kind, Pose(30.0, 20.0, 24.0, 15.0, 0.0), (41, 61))
         columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
         assert abs(columns[0] - 6) <= 3, name
         assert abs(columns[-1] - 54) <= 3, name

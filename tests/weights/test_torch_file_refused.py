@@ -3,6 +3,9 @@
 import io
 import os
 import pickle
+import re
+import time
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -21,9 +24,11 @@ from pickle_assembler import (
     zip_of,
 )
 
-from jaxdet.weights import torch_file
-from jaxdet.weights.safe_pickle import load, resolve
+from jaxdet.errors import InputError
+from jaxdet.weights import pickle_machine, torch_file
+from jaxdet.weights.safe_pickle import load
 
+FOUR = np.arange(4, dtype=np.float32).tobytes()
 WRAPPERS = {"zip": zip_of, "legacy": legacy_of}
 
 
@@ -103,7 +108,7 @@ def test_what_is_not_data_is_refused(tmp_path, body):
 @pytest.mark.parametrize(
     "body",
     [
-        b"]" * 100_000 + b"a" * 99_999,  # deep
+        b"]" * 20_000 + b"a" * 19_999,  # deep
         b"]q\x00h\x00a",  # a list within itself
         b"}q\x00" + text("a") + b"h\x00s",
     ],
@@ -111,6 +116,99 @@ def test_what_is_not_data_is_refused(tmp_path, body):
 def test_endless_containers_are_refused(tmp_path, body):
     for wrap in WRAPPERS.values():
         assert "deep" in message_of(written(tmp_path, wrap(program(body))))
+
+
+def doubled(first: bytes, combine: bytes, times=60) -> bytes:
+    """Opcodes of an object of 2**times leaves: each holds the one before twice."""
+    steps = (b"q%c0(h%ch%c" % (i, i, i) + combine for i in range(times))
+    return first + b"".join(steps)
+
+
+HUGE_TUPLE = doubled(b")", b"t")
+HUGE_SET = doubled(b"(\x91", b"\x91")
+FLOATS = name("numpy", "dtype") + many(text("f4"), b"\x89", b"\x88") + b"R"
+FLOATS += many(number(3), text("<"), *[b"N"] * 3) + b"b"
+ARRAY = name("numpy.core.multiarray", "_reconstruct") + many(
+    name("numpy", "ndarray"), many(number(0)), b"C\x01b"
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        # What never ends where it is hashed, compared, formatted or multiplied.
+        (b"}" + HUGE_TUPLE + b"Ns", "a key that is neither text nor a small integer"),
+        (b"}" + number(2**64) + b"Ns", "a key that is neither text nor a small integer"),
+        (b"})2\x86Ns", "operation"),
+        (b"}" + HUGE_SET + b"Ns", "operation"),
+        (name("numpy", "dtype") + b"(" + HUGE_TUPLE + b"K\x00K\x01tR", "makes something"),
+        (b"\x80\x02" + HUGE_TUPLE + b"Q", "no storage|not there"),
+        (many(text("storage"), name("torch", "FloatStorage"), HUGE_TUPLE, b"N", b"N") + b"Q", ""),
+        (tensor(storage(4, b"N"), 0, [2**2000] * 90, [1] * 90), ""),
+        (ARRAY + b"R" + many(b"N", HUGE_TUPLE, FLOATS, b"\x89", b"C\x04abcd") + b"b", "shape"),
+        (
+            ARRAY + b"R" + many(b"N", many(number(2)), FLOATS, b"\x89", b"C\x04abcd") + b"b",
+            "does not fit its bytes",
+        ),
+    ],
+)
+def test_what_would_take_for_ever_is_refused_at_once(tmp_path, body, reason):
+    for path in (
+        written(tmp_path, program(body), "x.pkl"),
+        written(tmp_path, zip_of(program(body))),
+    ):
+        reader = torch_file.read_pickle if path.suffix == ".pkl" else torch_file.read
+        start = time.process_time()
+        assert re.search(reason, message_of(path, reader))
+        assert time.process_time() - start < 10
+
+
+def test_a_program_of_too_many_steps_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(pickle_machine, "_MAX_STEPS", 1000)
+    assert torch_file.read(written(tmp_path, zip_of(program(b"N" * 998)))) is None
+    line = message_of(written(tmp_path, zip_of(program(b"N" * 999))))
+    assert "takes more than 1,000 steps" in line
+
+
+PIECES = [
+    *(bytes([code]) for code in b"NNN\x88])}(((tttedlasuRRRbbbb0\x85\x86\x87Q\x81\x94i"),
+    *(
+        b"q\x00",
+        b"q\x01",
+        b"h\x00",
+        b"h\x01",
+        b"h\x01",
+        b"I01\n",
+        b"F1e9\n",
+        b"S'x'\n",
+        b"C\x04abcd",
+    ),
+    *(text("a"), text("latin1"), number(1), number(2), number(2**70), number(-1), FLOATS, ARRAY),
+    *(name("torch._utils", "_rebuild_tensor_v2"), name("torch", "Size"), name("numpy", "dtype")),
+    *(name("collections", "OrderedDict"), name("collections", "defaultdict")),
+    *(name("_codecs", "encode"), name("numpy.core.multiarray", "scalar"), storage(4)),
+    *(name("torch.nn.parameter", "Parameter"), tensor(storage(4), 0, (2, 2), (2, 1))),
+]
+
+
+def test_programs_of_random_pieces_read_or_are_one_line(tmp_path):
+    rng = np.random.default_rng(0)
+    read = 0
+    tracemalloc.start()
+    start = time.process_time()
+    for _ in range(300):
+        chosen = rng.integers(len(PIECES), size=rng.integers(1, 12))
+        path = written(tmp_path, zip_of(program(*(PIECES[i] for i in chosen)), [FOUR]))
+        try:
+            torch_file.read(path)
+            read += 1
+        except InputError:
+            pass
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert read > 15
+    assert peak < 4e6
+    assert time.process_time() - start < 60
 
 
 def test_a_large_memo_index_takes_no_memory(tmp_path):
@@ -122,7 +220,7 @@ def test_a_large_memo_index_takes_no_memory(tmp_path):
 def test_a_container_met_twice_is_one_object():
     # Thirty doublings: a billion leaves if each was converted on its own.
     body = b"]" + b"".join(b"q%c0](h%ch%ce" % (i, i, i) for i in range(30))
-    root = resolve(load(io.BytesIO(program(body))))
+    root = load(io.BytesIO(program(body)))
     assert root[0] is root[1]
 
 
@@ -138,11 +236,8 @@ def test_pairs_of_an_ordered_dict_are_moved_not_copied():
     """Python 2 gave them as a list; a list named twice is empty the second time."""
     pair = b"](" + text("a") + number(1) + b"e"
     made = name("collections", "OrderedDict") + b"q\x00](" + pair + b"eq\x01\x85R"
-    root = resolve(load(io.BytesIO(program(b"](", made, b"h\x00h\x01\x85Re"))))
+    root = load(io.BytesIO(program(b"](", made, b"h\x00h\x01\x85Re")))
     assert root == [{"a": 1}, {}]
-
-
-FOUR = np.arange(4, dtype=np.float32).tobytes()
 
 
 @pytest.mark.parametrize(
