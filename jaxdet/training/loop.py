@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdet.checkpoint import read_backbone, read_params
+from jaxdet.checkpoint import Checkpoints, read_backbone, read_params, save_best
 from jaxdet.config import Config
 from jaxdet.console import ProgressLine
 from jaxdet.data.dataset import Dataset
@@ -34,7 +34,6 @@ from jaxdet.inference.predictor import Predictor, make_predictor
 from jaxdet.inference.report import write_report
 from jaxdet.models.params import split_params
 from jaxdet.programs import Programs
-from jaxdet.saving import BestCheckpoint, Checkpoints
 from jaxdet.training import optimizer as optim
 from jaxdet.training.metric_writer import Logbook
 from jaxdet.training.plan import Plan, describe, make_plan
@@ -229,7 +228,7 @@ def run_evaluation(run: Run, state: TrainState) -> dict[str, Any]:
     number, params = int(state.step), state.params
     figures, predictions = evaluate(run.predictor.with_params(params), run.validation)
     result = {"step": number, **figures}
-    BestCheckpoint(run.workdir).offer(number, params, result["AR@1000"] or 0.0)
+    save_best(run.workdir, number, params, result["AR@1000"] or 0.0)
     image = results.write_evaluation(run.workdir, result, run.validation, predictions)
     if not run.logbook.evaluated(number):  # as when a run that ended is started again
         run.logbook.image(number, "proposals", image)
