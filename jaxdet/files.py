@@ -84,37 +84,40 @@ def _remove_abandoned(folder: Path) -> None:
                 path.unlink()
 
 
-def open_regular(path: str | Path) -> io.BufferedReader:
-    """Opens a file to read; a pipe or a device is refused, not waited for.
+def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> io.BufferedReader:
+    """Opens a file of at most `limit` bytes to read.
 
     Raises:
-        InputError: it is no regular file, or cannot be opened.
+        OSError: as `open`; also for a pipe or a device, which would be waited for, a file that is
+            larger, and a name that no file can have.
     """
-    with reported(path, "read"):
-        try:
-            file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115
-        except ValueError as error:  # a name that no file can have
-            raise InputError(f"{path}: cannot be read: {error}") from error
-        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            return file
-        file.close()
-        raise InputError(f"{path}: cannot be read: not a regular file")
 
+    def opener(path: str, flags: int) -> int:
+        descriptor = os.open(path, flags | os.O_NONBLOCK)
+        status = os.fstat(descriptor)
+        reason = ""
+        if not stat.S_ISREG(status.st_mode):
+            reason = "not a regular file"
+        elif limit is not None and status.st_size > limit:
+            reason = f"{status.st_size} bytes; at most {limit} are read"
+        if reason:
+            os.close(descriptor)
+            raise OSError(reason)
+        return descriptor
 
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
+    try:
+        return open(path, "rb", opener=opener)
+    except ValueError as error:
+        raise OSError(str(error)) from error
 
 
 def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
-    """Returns the content of a file of at most `limit` bytes; see `open_regular`.
+    """Returns the content of a file; see `open_regular`.
 
     Raises:
-        InputError: it is no regular file, is larger, or cannot be read.
+        InputError: it cannot be read.
     """
-    with reported(path, "read"), open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if limit is not None and size > limit:
-            raise InputError(f"{path}: cannot be read: {size} bytes; at most {limit} are read")
+    with reported(path, "read"), open_regular(path, limit) as file:
         return file.read()
 
 

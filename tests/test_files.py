@@ -124,7 +124,7 @@ def test_reading(tmp_path):
     reasons = {
         tmp_path / "pipe": "not a regular file",
         Path("/dev/null"): "not a regular file",
-        tmp_path: "Is a directory",
+        tmp_path: "not a regular file",
         tmp_path / "none": "No such file or directory",
         Path("a\0b"): "embedded null byte",
         path: "4 bytes; at most 3 are read",
