@@ -17,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
-from jaxdet.distributed import all_agree, first_hosts, is_first_host, print_once
+from jaxdet.distributed import is_first_host, of_all_hosts, print_once
 from jaxdet.errors import InputError
 from jaxdet.types import Params
 from jaxdet.weights import backbones, layout, torch_file
@@ -128,7 +128,7 @@ class Checkpoints:
                 found = _restore(folder, params_like, opt_state_like)
             except Damaged as error:
                 fault = str(error)
-            if all_agree(found is not None):
+            if all(of_all_hosts(found is not None)):
                 return found
             tried.append(fault or f"{folder}: damaged on another host")
             self._put_aside(folder, tried[-1])
@@ -144,7 +144,7 @@ class Checkpoints:
                 damaged.mkdir(exist_ok=True)
                 names = [folder.name, *(f"{folder.name}.{i}" for i in range(1, 1000))]
                 folder.rename(next(damaged / x for x in names if not (damaged / x).exists()))
-            all_agree(True)  # the others wait for the first
+            of_all_hosts(0)  # the others wait for the first
             self._manager.reload()
 
 
@@ -161,7 +161,7 @@ def save_best(workdir: Path, step: int, params: Params, recall: float) -> None:
             with contextlib.suppress(Exception):  # a damaged one gives way to any
                 args = ocp.args.Composite(meta=ocp.args.JsonRestore())
                 best = float(manager.restore(latest, args=args)["meta"]["AR@1000"])
-        if not first_hosts(recall > best):
+        if not of_all_hosts(recall > best)[0]:
             return
         if latest is not None and latest >= step:
             manager.delete(latest)  # of steps that a damaged checkpoint has undone

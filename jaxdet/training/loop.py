@@ -21,10 +21,10 @@ from jaxdet.distributed import (
     data_mesh,
     gather,
     is_first_host,
+    of_all_hosts,
     print_once,
     replicate,
     split,
-    sum_over_hosts,
 )
 from jaxdet.environment import peak_memory
 from jaxdet.errors import InputError
@@ -207,7 +207,7 @@ def log(run: Run, number: int, summary: dict[str, float], skipped: int) -> None:
     if (memory := peak_memory()[0]) is not None:
         row["memory_gb"] = memory
     # Unreadable images since these processes began.
-    if skipped := sum_over_hosts(skipped):
+    if skipped := sum(of_all_hosts(skipped)):
         row["skipped_images"] = skipped
     run.logbook.scalars(number, row)
     epochs = -(-plan.total_steps // plan.steps_per_epoch)

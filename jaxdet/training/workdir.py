@@ -13,7 +13,7 @@ from typing import IO, Any
 from flax.traverse_util import flatten_dict
 
 from jaxdet.config import Config
-from jaxdet.distributed import all_agree, is_first_host
+from jaxdet.distributed import is_first_host, of_all_hosts
 from jaxdet.errors import InputError
 from jaxdet.files import make_folder, read_bytes, reported, write_json
 
@@ -53,7 +53,7 @@ def claim_workdir(workdir: Path, config: Config) -> Iterator[None]:
                 write_json(path, dataclasses.asdict(config))
         except InputError as error:
             fault = str(error)
-        if not all_agree(not fault):
+        if not all(of_all_hosts(not fault)):
             raise InputError(fault or f"{workdir}: another host may not use it and says why")
         yield
 
