@@ -1,19 +1,23 @@
-"""Parameters on disk: what one checkpoint holds, and reading it or another format.
+"""Checkpoints: written in the background, verified when read, the best one kept.
 
-Layout of a work directory's `checkpoints/<step>/`: `params` (the whole tree), `optimizer`
-(the slots of the tensors that train; absent in a converted checkpoint) and `meta` (JSON, with a
-checksum of each).
+Layout of `checkpoints/<step>/` and `best/<step>/` in a work directory: `params` (the whole tree),
+`optimizer` (its state; absent where there is none) and `meta` (JSON, with a checksum of each).
 """
 
+import contextlib
+import os
+import re
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
+from jaxdet.distributed import is_first_host, of_all_hosts, print_once
 from jaxdet.errors import InputError
 from jaxdet.types import Params
 from jaxdet.weights import backbones, layout, torch_file
@@ -22,52 +26,17 @@ from jaxdet.zoo.download import fetch
 PYTORCH_SUFFIXES = (".pth", ".pt", ".pkl")
 
 
+class Restored(NamedTuple):
+    """What a checkpoint held; `opt_state` is the given one where it held none."""
+
+    step: int
+    params: Params
+    opt_state: Any
+    meta: dict[str, Any]
+
+
 class Damaged(InputError):
     """A checkpoint that is not what was written."""
-
-
-def save_args(
-    params: Params, optimizer: Any = None, meta: dict[str, Any] | None = None
-) -> ocp.args.Composite:
-    """Returns what orbax shall write: parameters, optimiser slots if any, and facts about them."""
-    trees = {"params": params, **({} if optimizer is None else {"optimizer": optimizer})}
-    checksums = {name: checksum(tree) for name, tree in trees.items()}
-    items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
-    items["meta"] = ocp.args.JsonSave({**(meta or {}), "checksums": checksums})
-    return ocp.args.Composite(**items)
-
-
-def checksum(tree: Any) -> int:
-    """Returns the CRC-32 of the bytes of all arrays, in the tree's order."""
-    crc = 0
-    for leaf in jax.tree.leaves(jax.device_get(tree)):
-        crc = zlib.crc32(np.asarray(leaf).tobytes(), crc)
-    return crc
-
-
-def read_step(folder: Path, targets: dict[str, Any]) -> dict[str, Any]:
-    """Trees of one checkpoint, and its `meta`, checked against the sums that were written.
-
-    Args:
-        folder: `checkpoints/<step>`.
-        targets: trees by name, leaves with `.shape`, `.dtype` and, if need be, `.sharding`.
-
-    Raises:
-        Damaged: a file is missing, cannot be read, or holds other bytes than were written.
-    """
-    args = {k: ocp.args.StandardRestore(_target(v)) for k, v in targets.items()}
-    try:
-        with _reader() as reader:
-            composite = ocp.args.Composite(**args, meta=ocp.args.JsonRestore())
-            found = dict(reader.restore(folder, args=composite).items())
-        sums = found["meta"]["checksums"]
-    # Whatever tensorstore, JSON or orbax make of damaged bytes.
-    except Exception as error:
-        raise Damaged(f"{folder}: not a readable checkpoint: {_first_line(error)}") from error
-    for name in targets:
-        if checksum(found[name]) != sums.get(name):
-            raise Damaged(f"{folder}: damaged: the bytes of {name} are not those written")
-    return found
 
 
 def read_params(path: str | Path, shapes: Params) -> Params:
@@ -83,9 +52,8 @@ def read_params(path: str | Path, shapes: Params) -> Params:
     path = _local(path)
     if path.suffix in PYTORCH_SUFFIXES:
         return layout.to_params(torch_file.read(path), shapes, source=str(path))
-    folder = _step_folder(path)
-    require_same_shapes(shapes, saved_shapes(folder), folder)
-    params = read_step(folder, {"params": shapes})["params"]
+    folder = _newest(path)
+    params = _read(folder, {"params": shapes})["params"]
     layout.require_finite(params, str(folder))
     return params
 
@@ -98,9 +66,106 @@ def read_backbone(name: str | Path, shapes: Params) -> Params:
         shapes: the tree under `backbone`, leaves with `.shape`.
 
     Raises:
-        InputError: it cannot be had, or is of another architecture.
+        InputError: it cannot be read or downloaded, or is of another architecture.
     """
     return backbones.read_backbone(_local(name), shapes)
+
+
+class Checkpoints:
+    """The numbered checkpoints of a work directory.
+
+    A checkpoint appears under its number only when it is complete.
+    """
+
+    def __init__(self, workdir: str | Path, keep: int = 3) -> None:
+        """Opens, or creates, `workdir`/checkpoints and keeps the newest `keep` of it."""
+        self.folder = Path(workdir).absolute() / "checkpoints"
+        with _reported(self.folder):
+            self._manager = ocp.CheckpointManager(self.folder, options=_options(keep, True))
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        try:
+            with _reported(self.folder):
+                self._manager.close()  # when everything is on disk
+        except InputError:
+            if error is None:  # else it is what ended the run, or comes of it
+                raise
+
+    def latest_step(self) -> int | None:
+        """Returns the newest complete checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, params: Params, opt_state: Any, meta: dict[str, Any]) -> None:
+        """Starts writing a checkpoint; returns once the arrays may be reused.
+
+        A converted checkpoint may have no `opt_state`; `meta` holds facts for JSON.  Raises
+        `InputError` if this checkpoint or the one before cannot be written.
+        """
+        with _reported(self.folder):
+            self._manager.save(step, args=_save_args(params, opt_state, meta))
+
+    def wait(self) -> None:
+        """Returns when everything is on disk; raises `InputError` if it cannot be written."""
+        with _reported(self.folder):
+            self._manager.wait_until_finished()
+
+    def restore_newest(self, params_like: Params, opt_state_like: Any) -> Restored | None:
+        """Returns the newest checkpoint that is whole; None if none is saved.
+
+        Arrays are laid out and placed as those given are.  A damaged checkpoint is put aside into
+        `damaged/`, and the one before it is used.
+
+        Raises:
+            InputError: the checkpoints are of another architecture, or all of them damaged.
+        """
+        tried = []
+        while (step := self._manager.latest_step()) is not None:
+            folder, found, fault = self.folder / str(step), None, ""
+            try:
+                found = _restore(folder, params_like, opt_state_like)
+            except Damaged as error:
+                fault = str(error)
+            if all(of_all_hosts(found is not None)):
+                return found
+            tried.append(fault or f"{folder}: damaged on another host")
+            self._put_aside(folder, tried[-1])
+        if tried:
+            raise InputError(f"no checkpoint is whole; {tried[0]}; begin anew in another --workdir")
+        return None
+
+    def _put_aside(self, folder: Path, fault: str) -> None:
+        damaged = self.folder.parent / "damaged"
+        print_once(f"{fault}; put aside in {damaged / folder.name}")
+        with _reported(self.folder):
+            if is_first_host():
+                damaged.mkdir(exist_ok=True)
+                names = [folder.name, *(f"{folder.name}.{i}" for i in range(1, 1000))]
+                folder.rename(next(damaged / x for x in names if not (damaged / x).exists()))
+            of_all_hosts(0)  # the others wait for the first
+            self._manager.reload()
+
+
+def save_best(workdir: Path, step: int, params: Params, recall: float) -> None:
+    """Keeps `params` as `workdir`/best if no earlier ones have at least their AR@1000, `recall`.
+
+    Raises `InputError` if they cannot be written.
+    """
+    folder = workdir.absolute() / "best"
+    options = _options(keep=1, background=False)
+    with _reported(folder), ocp.CheckpointManager(folder, options=options) as manager:
+        latest, best = manager.latest_step(), -1.0
+        if latest is not None:
+            with contextlib.suppress(Exception):  # a damaged one gives way to any
+                args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+                best = float(manager.restore(latest, args=args)["meta"]["AR@1000"])
+        if not of_all_hosts(recall > best)[0]:
+            return
+        if latest is not None and latest >= step:
+            manager.delete(latest)  # of steps that a damaged checkpoint has undone
+        manager.save(step, args=_save_args(params, None, {"AR@1000": recall}))
 
 
 def _local(name: str | Path) -> Path:
@@ -108,7 +173,7 @@ def _local(name: str | Path) -> Path:
     return fetch(str(name)) if "://" in str(name) else Path(name)
 
 
-def _step_folder(path: Path) -> Path:
+def _newest(path: Path) -> Path:
     """Returns the folder of one checkpoint: the newest below a work directory."""
     path = path.absolute()
     try:
@@ -120,54 +185,91 @@ def _step_folder(path: Path) -> Path:
     if (path / "params").is_dir():
         return path
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit() and (p / "params").is_dir()]
+    steps = [
+        int(p.name) for p in folder.iterdir() if p.name.isdecimal() and (p / "params").is_dir()
+    ]
     if not steps:
         raise InputError(f"{path}: holds no checkpoint; give a work directory or a .pth file")
     return folder / str(max(steps))
 
 
-def _reader() -> ocp.Checkpointer:
-    handler = ocp.CompositeCheckpointHandler(
-        params=ocp.StandardCheckpointHandler(),
-        optimizer=ocp.StandardCheckpointHandler(),
-        meta=ocp.JsonCheckpointHandler(),
+def _options(keep: int, background: bool) -> ocp.CheckpointManagerOptions:
+    return ocp.CheckpointManagerOptions(
+        max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=background
     )
-    return ocp.Checkpointer(handler)
 
 
-def saved_shapes(folder: Path) -> dict[tuple[str, ...], tuple[int, ...]]:
-    """Returns the shapes of a checkpoint's parameters by path.
+def _save_args(params: Params, opt_state: Any, meta: dict[str, Any]) -> ocp.args.Composite:
+    trees = {"params": params, **({} if opt_state is None else {"optimizer": opt_state})}
+    checksums = {name: _checksum(tree) for name, tree in trees.items()}
+    items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+    return ocp.args.Composite(**items, meta=ocp.args.JsonSave({**meta, "checksums": checksums}))
+
+
+def _checksum(tree: Any) -> int:
+    """Returns the CRC-32 of the bytes of all arrays, in the tree's order."""
+    crc = 0
+    for leaf in jax.tree.leaves(jax.device_get(tree)):
+        crc = zlib.crc32(np.asarray(leaf).tobytes(), crc)
+    return crc
+
+
+def _restore(folder: Path, params_like: Params, opt_state_like: Any) -> Restored:
+    """Returns all of one checkpoint, `checkpoints/<step>`; raises as `_read`."""
+    targets = {"params": params_like}
+    if (folder / "optimizer").exists():  # not in a converted checkpoint
+        targets["optimizer"] = opt_state_like
+    found = _read(folder, targets)
+    if missing := found["meta"]["checksums"].keys() - targets.keys():
+        raise Damaged(f"{folder}: damaged: {', '.join(missing)} is missing")
+    opt_state = found.get("optimizer", opt_state_like)
+    return Restored(int(folder.name), found["params"], opt_state, found["meta"])
+
+
+def _read(folder: Path, targets: dict[str, Any]) -> dict[str, Any]:
+    """Returns trees of one checkpoint and its `meta`, checked against the sums that were written.
+
+    `targets` are trees by name; their leaves have `.shape`, `.dtype` and perhaps `.sharding`.
 
     Raises:
-        Damaged: they cannot be read.
+        Damaged: a file is missing, cannot be read, or holds other bytes than were written.
+        InputError: the parameters are of another architecture.
     """
+    trees, json = ocp.StandardCheckpointHandler, ocp.JsonCheckpointHandler
+    handler = ocp.CompositeCheckpointHandler(params=trees(), optimizer=trees(), meta=json())
+    args = {name: ocp.args.StandardRestore(_target(tree)) for name, tree in targets.items()}
     try:
-        with _reader() as reader:
-            tree = reader.metadata(folder).item_metadata["params"]
-        return {k: tuple(v.shape) for k, v in traverse_util.flatten_dict(dict(tree)).items()}
-    except Exception as error:  # whatever orbax makes of damaged bytes
-        raise Damaged(f"{folder}: not a readable checkpoint: {_first_line(error)}") from error
+        with ocp.Checkpointer(handler) as reader:
+            saved = dict(reader.metadata(folder).item_metadata["params"])
+            _require_same_shapes(targets["params"], saved, folder)
+            composite = ocp.args.Composite(**args, meta=ocp.args.JsonRestore())
+            found = dict(reader.restore(folder, args=composite).items())
+        checksums = {**found["meta"]["checksums"]}
+    except InputError:
+        raise
+    except Exception as error:  # whatever tensorstore, JSON or orbax make of damaged bytes
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise Damaged(f"{folder}: not a readable checkpoint: {reason}") from error
+    for name in targets:
+        if _checksum(found[name]) != checksums.get(name):
+            raise Damaged(f"{folder}: damaged: the bytes of {name} are not those written")
+    return found
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def require_same_shapes(
-    params: Params, saved: dict[tuple[str, ...], tuple[int, ...]], folder: Path
-) -> None:
+def _require_same_shapes(params: Params, there: Params, folder: Path) -> None:
     """Raises `InputError`, with the first names, unless all tensors have their saved shape."""
-    wanted = {k: tuple(v.shape) for k, v in traverse_util.flatten_dict(params).items()}
-    if wanted == saved:
-        return
+    wanted, saved = (
+        {name: tuple(x.shape) for name, x in traverse_util.flatten_dict(tree, sep="/").items()}
+        for tree in (params, there)
+    )
     names = sorted(k for k in wanted.keys() | saved.keys() if wanted.get(k) != saved.get(k))
-    first = ", ".join(
-        f"{'/'.join(k)} {saved.get(k, 'absent')} (the config has {wanted.get(k, 'none')})"
-        for k in names[:3]
-    )
-    raise InputError(
-        f"{folder}: of another architecture than the config: {len(names)} tensors differ: {first}"
-    )
+    if names:
+        first = ", ".join(
+            f"{k} {saved.get(k, 'absent')} (the config has {wanted.get(k, 'none')})"
+            for k in names[:3]
+        )
+        count = f"{len(names)} tensors differ"
+        raise InputError(f"{folder}: of another architecture than the config: {count}: {first}")
 
 
 def _target(tree: Any) -> Any:
@@ -179,3 +281,23 @@ def _target(tree: Any) -> Any:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
     return jax.tree.map(leaf, tree)
+
+
+@contextlib.contextmanager
+def _reported(folder: Path) -> Iterator[None]:
+    """Raises `InputError` where the system refuses to write; what was there before is kept."""
+    try:
+        yield
+    except InputError:
+        raise
+    # An error of the system comes as any of these, its number among tensorstore's words.
+    except (OSError, ValueError, RuntimeError) as error:
+        code = getattr(error, "errno", None)
+        if code is None and (found := re.search(r"os_error_code='(\d+)'", str(error))):
+            code = int(found[1])
+        if not code:
+            raise
+        raise InputError(
+            f"{folder}: cannot be written: {os.strerror(code)}; mend that, and the same command "
+            "goes on from the last complete checkpoint"
+        ) from error

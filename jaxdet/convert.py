@@ -8,13 +8,12 @@ import jax
 import numpy as np
 import optax
 
-from jaxdet.checkpoint import read_params
+from jaxdet.checkpoint import Checkpoints, read_params
 from jaxdet.config import Config
 from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.errors import InputError
 from jaxdet.files import make_folder
 from jaxdet.models.params import split_params
-from jaxdet.saving import Checkpoints
 from jaxdet.training import optimizer as optim
 from jaxdet.types import Params
 from jaxdet.weights import layout, torch_file
@@ -68,16 +67,13 @@ def import_checkpoint(
     checkpoint = torch_file.read(path)
     shapes = param_shapes(build_detector(config))
     params = layout.to_params(checkpoint, shapes, source=str(path))
-    meta: dict[str, Any] = {"config": config.name, "source": path.name, "step": 0}
-    slots = _opt_state(checkpoint, params, config, str(path)) if with_optimizer else None
+    step, opt_state = 0, None
+    if with_optimizer:
+        step, opt_state = _opt_state(checkpoint, params, config, str(path))
+    meta = {"config": config.name, "source": path.name, "step": step}
     make_folder(Path(workdir))
     with Checkpoints(workdir) as checkpoints:
-        if slots is None:
-            checkpoints.save_params(params, meta)
-        else:
-            step, opt_state = slots
-            checkpoints.save(step, params, opt_state, {**meta, "step": step})
-            checkpoints.wait()
+        checkpoints.save(step, params, opt_state, meta)
 
 
 def export_checkpoint(source: str | Path, target: str | Path, config: Config) -> None:

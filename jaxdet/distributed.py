@@ -3,6 +3,7 @@
 One process on each host; on one host nothing here communicates.
 """
 
+import functools
 import os
 import signal
 from types import FrameType
@@ -42,11 +43,7 @@ def replicate(tree: Tree, mesh: Mesh) -> Tree:
 
 def split(tree: Tree, mesh: Mesh) -> Tree:
     """Spreads this host's rows over its devices; together they are the global arrays."""
-    sharding = NamedSharding(mesh, SPLIT)
-
-    def place(x: np.ndarray) -> jax.Array:
-        return jax.make_array_from_process_local_data(sharding, x)
-
+    place = functools.partial(jax.make_array_from_process_local_data, NamedSharding(mesh, SPLIT))
     return jax.tree.map(place, tree)
 
 
@@ -98,25 +95,11 @@ def print_once(text: str) -> None:
         print(text, flush=True)
 
 
-def all_agree(ok: bool) -> bool:
-    """Returns whether `ok` holds on every host; all must ask."""
+def of_all_hosts(value: int) -> list[int]:
+    """Returns the number that each host gives, the first host's first; all must call this."""
     if jax.process_count() == 1:
-        return ok
-    return bool(multihost_utils.process_allgather(np.array(ok)).all())
-
-
-def first_hosts(value: int) -> int:
-    """Returns the number that the first host gives; all must ask."""
-    if jax.process_count() == 1:
-        return value
-    return int(multihost_utils.broadcast_one_to_all(np.array(value)))
-
-
-def sum_over_hosts(value: int) -> int:
-    """Returns the sum of what every host gives; all must ask."""
-    if jax.process_count() == 1:
-        return value
-    return int(multihost_utils.process_allgather(np.array(value)).sum())
+        return [value]
+    return multihost_utils.process_allgather(np.array(value)).tolist()
 
 
 class StopSignal:
@@ -145,8 +128,6 @@ class StopSignal:
 
 def _number(variable: str) -> int | None:
     text = os.environ.get(variable)
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdecimal()):
+    if text is not None and not (text.isascii() and text.isdecimal()):
         raise InputError(f"{variable}: must be a number, not {text!r}")
-    return int(text)
+    return None if text is None else int(text)

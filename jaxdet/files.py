@@ -1,13 +1,22 @@
-"""Files that are whole or not there at all, and folders to put them in."""
+"""Files that are whole or not there at all, reading regular files only, and the cache folder."""
 
 import contextlib
+import functools
+import io
 import json
 import os
+import stat
+import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from jaxdet.errors import InputError
+
+ADVICE = "make room there or choose another folder"
+_PREFIX, _SUFFIX = ".jaxdet-", ".tmp"
+_ABANDONED = 24 * 3600.0  # seconds since the last write to a temporary file
 
 
 def make_folder(path: Path) -> None:
@@ -16,7 +25,7 @@ def make_folder(path: Path) -> None:
     Raises:
         InputError: that cannot be done.
     """
-    with _reported(path, "made"):
+    with reported(path, "made", ADVICE):
         path.mkdir(parents=True, exist_ok=True)
 
 
@@ -37,39 +46,98 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file to write to, which takes the place of `path` at the end of the block.
+    """Yields a file to write to, which replaces `path` at the end of the block.
 
-    Whatever goes wrong in the block or here, `path` stays as it was and nothing else is left.
+    Whatever goes wrong in the block or here, `path` stays as it was.  What a killed process left
+    is removed by a later write to the same folder.
 
     Args:
         path: in a folder that is there.
 
     Raises:
-        InputError: the file cannot be written, or the block raised an `OSError`.
+        InputError: the file cannot be written, the block raised an `OSError`, or `path` is a
+            link, a device or whatever else is no regular file.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with _reported(path, "written"):
+    temporary = path.with_name(f"{_PREFIX}{uuid.uuid4().hex}{_SUFFIX}")
+    with reported(path, "written", ADVICE):
+        with contextlib.suppress(FileNotFoundError):
+            mode = path.lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # the system refuses a folder
+                raise InputError(f"{path}: cannot be written: not a regular file; {ADVICE}")
+        _remove_abandoned(path.parent)
         try:
-            with temporary.open("wb") as file:
+            with temporary.open("xb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-        except BaseException:
+        finally:
             with contextlib.suppress(OSError):
                 temporary.unlink()
-            raise
+
+
+@functools.cache  # once a process, as a folder may have many files
+def _remove_abandoned(folder: Path) -> None:
+    for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
+        with contextlib.suppress(OSError):  # as when another process was first
+            if path.stat().st_mtime < time.time() - _ABANDONED:
+                path.unlink()
+
+
+def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> io.BufferedReader:
+    """Opens a file of at most `limit` bytes to read.
+
+    Raises:
+        OSError: as `open`; also for a pipe or a device, which would be waited for, a file that is
+            larger, and a name that no file can have.
+    """
+
+    def opener(path: str, flags: int) -> int:
+        descriptor = os.open(path, flags | os.O_NONBLOCK)
+        status = os.fstat(descriptor)
+        reason = ""
+        if not stat.S_ISREG(status.st_mode):
+            reason = "not a regular file"
+        elif limit is not None and status.st_size > limit:
+            reason = f"{status.st_size} bytes; at most {limit} are read"
+        if reason:
+            os.close(descriptor)
+            raise OSError(reason)
+        return descriptor
+
+    try:
+        return open(path, "rb", opener=opener)
+    except ValueError as error:
+        raise OSError(str(error)) from error
+
+
+def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
+    """Returns the content of a file; see `open_regular`.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    with reported(path, "read"), open_regular(path, limit) as file:
+        return file.read()
 
 
 @contextlib.contextmanager
-def _reported(path: Path, done: str) -> Iterator[None]:
+def reported(path: str | Path, done: str, advice: str = "") -> Iterator[None]:
+    """Turns what the system says within the block into one line.
+
+    Args:
+        path: what the block reads or writes.
+        done: what cannot be done to it: "read", "written", "made".
+        advice: what the user can do about it.
+
+    Raises:
+        InputError: the block raised an `OSError`.
+    """
     try:
         yield
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be {done}: {error.strerror or error}; "
-            "make room there or choose another folder"
-        ) from error
+        line = f"{path}: cannot be {done}: {error.strerror or error}"
+        raise InputError(f"{line}; {advice}" if advice else line) from error
 
 
 def cache_folder() -> Path:

@@ -1,12 +1,15 @@
 """Files are whole or absent, and whatever stands in their way is one line."""
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from jaxdet.errors import InputError
-from jaxdet.files import make_folder, whole, write_whole
+from jaxdet.files import make_folder, open_regular, read_bytes, whole, write_whole
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -69,6 +72,67 @@ def test_places_where_no_file_can_be(tmp_path, name, reason):
     with pytest.raises(InputError, match=f"{name}: cannot be written: {reason}"):
         write_whole(tmp_path / name, b"")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe"])
+def test_what_is_no_regular_file_is_not_replaced(tmp_path, kind):
+    path, other = tmp_path / "a", tmp_path / "other"
+    if kind == "link":
+        other.write_bytes(b"old")
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(other)
+    before = path.lstat().st_ino
+    with pytest.raises(InputError, match="a: cannot be written: not a regular file; make room"):
+        write_whole(path, b"new")
+    assert path.lstat().st_ino == before
+    assert not other.exists() or other.read_bytes() == b"old"
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from jaxdet.files import whole
+with whole(Path(sys.argv[1])) as file:
+    file.write(b"half")
+    file.flush()
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_a_day_later(tmp_path):
+    for folder in (tmp_path / "today", tmp_path / "yesterday"):
+        folder.mkdir()
+        command = [sys.executable, "-c", KILLED, str(folder / "a")]
+        assert subprocess.run(command, check=False).returncode == -9
+        (left,) = folder.iterdir()
+        if folder.name == "yesterday":
+            os.utime(left, (time.time() - 25 * 3600,) * 2)
+        write_whole(folder / "a", b"new")
+        names = {path.name for path in folder.iterdir()}
+        assert names == ({"a", left.name} if folder.name == "today" else {"a"})
+
+
+def test_reading(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"text")
+    assert read_bytes(path, limit=4) == b"text"
+    with open_regular(path) as file:
+        assert file.read(2) == b"te"
+    os.mkfifo(tmp_path / "pipe")
+    reasons = {
+        tmp_path / "pipe": "not a regular file",
+        Path("/dev/null"): "not a regular file",
+        tmp_path: "not a regular file",
+        tmp_path / "none": "No such file or directory",
+        Path("a\0b"): "embedded null byte",
+        path: "4 bytes; at most 3 are read",
+    }
+    for bad, reason in reasons.items():
+        with pytest.raises(InputError) as caught:
+            read_bytes(bad, limit=3)
+        assert str(caught.value) == str(InputError(f"{bad}: cannot be read: {reason}"))
 
 
 def test_folders(tmp_path):

@@ -16,11 +16,10 @@ import pytest
 from tiny_coco import TINY_MODEL
 
 from jaxdet import config as config_lib
-from jaxdet.checkpoint import read_backbone, read_params
+from jaxdet.checkpoint import Checkpoints, read_backbone, read_params
 from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.errors import InputError
 from jaxdet.inference.exported import load_exported
-from jaxdet.saving import Checkpoints
 from jaxdet.weights import layout, torch_file
 
 # What orbax leaves behind when a read fails; see checkpoint.py.  Pytest sets its own filters.
@@ -41,7 +40,7 @@ def params():
 def workdir(params, tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("run")
     with Checkpoints(workdir) as checkpoints:
-        checkpoints.save_params(params, {})
+        checkpoints.save(0, params, None, {})
     return workdir
 
 
@@ -77,7 +76,7 @@ def test_weights_that_are_no_numbers_are_refused_by_name(params, path, value, tm
     bad = spoilt(params, path, value)
     torch_file.write(tmp_path / "bad.pth", {"state_dict": layout.to_state_dict(bad)})
     with Checkpoints(tmp_path / "run") as checkpoints:
-        checkpoints.save_params(bad, {})
+        checkpoints.save(0, bad, None, {})
     for file in (tmp_path / "bad.pth", tmp_path / "run"):
         line = refusal(file)
         assert "1 with NaN, infinity or a negative variance" in line

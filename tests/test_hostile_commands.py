@@ -13,8 +13,8 @@ import pytest
 from tiny_coco import TINY_MODEL, write_coco
 
 from jaxdet import config as config_lib
+from jaxdet.checkpoint import Checkpoints
 from jaxdet.detectors.build import build_detector
-from jaxdet.saving import Checkpoints
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "--config=rpn_r18_fpn_shapes"
@@ -158,7 +158,7 @@ def model(tmp_path_factory) -> list[str]:
     params = jax.jit(build_detector(config_lib.parse(config)).init)(jax.random.key(0))
     workdir = tmp_path_factory.mktemp("run")
     with Checkpoints(workdir) as checkpoints:
-        checkpoints.save_params(params, {})
+        checkpoints.save(0, params, None, {})
     fields = [f"--config.model.{name}={value}" for name, value in TINY_MODEL.items()]
     return [CONFIG, *fields, "--config.data.image_scale=(64, 64)", f"--checkpoint={workdir}"]
 

@@ -24,6 +24,7 @@ from jaxdet.data.coco_records import (
 from jaxdet.data.dataset import Dataset, usable_for_training
 from jaxdet.data.findings import Finding, Report, shown, stop_at
 from jaxdet.errors import InputError
+from jaxdet.files import open_regular
 
 # Larger coordinates and sides are typing errors, and would leave float32's exact integers.
 MAX_PIXELS_PER_SIDE = 1_000_000
@@ -111,14 +112,13 @@ def load_coco(
 
 
 def _read(path: Path) -> bytes:
-    if path.exists() and not path.is_file():  # a pipe would be waited for, for ever
-        raise InputError(f"{path}: cannot be read (not a regular file)")
     try:
-        return path.read_bytes()
+        with open_regular(path) as file:
+            return file.read()
     except FileNotFoundError:
         raise InputError(f"{path}: no such annotation file") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def _image_columns(

@@ -7,7 +7,6 @@ reference did, and its bilinear filter on uint8 is its own.
 
 import contextlib
 import io
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from jaxtyping import Float32, Int64, UInt8
 
 from jaxdet.data.headers import FORMATS, is_sideways, is_whole, stored_size
 from jaxdet.errors import InputError
+from jaxdet.files import open_regular
 from jaxdet.ops.boxes import clip
 from jaxdet.ops.boxes import flip as mirror
 
@@ -120,20 +120,12 @@ def _size_within_limit(file: io.BufferedIOBase, name: str) -> tuple[int, int]:
 @contextlib.contextmanager
 def _opened(path: str | Path) -> Iterator[io.BufferedIOBase]:
     try:
-        status = Path(path).stat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, for ever
-            raise OSError("not a regular file")
-        if status.st_size > MAX_BYTES:
-            raise OSError(f"{status.st_size} bytes; at most {MAX_BYTES} are read")
-        with Path(path).open("rb") as file:
+        with open_regular(path, MAX_BYTES) as file:
             yield file
-    except InputError:
-        raise
     except FileNotFoundError:
         raise MissingImageError(f"{path}: no such image") from None
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        what = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{path}: image cannot be read ({what})") from None
+    except OSError as error:
+        raise InputError(f"{path}: image cannot be read ({error.strerror or error})") from None
 
 
 def _decode(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:

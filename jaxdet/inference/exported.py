@@ -34,6 +34,7 @@ from jax import export
 from jaxdet.data.buckets import Size, bucket_of, bucket_sizes
 from jaxdet.data.image import STRIDE
 from jaxdet.errors import InputError
+from jaxdet.files import open_regular
 from jaxdet.inference.single import Result, batch_of_one, result_of
 from jaxdet.types import Batch, Predictions
 
@@ -115,10 +116,8 @@ def load_exported(path: str | Path) -> ExportedModel:
         InputError: the file is missing, damaged, of another version, or not for this device.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():  # a pipe would be waited for, for ever
-        raise InputError(f"{path}: not a whole exported model (not a regular file)")
     try:
-        with zipfile.ZipFile(path) as file:
+        with open_regular(path) as stream, zipfile.ZipFile(stream) as file:
             _require_stored(file, path.stat().st_size)
             manifest = _read_manifest(path, file)
             params = _read_params(path, file)

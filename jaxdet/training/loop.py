@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdet.checkpoint import read_backbone, read_params
+from jaxdet.checkpoint import Checkpoints, read_backbone, read_params, save_best
 from jaxdet.config import Config
 from jaxdet.console import ProgressLine
 from jaxdet.data.dataset import Dataset
@@ -21,10 +21,10 @@ from jaxdet.distributed import (
     data_mesh,
     gather,
     is_first_host,
+    of_all_hosts,
     print_once,
     replicate,
     split,
-    sum_over_hosts,
 )
 from jaxdet.environment import peak_memory
 from jaxdet.errors import InputError
@@ -34,7 +34,6 @@ from jaxdet.inference.predictor import Predictor, make_predictor
 from jaxdet.inference.report import write_report
 from jaxdet.models.params import split_params
 from jaxdet.programs import Programs
-from jaxdet.saving import BestCheckpoint, Checkpoints
 from jaxdet.training import optimizer as optim
 from jaxdet.training.metric_writer import Logbook
 from jaxdet.training.plan import Plan, describe, make_plan
@@ -208,7 +207,7 @@ def log(run: Run, number: int, summary: dict[str, float], skipped: int) -> None:
     if (memory := peak_memory()[0]) is not None:
         row["memory_gb"] = memory
     # Unreadable images since these processes began.
-    if skipped := sum_over_hosts(skipped):
+    if skipped := sum(of_all_hosts(skipped)):
         row["skipped_images"] = skipped
     run.logbook.scalars(number, row)
     epochs = -(-plan.total_steps // plan.steps_per_epoch)
@@ -229,7 +228,7 @@ def run_evaluation(run: Run, state: TrainState) -> dict[str, Any]:
     number, params = int(state.step), state.params
     figures, predictions = evaluate(run.predictor.with_params(params), run.validation)
     result = {"step": number, **figures}
-    BestCheckpoint(run.workdir).offer(number, params, result["AR@1000"] or 0.0)
+    save_best(run.workdir, number, params, result["AR@1000"] or 0.0)
     image = results.write_evaluation(run.workdir, result, run.validation, predictions)
     if not run.logbook.evaluated(number):  # as when a run that ended is started again
         run.logbook.image(number, "proposals", image)

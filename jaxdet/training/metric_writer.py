@@ -8,23 +8,21 @@ means that k updates were made.  A number that is not finite is written as `null
 import contextlib
 import json
 import logging
-import math
 import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-import cv2
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jaxtyping import UInt8
+from tensorboardX import summary
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
 
-from jaxdet.errors import InputError
-from jaxdet.files import write_whole
+from jaxdet.files import reported, write_whole
 
 EVENTS_PREFIX = "events.out.tfevents."
 
@@ -34,7 +32,8 @@ class Logbook:
 
     When a method returns, what it wrote outlives the process.  A checkpoint of step k must
     therefore be saved after the lines of step k were written; a run that resumes from it then
-    goes on with steps neither doubled nor missing.
+    goes on with steps neither doubled nor missing.  Methods raise `InputError` when the work
+    directory cannot be written.
     """
 
     def __init__(
@@ -48,9 +47,6 @@ class Logbook:
                 steps are what an earlier, killed run left: they are dropped.  None keeps all.
             write: False on all hosts but the first; they read what the first has, in a work
                 directory that they share, and write nothing.
-
-        Raises:
-            InputError: the folder cannot be written.
         """
         folder = Path(workdir)
         self._path = folder / "metrics.jsonl"
@@ -66,36 +62,15 @@ class Logbook:
     def __enter__(self) -> "Logbook":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: Any) -> None:
         self.close()
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
-        """Logs numbers of a training step.
-
-        Args:
-            step: updates made.
-            values: numbers by name; NumPy and jax scalars will do.
-
-        Raises:
-            InputError: the work directory cannot be written.
-        """
+        """Logs numbers by name after `step` updates; NumPy and jax scalars will do."""
         self._write("train", step, values)
 
     def evaluation(self, step: int, result: Mapping[str, Any]) -> None:
-        """Logs an evaluation, nested as in `eval.json`.
-
-        Args:
-            step: updates made before it.
-            result: figures by name; None where there is none.
-
-        Raises:
-            InputError: the work directory cannot be written.
-        """
+        """Logs an evaluation after `step` updates, nested as in `eval.json`, None for no figure."""
         self._write("eval", step, result)
         self._evaluated.add(step)
 
@@ -107,25 +82,9 @@ class Logbook:
         return step in self._evaluated
 
     def image(self, step: int, name: str, image: UInt8[np.ndarray, "h w 3"]) -> None:
-        """Adds an image to the TensorBoard events.
-
-        Args:
-            step: updates made.
-            name: TensorBoard's tag.
-            image: RGB.
-
-        Raises:
-            InputError: the work directory cannot be written.
-        """
-        if not self._open:
-            return
-        height, width, _ = image.shape
-        encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
-        record = Summary.Image(
-            height=height, width=width, colorspace=3, encoded_image_string=encoded
-        )
-        with self._reported():
-            self._add_events(step, [Summary.Value(tag=name, image=record)])
+        """Adds an RGB image to the TensorBoard events, with `name` as its tag."""
+        if self._open:
+            self._add_events(step, summary.image(name, image, dataformats="HWC"))
 
     def close(self) -> None:
         """Closes the files; a second call does nothing."""
@@ -138,34 +97,29 @@ class Logbook:
     def _write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         if not self._open:
             return
-        plain = _plain(values)
-        record = {"kind": kind, "step": step, **_finite(plain)}
+        # NumPy's and jax's numbers and arrays become Python's own.
+        text = json.dumps(values, default=lambda array: array.tolist())
+        record = json.loads(text, parse_constant=lambda _: None)  # of NaN and infinity
+        line = json.dumps({"kind": kind, "step": step, **record}).encode() + b"\n"
         numbers = [
             Summary.Value(tag=f"{kind}/{name}", simple_value=value)
-            for name, value in _flat(plain)
+            for name, value in flatten_dict(json.loads(text), sep="/").items()
             if isinstance(value, int | float)
         ]
         with self._reported():
             # Unbuffered: a kill leaves the whole line, or at worst a torn last one.
-            line = json.dumps(record, allow_nan=False).encode() + b"\n"
             while line:  # a full disk takes a part first and complains at the rest
                 line = line[self._file.write(line) :]
-            self._add_events(step, numbers)
+        self._add_events(step, Summary(value=numbers))
 
-    def _add_events(self, step: int, values: list[Summary.Value]) -> None:
-        event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
-        self._events.write(event.SerializeToString())
-        self._events.flush()
+    def _add_events(self, step: int, values: Summary) -> None:
+        with self._reported():
+            event = Event(wall_time=time.time(), step=step, summary=values)
+            self._events.write(event.SerializeToString())
+            self._events.flush()
 
-    @contextlib.contextmanager
-    def _reported(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise InputError(
-                f"{self._path.parent}: cannot write the log: {error.strerror or error}; "
-                "free some space or choose another --workdir"
-            ) from error
+    def _reported(self) -> contextlib.AbstractContextManager[None]:
+        return reported(self._path.parent, "written", "free some space or choose another --workdir")
 
 
 def read_rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
@@ -198,14 +152,13 @@ def _lines_until(path: Path, resume_step: int | None) -> tuple[list[bytes], set[
 def _open_events(folder: Path, resume_step: int | None) -> RecordWriter:
     """Starts a TensorBoard event file; on resume it hides what follows `resume_step`.
 
-    The records are written here and not through `SummaryWriter`, whose queue and threads lose
-    the last events when the process is killed.
+    This is not `SummaryWriter`, which writes from a thread whose errors nobody sees, and loses
+    the last events when the process is killed, even after `flush`.
     """
     # TensorBoard reads a run's files in the order of their names, which must therefore grow even
     # when two runs start within a second or the clock was set back.
     stamps = [p.name.removeprefix(EVENTS_PREFIX)[:10] for p in folder.glob(EVENTS_PREFIX + "*")]
-    used = [int(stamp) for stamp in stamps if stamp.isdecimal()]
-    stamp = max([int(time.time()), *(other + 1 for other in used)])
+    stamp = max([int(time.time()), *(int(used) + 1 for used in stamps if used.isdecimal())])
     writer = RecordWriter(str(folder / f"{EVENTS_PREFIX}{stamp:010d}.jaxdet"))
     starting = [Event(wall_time=time.time(), file_version="brain.Event:2")]
     if resume_step is not None:
@@ -216,30 +169,3 @@ def _open_events(folder: Path, resume_step: int | None) -> RecordWriter:
         writer.write(event.SerializeToString())
     writer.flush()
     return writer
-
-
-def _plain(value: Any) -> Any:
-    """Returns NumPy and jax numbers and arrays as Python's own, at any depth."""
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _finite(value: Any) -> Any:
-    """Returns plain data with None for every number that JSON cannot hold."""
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested dicts, named like `fast/AR@100`."""
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}/")
-        else:
-            yield prefix + name, value

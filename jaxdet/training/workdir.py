@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, one run at a time, and files that are whole or absent."""
+"""A run's folder: which config it belongs to, and one run at a time."""
 
 import contextlib
 import dataclasses
@@ -8,25 +8,28 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from flax.traverse_util import flatten_dict
 
 from jaxdet.config import Config
-from jaxdet.distributed import all_agree, is_first_host
+from jaxdet.distributed import is_first_host, of_all_hosts
 from jaxdet.errors import InputError
-from jaxdet.files import write_json
+from jaxdet.files import make_folder, read_bytes, reported, write_json
 
 # A run may be resumed with another value of these: they do not change what is learned.
-FREE_FIELDS = (
-    ("data", "root"),
-    ("data", "num_workers"),
-    ("train", "accumulation"),  # the images of a step are compared, see `train.require_same_batch`
-    ("train", "num_epochs"),
-    ("train", "num_steps"),
-    ("train", "log_every"),
-    ("train", "eval_every"),
-    ("train", "checkpoint_every"),
-    ("train", "keep_checkpoints"),
-)
+FREE_FIELDS = {
+    "data.root",
+    "data.num_workers",
+    "train.accumulation",  # the images of a step are compared, see `loop.resume`
+    "train.num_epochs",
+    "train.num_steps",
+    "train.log_every",
+    "train.eval_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+}
+ADVICE = "choose another --workdir"
 
 
 @contextlib.contextmanager
@@ -37,71 +40,73 @@ def claim_workdir(workdir: Path, config: Config) -> Iterator[None]:
         InputError: the folder cannot be written, belongs to another config, or a run that has
             not ended uses it.
     """
-    wanted = _as_json(config)
     path = workdir / "config.json"
     fault = ""
     with contextlib.ExitStack() as held:
         try:
-            workdir.mkdir(parents=True, exist_ok=True)
+            make_folder(workdir)
             if is_first_host():
-                held.enter_context(_lock(workdir))
+                held.enter_context(_lock(workdir / ".lock"))
             if path.exists():
-                _require_same_run(json.loads(path.read_text()), wanted, path)
+                _require_same_run(path, config)
             if is_first_host():
-                write_json(path, wanted)
+                write_json(path, dataclasses.asdict(config))
         except InputError as error:
             fault = str(error)
-        except (OSError, ValueError) as error:  # of the second kind: what is no JSON
-            fault = f"{path}: {error}; choose another --workdir"
-        if not all_agree(not fault):
+        if not all(of_all_hosts(not fault)):
             raise InputError(fault or f"{workdir}: another host may not use it and says why")
         yield
 
 
-@contextlib.contextmanager
-def _lock(workdir: Path) -> Iterator[None]:
-    """Locks until the process ends, however it ends: the system keeps the lock, not the file."""
-    with (workdir / ".lock").open("a+") as file:
+def _lock(path: Path) -> IO[str]:
+    """Returns an open file that locks the folder until the process ends, however it ends."""
+    with reported(path, "locked", ADVICE):
+        file = open(path, "a+", opener=_open_no_link)  # noqa: SIM115
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
+            with file:
+                file.seek(0)
+                run = file.read().strip() or "starting"
             raise InputError(
-                f"{workdir}: in use by another run ({file.read().strip() or 'starting'}); "
-                "wait for its end or choose another --workdir"
+                f"{path.parent}: in use by another run ({run}); wait for its end or {ADVICE}"
             ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
-        yield
+        return file
 
 
-def _require_same_run(found: Any, wanted: Any, path: Path) -> None:
-    if isinstance(found, dict) and "test" in found:  # the name of `proposals` in earlier versions
-        found["proposals"] = found.pop("test")
-    # A field that came after the run began had its default then.
-    found = _flatten(_as_json(Config())) | _flatten(found)
-    wanted = _flatten(wanted)
-    for node, name in FREE_FIELDS:
-        found.pop(f"{node}.{name}", None)
-        wanted.pop(f"{node}.{name}", None)
-    names = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
-    if names:
-        first = ", ".join(f"{k} {found.get(k)} there, {wanted.get(k)} now" for k in names[:3])
+def _open_no_link(path: str, flags: int) -> int:
+    # The file that a link names would be emptied.
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def _require_same_run(path: Path, config: Config) -> None:
+    """Raises `InputError` unless the config in `path` learns what `config` does."""
+    try:
+        found = json.loads(read_bytes(path))
+        if not isinstance(found, dict):
+            raise ValueError("no JSON object")
+        if "test" in found:  # the name of `proposals` in earlier versions
+            found["proposals"] = found.pop("test")
+        # A field that came after the run began had its default then.
+        found = _fields(Config()) | flatten_dict(found, sep=".")
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a config: {error}; {ADVICE}") from error
+    wanted = _fields(config)
+    names = sorted((found.keys() | wanted.keys()) - FREE_FIELDS)
+    other = [name for name in names if found.get(name) != wanted.get(name)]
+    if other:
+        first = ", ".join(f"{k} {found.get(k)} there, {wanted.get(k)} now" for k in other[:3])
         raise InputError(
-            f"{path}: the work directory is of another config ({len(names)} fields differ: "
-            f"{first}); choose another --workdir"
+            f"{path}: the work directory is of another config ({len(other)} fields differ: "
+            f"{first}); {ADVICE}"
         )
 
 
-def _as_json(config: Config) -> Any:
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for name, item in value.items():
-        flat |= _flatten(item, f"{prefix}.{name}" if prefix else name)
-    return flat
+def _fields(config: Config) -> dict[str, Any]:
+    """Returns values by names like `data.root`, as JSON has them."""
+    return flatten_dict(json.loads(json.dumps(dataclasses.asdict(config))), sep=".")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from jaxdet.errors import InputError
-from jaxdet.files import whole
+from jaxdet.files import open_regular, whole
 from jaxdet.weights import write_pickle
 from jaxdet.weights.pickled_arrays import (
     MAX_DIMENSIONS,
@@ -70,13 +70,9 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
 
 
 def _read(path: str | os.PathLike[str], reader: Callable[[BinaryIO, int], Any]) -> Any:
-    if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for, for ever
-        raise InputError(f"{path}: cannot be read: not a regular file")
     try:
-        with Path(path).open("rb") as stream:
-            size = stream.seek(0, os.SEEK_END)
-            stream.seek(0)
-            return reader(stream, size)
+        with open_regular(path) as stream:
+            return reader(stream, os.fstat(stream.fileno()).st_size)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     except _UnsupportedError as error:

@@ -20,13 +20,13 @@ from zoo_cases import fresh_params
 
 import jaxdet
 from jaxdet import config as config_lib
+from jaxdet.checkpoint import Checkpoints
 from jaxdet.config import Config
 from jaxdet.detectors.build import build_detector
 from jaxdet.errors import InputError
 from jaxdet.inference import export, exported
 from jaxdet.inference.predictor import Predictor, make_predictor
 from jaxdet.inference.single import batch_of_one
-from jaxdet.saving import Checkpoints
 from jaxdet.types import Batch, Params
 
 ROOT = Path(__file__).parents[2]
@@ -327,7 +327,7 @@ def test_a_failed_export_leaves_what_was_there(square, tmp_path, monkeypatch):
 @pytest.fixture
 def workdir(tmp_path) -> Path:
     with Checkpoints(tmp_path / "run") as checkpoints:
-        checkpoints.save_params(small_params(), {})
+        checkpoints.save(0, small_params(), None, {})
     return tmp_path / "run"
 
 

@@ -158,7 +158,7 @@ def test_image_event_is_the_image(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write the log") as caught:
+    with pytest.raises(InputError, match="cannot be written") as caught:
         Logbook(tmp_path / "file")
     assert "\n" not in str(caught.value)
     assert str(tmp_path / "file") in str(caught.value)
@@ -212,7 +212,7 @@ def test_full_disk_is_one_line_and_the_log_stays_usable(tmp_path, value):
     command = [sys.executable, "-c", DISK_FULL, str(tmp_path), value]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (run.returncode, run.stderr) == (2, "")
-    assert run.stdout.startswith(f"{tmp_path}: cannot write the log: File too large; ")
+    assert run.stdout.startswith(f"{tmp_path}: cannot be written: File too large; ")
     assert run.stdout.count("\n") == 1
     torn = (tmp_path / "metrics.jsonl").read_bytes()[-1:] != b"\n"
     assert torn == (value != "1")

@@ -16,12 +16,11 @@ import pytest
 
 from jaxdet import config as config_lib
 from jaxdet import convert
-from jaxdet.checkpoint import read_params
+from jaxdet.checkpoint import Checkpoints, read_params
 from jaxdet.config import Config, ModelConfig
 from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.errors import InputError
 from jaxdet.models.params import split_params
-from jaxdet.saving import Checkpoints
 from jaxdet.training import optimizer as optim
 from jaxdet.weights import layout, torch_file
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from zoo_cases import shapes_of
 
+from jaxdet.checkpoint import Checkpoints
 from jaxdet.config import Config
 from jaxdet.data.coco import coco_directory
 from jaxdet.environment import environment, peak_memory
 from jaxdet.errors import InputError
 from jaxdet.programs import Programs
-from jaxdet.saving import Checkpoints
 from jaxdet.zoo import measure as measure_lib
 from jaxdet.zoo.measure import first_images, measure, measure_apart, seconds_per_step
 
@@ -97,7 +97,7 @@ def test_a_checkpoint_over_all_images_gives_every_figure(config, tmp_path):
     shapes = shapes_of(config.model)
     params = jax.tree.map(lambda x: np.full(x.shape, 0.01, np.float32), shapes)
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save_params(params, {})
+        checkpoints.save(0, params, None, {})
     result = measure(config, str(tmp_path), steps=1)
     assert (result["config"], result["checkpoint"]) == ("tiny", str(tmp_path))
     assert result["images_per_step"] == len(jax.devices())

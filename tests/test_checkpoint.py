@@ -9,9 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdet.checkpoint import read_params
+from jaxdet.checkpoint import Checkpoints, read_params, save_best
 from jaxdet.errors import InputError
-from jaxdet.saving import BestCheckpoint, Checkpoints
 
 
 def params_at(step: int) -> dict:
@@ -90,9 +89,8 @@ def test_another_architecture_is_not_taken_for_damage(tmp_path):
 
 
 def test_best_is_the_highest_recall_and_the_first_of_equals(tmp_path):
-    best = BestCheckpoint(tmp_path)
     for step, recall in ((1, 0.3), (2, 0.5), (3, 0.4), (4, 0.5)):
-        best.offer(step, params_at(step), recall)
+        save_best(tmp_path, step, params_at(step), recall)
         assert len([p for p in (tmp_path / "best").iterdir() if p.name.isdigit()]) == 1
     found = read_params(tmp_path / "best", params_at(0))
     jax.tree.map(np.testing.assert_array_equal, found, params_at(2))
@@ -100,17 +98,15 @@ def test_best_is_the_highest_recall_and_the_first_of_equals(tmp_path):
 
 def test_best_of_steps_that_were_undone_gives_way(tmp_path):
     """A run that went back behind its best step finds a better one on its new way."""
-    best = BestCheckpoint(tmp_path)
-    best.offer(9, params_at(9), 0.3)
-    best.offer(5, params_at(5), 0.4)
+    save_best(tmp_path, 9, params_at(9), 0.3)
+    save_best(tmp_path, 5, params_at(5), 0.4)
     found = read_params(tmp_path / "best", params_at(0))
     jax.tree.map(np.testing.assert_array_equal, found, params_at(5))
 
 
 def test_a_damaged_best_gives_way(tmp_path):
-    best = BestCheckpoint(tmp_path)
-    best.offer(1, params_at(1), 0.9)
+    save_best(tmp_path, 1, params_at(1), 0.9)
     (tmp_path / "best" / "1" / "meta" / "metadata").write_text("{")
-    best.offer(2, params_at(2), 0.1)
+    save_best(tmp_path, 2, params_at(2), 0.1)
     found = read_params(tmp_path / "best", params_at(0))
     jax.tree.map(np.testing.assert_array_equal, found, params_at(2))
