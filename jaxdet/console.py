@@ -44,7 +44,7 @@ def start(main: Callable[[list[str]], None]) -> None:
     ours.addHandler(handler)
     ours.setLevel(logging.WARNING)
     ours.propagate = False
-    _mute_abandoned()
+    mute_abandoned()
     # Not at import, as a program that imports jaxdet may have flags of its own.
     version = flags.DEFINE_bool("version", False, "Print jaxdet's version.")
 
@@ -60,7 +60,7 @@ def start(main: Callable[[list[str]], None]) -> None:
     app.run(run, flags_parser=_parse)
 
 
-def _mute_abandoned() -> None:
+def mute_abandoned() -> None:
     """Keeps quiet what orbax leaves behind when one of several reads or writes fails.
 
     It closes its event loop on the others, each of which would print a traceback or a warning,

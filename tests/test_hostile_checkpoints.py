@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 
@@ -16,18 +17,29 @@ import pytest
 from tiny_coco import TINY_MODEL
 
 from jaxdet import config as config_lib
+from jaxdet import console
 from jaxdet.checkpoint import Checkpoints, read_backbone, read_params
 from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.errors import InputError
 from jaxdet.inference.exported import load_exported
 from jaxdet.weights import layout, torch_file
 
-# What orbax leaves behind when a read fails; see checkpoint.py.  Pytest sets its own filters.
+# What orbax leaves behind when a read fails; see `console.mute_abandoned`.
 pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
 
 CONFIG = config_lib.Config(model=config_lib.ModelConfig(depth=18, **TINY_MODEL))
 SHAPES = param_shapes(build_detector(CONFIG))
 MEAN = ("backbone", "layer2_0", "conv1", "mean")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def muted():
+    """The rest of it, which pytest would report, as commands mute it."""
+    shown = sys.unraisablehook
+    console.mute_abandoned()
+    yield
+    gc.collect()
+    sys.unraisablehook = shown
 
 
 @pytest.fixture(scope="module")
