@@ -301,7 +301,8 @@ def test_bfloat16_model(square, tmp_path):
     config = dataclasses.replace(square, train=train)
     export.write_exported(config, small_params(), tmp_path / "x.zip")
     found = jaxdet.load_exported(tmp_path / "x.zip")(noise(64, 60))
-    expected = Predictor(config, small_params())(noise(64, 60))
+    live = make_predictor(config, build_detector(config), small_params())
+    expected = live(noise(64, 60))
     assert len(found.scores) > 20
     # One rounding of an activation is 2**-9; programs differ in where they round.
     np.testing.assert_allclose(found.scores[:20], expected.scores[:20], rtol=2e-2)
@@ -350,7 +351,8 @@ def test_the_pyramid_of_the_default_config(tmp_path):
     config = config_lib.parse(config_lib.load_file(CONFIG_FILE))
     params = random_params(config)
     export.write_exported(config, params, tmp_path / "x.zip")
-    model, live = jaxdet.load_exported(tmp_path / "x.zip"), Predictor(config, params)
+    model = jaxdet.load_exported(tmp_path / "x.zip")
+    live = make_predictor(config, build_detector(config), params)
     for size in [(150, 200), (200, 150), (160, 160)]:
         require_same(model(noise(*size)), live(noise(*size)))
 
