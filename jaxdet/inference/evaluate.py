@@ -74,9 +74,9 @@ class DatasetPredictions:
         before = predictor.programs.seconds
         buckets = eval_buckets(dataset, predictor.config.data)
         for number, (height, width) in enumerate(buckets, 1):
-            begun = time.perf_counter()
+            begun = predictor.programs.seconds
             if predictor.compile(self._batch_size, (height, width)):
-                seconds = time.perf_counter() - begun
+                seconds = predictor.programs.seconds - begun
                 place = f"{number} of {len(buckets)}"
                 print_once(f"compiled for {height} x {width} ({place}): {seconds:.1f} s")
         self.speed.compile = predictor.programs.seconds - before
