@@ -89,6 +89,8 @@ def test_a_folder_named_jaxdet_does_not_hide_an_editable_install(built, tmp_path
     clone, (*_, wheel) = built
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
-    code = f"import site; site.addsitedir({str(tmp_path)!r}); import jaxdet; print(jaxdet.__file__)"
-    result = run("-c", code, cwd=clone.parent)
+    find = "from importlib.util import find_spec; print(find_spec('jaxdet').origin)"
+    code = f"import site; site.addsitedir({str(tmp_path)!r}); {find}"
+    # -S leaves out the packages of this Python, where another clone may be installed.
+    result = run("-S", "-c", code, cwd=clone.parent)
     assert result.stdout.strip() == str(clone / "jaxdet" / "__init__.py"), result.stderr
