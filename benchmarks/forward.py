@@ -26,7 +26,8 @@ from benchmarks.setups import (
 )
 from benchmarks.timing import compared, paired_medians, save, shown, torch, use_same_threads
 from jaxdet.config import Config
-from jaxdet.detectors.rpn import Outputs, apply, build_network
+from jaxdet.detectors.rpn import apply, build_network
+from jaxdet.models.rpn_head import Outputs
 from jaxdet.types import Batch, Images, Params
 
 # Largest difference between the two, next to the output's standard deviation.

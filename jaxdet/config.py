@@ -47,7 +47,8 @@ class ModelConfig:
     """The network.  Lengths are in pixels of the resized image."""
 
     detector: str = "rpn"
-    convention: Literal["mmdet1"] = "mmdet1"  # what a box is, and how anchors and boxes are made
+    # what a box is, and how anchors are made: a key of ops.boxes.CONVENTIONS
+    convention: str = "mmdet1"
     depth: Literal[18, 34, 50, 101, 152] = 50
     style: Literal["pytorch", "caffe"] = "pytorch"  # a block's stride: in the 3x3, or the first 1x1
     num_stages: Annotated[int, Between(1, 4)] = 4  # 3 is C4
@@ -59,6 +60,7 @@ class ModelConfig:
     train_norm: bool = True  # train scale and bias of the batch norms that are not frozen
     fpn_channels: Annotated[int, Between(0, 16384)] = 256  # 0: no pyramid
     head_channels: Annotated[int, Between(1, 16384)] = 256
+    head_convs: Annotated[int, Between(1, 16)] = 1  # 3x3 convolutions of the head
     # anchor side = scale * stride
     anchor_scales: Annotated[tuple[float, ...], Between(0.01, 1024)] = (8.0,)
     # height / width
@@ -86,11 +88,25 @@ class DataConfig:
     root: str = ""  # folder with annotations/, train2017/ and val2017/
     # bounds of the long and the short side
     image_scale: Annotated[tuple[int, ...], Between(32, 8192)] = (1333, 800)
+    # in training, each image's bound of the short side is one of these; none: as image_scale
+    train_short_sides: Annotated[tuple[int, ...], Between(32, 8192)] = ()
+    # how sides are rounded and pixels computed: mmdet's OpenCV, detectron2's Pillow, or
+    # torchvision's, on float32
+    resize: Literal["opencv", "pillow", "float"] = "opencv"
+    # boxes grow by the nominal factor, or by the ratio of the rounded sides
+    box_scale: Literal["nominal", "actual"] = "nominal"
+    # the network sees an image zero-padded to multiples of so many pixels
+    pad_multiple: Literal[1, 32] = 32
     images_per_device: Width = 2  # that go through the network together
     # loader processes; 0 loads in threads of this one
     num_workers: Annotated[int, Between(0, 1024)] = 2
     keep_empty: bool = False  # train on images without boxes
     flip: Share = 0.5  # probability of a horizontal mirror image in training
+
+    @property
+    def pixel_dtype(self) -> str:
+        """Returns the type of a resized image's pixels."""
+        return "float32" if self.resize == "float" else "uint8"
 
 
 @dataclass(frozen=True)
@@ -99,10 +115,15 @@ class TargetConfig:
 
     positive_iou: Annotated[float, Between(1e-6, 1)] = 0.7
     negative_iou: Share = 0.3
-    min_positive_iou: Share = 0.3  # a box's best anchor is positive from here on
+    min_positive_iou: Share = 0.3  # a box's best anchors are positive from here on
+    low_quality_takes: bool = True  # they become that box, not their own best one
+    inside_only: bool = True  # anchors that leave the image take no part
     num_samples: CountOrZero = 256  # anchors per image in the loss; 0 takes all
     positive_fraction: Share = 0.5
-    smooth_l1_beta: Annotated[float, Between(1e-6, 1e6)] = 1.0 / 9.0
+    smooth_l1_beta: Annotated[float, Between(0, 1e6)] = 1.0 / 9.0  # 0: L1
+    # what losses are divided by: the anchors sampled of all images, where each image counts at
+    # least one positive and one negative; or as they are; or num_samples of every image
+    loss_count: Literal["at_least_one", "sampled", "quota"] = "at_least_one"
 
 
 @dataclass(frozen=True)
@@ -115,7 +136,7 @@ class OptimizerConfig:
     scale_lr: bool = True  # learning rate follows the global batch, linearly
     momentum: Share = 0.9  # of sgd
     weight_decay: Annotated[float, Between(0, 1e6)] = 1e-4
-    clip_norm: Annotated[float, Between(1e-30, 1e9)] = 35.0
+    clip_norm: Annotated[float, Between(0, 1e9)] = 35.0  # of the gradient; 0: none
     warmup_steps: StepsOrZero = 500
     warmup_ratio: Share = 1.0 / 3.0
     # epochs that begin with a decay
@@ -149,7 +170,8 @@ class ProposalConfig:
     nms_post: Count = 2000  # boxes kept per level
     max_num: Count = 2000  # boxes kept per image
     nms_threshold: Share = 0.7
-    min_box_size: Annotated[float, Between(0, 8192)] = 0.0  # pixels of the resized image
+    min_box_size: Annotated[float, Between(0, 8192)] = 0.0  # sides are above; resized pixels
+    level_shift: bool = False  # levels are moved apart for NMS, as batched NMS does
     batch_size: Width = 1  # images per device
 
 

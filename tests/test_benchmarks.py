@@ -13,7 +13,8 @@ from benchmarks.setups import on_device, plain_images, plain_model, random_batch
 from benchmarks.timing import compared, paired_medians
 from jaxdet.config import Config, ModelConfig, TargetConfig
 from jaxdet.detectors.build import build_detector
-from jaxdet.detectors.rpn import apply, build_network, propose
+from jaxdet.detectors.proposals import propose
+from jaxdet.detectors.rpn import anchor_grid, apply, build_network
 from jaxdet.models.params import split_params
 from jaxdet.training.step import loss_and_gradient
 
@@ -90,7 +91,7 @@ def test_same_proposals_from_the_same_outputs(setup):
     anchors = plain_rpn.anchors_of(SIZE, config.model, "cpu")
     # The C++ of the benchmark takes half a minute to compile; NumPy knows the same rule.
     find = plain_rpn.Proposer(config.proposals, nms=sequential)
-    mine = jax.jit(lambda *args: propose(*args, SIZE, config.model, config.proposals))(
+    mine = jax.jit(lambda *args: propose(*args, SIZE, anchor_grid(config.model), config.proposals))(
         ours, placed.image_size, placed.pad_size
     )
     found = find((logits, deltas), anchors, sizes_of(batch))

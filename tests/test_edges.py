@@ -12,15 +12,10 @@ from hypothesis import strategies as st
 
 from jaxdet.config import ModelConfig, ProposalConfig, TargetConfig
 from jaxdet.data.dataset import GroundTruth
-from jaxdet.detectors.rpn import (
-    Outputs,
-    Targets,
-    anchor_grid,
-    make_targets,
-    propose,
-    rpn_losses,
-)
+from jaxdet.detectors.proposals import propose
+from jaxdet.detectors.rpn import Targets, anchor_grid, make_targets, rpn_losses
 from jaxdet.inference import recall as metrics
+from jaxdet.models.rpn_head import Outputs
 from jaxdet.ops.anchors import inside, pyramid_anchors
 from jaxdet.ops.losses import binary_cross_entropy
 from jaxdet.types import Batch
@@ -65,7 +60,7 @@ def loss_and_gradient(outputs: Outputs, targets: Targets):
     """(classification loss, box loss) and the gradient of their sum."""
 
     def loss(outputs):
-        parts = tuple(x.sum() for x in rpn_losses(outputs, targets, 1 / 9))
+        parts = tuple(x.sum() for x in rpn_losses(outputs, targets, TargetConfig()))
         return sum(parts), parts
 
     (_, parts), gradient = jax.value_and_grad(loss, has_aux=True)(outputs)
@@ -172,7 +167,7 @@ def test_extreme_logits_of_anchors_that_are_not_sampled_cost_nothing(logit):
 def proposals_of(outputs: Outputs, threshold: float = 0.7):
     config = ProposalConfig(nms_pre=500, nms_post=400, max_num=600, nms_threshold=threshold)
     size = jnp.array([[60, 90]])
-    return propose(outputs, size, jnp.array([BUCKET]), BUCKET, MODEL, config)
+    return propose(outputs, size, jnp.array([BUCKET]), BUCKET, anchor_grid(MODEL), config)
 
 
 def checked(outputs: Outputs, threshold: float = 0.7):

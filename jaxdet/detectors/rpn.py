@@ -13,25 +13,18 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Float32, Int, UInt8
 
-from jaxdet.config import Config, ModelConfig, ProposalConfig, TargetConfig
+from jaxdet.config import Config, ModelConfig, TargetConfig
+from jaxdet.detectors.proposals import propose
 from jaxdet.models.fpn import FPN
 from jaxdet.models.layers import apply_mask, cell_mask
 from jaxdet.models.resnet import ResNet
-from jaxdet.models.rpn_head import RPNHead
+from jaxdet.models.rpn_head import Outputs, RPNHead
 from jaxdet.ops.anchors import AnchorGrid, in_grid, inside, pyramid_anchors
-from jaxdet.ops.boxes import CONVENTIONS, BoxConvention, decode, encode, sides
+from jaxdet.ops.boxes import CONVENTIONS, encode
 from jaxdet.ops.losses import binary_cross_entropy, smooth_l1
 from jaxdet.ops.matching import match
-from jaxdet.ops.nms import nms
 from jaxdet.ops.sampling import priorities, sample
 from jaxdet.types import Batch, Detector, Images, Params, Predictions
-
-
-class Outputs(NamedTuple):
-    """What the network says of every anchor, per level."""
-
-    logits: list[Float32[Array, "B h w A"]]
-    deltas: list[Float32[Array, "B h w 4*A"]]
 
 
 class Targets(NamedTuple):
@@ -48,25 +41,26 @@ def rpn(config: Config) -> Detector:
 
     def init(key: Array) -> Params:
         size = jnp.full((1, 2), 64, jnp.int32)
-        return network.init(key, Images(jnp.zeros((1, 64, 64, 3), jnp.uint8), size, size))["params"]
+        image = jnp.zeros((1, 64, 64, 3), config.data.pixel_dtype)
+        return network.init(key, Images(image, size, size))["params"]
 
     def loss(params: Params, batch: Batch) -> tuple[dict[str, Array], dict[str, Array]]:
         targets = make_targets(batch, config.model, config.targets)
         outputs = apply(network, params, batch.images)
-        cls, bbox = rpn_losses(outputs, targets, config.targets.smooth_l1_beta)
+        cls, bbox = rpn_losses(outputs, targets, config.targets)
         positives = targets.positive.sum(axis=1).astype(jnp.float32).mean()
         return {"loss_cls": cls.sum(), "loss_bbox": bbox.sum()}, {"num_positive": positives}
 
     def predict(params: Params, images: Images) -> Predictions:
         outputs, bucket = apply(network, params, images), images.image.shape[1:3]
         sizes = images.image_size, images.pad_size
-        return propose(outputs, *sizes, bucket, config.model, config.proposals)
+        return propose(outputs, *sizes, bucket, anchor_grid(config.model), config.proposals)
 
     return Detector(init, loss, predict, partial(is_trainable, config=config.model))
 
 
 class RPN(nn.Module):
-    """From uint8 images to logits and deltas.
+    """From images to logits and deltas.
 
     Images lie in a bucket whose sides are multiples of 32 and are taken to be zero-padded to
     `pad_size`; the bucket beyond has no influence on the outputs within.
@@ -84,11 +78,10 @@ class RPN(nn.Module):
     def __call__(self, images: Images) -> Outputs:
         """Returns logits and deltas of every anchor of the bucket."""
         _, levels = self.features(images)
-        masked = [
-            apply_mask(x, cell_mask(images.pad_size, stride, *x.shape[1:3]))
+        heads = [
+            self.rpn_head(x, cell_mask(images.pad_size, stride, *x.shape[1:3]))
             for x, stride in zip(levels, self.strides, strict=True)
         ]
-        heads = [self.rpn_head(x) for x in masked]
         return Outputs([logits for logits, _ in heads], [deltas for _, deltas in heads])
 
     def features(self, images: Images) -> tuple[list[Array], list[Array]]:
@@ -98,17 +91,20 @@ class RPN(nn.Module):
         return stages, self.neck(stages, images.pad_size) if self.neck else stages[-1:]
 
     def normalize(
-        self, image: UInt8[Array, "b h w 3"], image_size: Int[Array, "b 2"]
+        self, image: UInt8[Array, "b h w 3"] | Float32[Array, "b h w 3"], image_size: Int[Array, "b 2"]
     ) -> Float[Array, "b h w 3"]:
-        """Returns (pixel - mean) / std in float32, as the reference to the bit; zero beyond.
+        """Returns (pixel - mean) / std in float32; zero beyond the image.
 
-        Looked up in a table that NumPy made: XLA's division is not always correctly rounded.
+        Of uint8 it is the reference's to the bit, looked up in a table that NumPy made: XLA's
+        division is not always correctly rounded.
         """
-        values = np.arange(256, dtype=np.float32)[:, None]
         mean, std = np.array(self.pixel_mean, np.float32), np.array(self.pixel_std, np.float32)
-        table = (values - mean) / std
         x = image[..., ::-1] if self.bgr else image
-        x = jnp.stack([jnp.asarray(table[:, c])[x[..., c]] for c in range(3)], axis=-1)
+        if x.dtype == jnp.uint8:
+            table = (np.arange(256, dtype=np.float32)[:, None] - mean) / std
+            x = jnp.stack([jnp.asarray(table[:, c])[x[..., c]] for c in range(3)], axis=-1)
+        else:
+            x = (x - mean) / std
         return apply_mask(x, cell_mask(image_size, 1, *x.shape[1:3]))
 
 
@@ -127,7 +123,9 @@ def build_network(config: ModelConfig, precision: str = "float32", remat: bool =
             dtype=dtype,
         ),
         neck=FPN(config.fpn_channels, dtype) if config.fpn_channels else None,
-        rpn_head=RPNHead(config.head_channels, anchor_grid(config).per_cell, dtype),
+        rpn_head=RPNHead(
+            config.head_channels, config.head_convs, anchor_grid(config).per_cell, dtype
+        ),
         strides=config.strides,
         pixel_mean=config.pixel_mean,
         pixel_std=config.pixel_std,
@@ -160,21 +158,24 @@ def is_trainable(path: tuple[str, ...], config: ModelConfig) -> bool:
 def make_targets(batch: Batch, model: ModelConfig, config: TargetConfig) -> Targets:
     """Returns the sampled anchors of every image of a batch, and what they should become.
 
-    An anchor takes part if it lies inside its image (not its padding).  Which anchors are
-    sampled depends on `batch.seed` and the anchors' places alone, not on the bucket.
+    An anchor takes part if it stands on a cell of its padded image, and lies inside the image
+    itself if `config.inside_only`.  Which anchors are sampled depends on `batch.seed` and the
+    anchors' places alone, not on the bucket.
     """
     bucket, grid = batch.image.shape[1:3], anchor_grid(model)
-    anchors = jnp.concatenate(pyramid_anchors(bucket, grid))
 
-    def one_image(size: Array, boxes: Array, box_mask: Array, seed: Array) -> Targets:
+    def one_image(size: Array, pad: Array, boxes: Array, box_mask: Array, seed: Array) -> Targets:
+        anchors = jnp.concatenate(pyramid_anchors(bucket, grid, pad))
+        own = jnp.concatenate(in_grid(pad, bucket, grid))
         matched = match(
             anchors,
-            inside(anchors, size),
+            inside(anchors, size) if config.inside_only else own,
             boxes,
             box_mask,
             pos_iou=config.positive_iou,
             neg_iou=config.negative_iou,
             min_pos_iou=config.min_positive_iou,
+            low_quality_takes=config.low_quality_takes,
             convention=grid.convention,
         )
         positive, negative = matched > 0, matched == 0
@@ -187,20 +188,24 @@ def make_targets(batch: Batch, model: ModelConfig, config: TargetConfig) -> Targ
         deltas = encode(anchors, matched_gt, grid.convention)
         return Targets(positive, negative, jnp.where(positive[:, None], deltas, 0.0))
 
-    return jax.vmap(one_image)(batch.image_size, batch.boxes, batch.box_mask, batch.seed)
+    sizes = batch.image_size, batch.pad_size
+    return jax.vmap(one_image)(*sizes, batch.boxes, batch.box_mask, batch.seed)
 
 
 def rpn_losses(
-    outputs: Outputs, targets: Targets, beta: float
+    outputs: Outputs, targets: Targets, config: TargetConfig
 ) -> tuple[Float[Array, " l"], Float[Array, " l"]]:
     """Returns classification and box loss of each level; their sum is what training minimises.
 
-    Both are sums over this device's images divided by the same number of sampled anchors,
-    where every image counts at least one positive and one negative (the reference's normaliser).
-    Smooth L1 turns linear at `beta`.
+    Both are sums over this device's images divided by the same number of anchors; see
+    `TargetConfig.loss_count`.
     """
-    counts = [jnp.maximum(kind.sum(axis=1), 1) for kind in (targets.positive, targets.negative)]
-    total = (counts[0] + counts[1]).sum().astype(jnp.float32)
+    counts = jnp.stack([targets.positive.sum(axis=1), targets.negative.sum(axis=1)])
+    total = {
+        "at_least_one": jnp.maximum(counts, 1).sum(),
+        "sampled": jnp.maximum(counts.sum(), 1),
+        "quota": jnp.int32(config.num_samples * counts.shape[1]),
+    }[config.loss_count].astype(jnp.float32)
     classification, box = [], []
     start = 0
     for logits, deltas in zip(*outputs, strict=True):
@@ -211,82 +216,6 @@ def rpn_losses(
         positive, negative = targets.positive[:, level], targets.negative[:, level]
         entropy = binary_cross_entropy(logits, positive)
         classification.append(jnp.where(positive | negative, entropy, 0).sum() / total)
-        error = smooth_l1(deltas - targets.deltas[:, level], beta)
+        error = smooth_l1(deltas - targets.deltas[:, level], config.smooth_l1_beta)
         box.append(jnp.where(positive[..., None], error, 0).sum() / total)
     return jnp.stack(classification), jnp.stack(box)
-
-
-def propose(
-    outputs: Outputs,
-    image_size: Int[Array, "b 2"],
-    pad_size: Int[Array, "b 2"],
-    bucket: tuple[int, int],
-    model: ModelConfig,
-    config: ProposalConfig,
-) -> Predictions:
-    """Returns the best boxes of each image, in pixels of the resized image.
-
-    Boxes are clipped to `image_size`, (height, width); anchors beyond `pad_size` take no part,
-    nor do those whose logit or box is not a number.  Infinite logits and deltas are ordinary
-    extremes: scores of 0 and 1, boxes at the image's border.
-    """
-    grid = anchor_grid(model)
-    levels = pyramid_anchors(bucket, grid)
-
-    def one_image(logits: list, deltas: list, size: Array, pad: Array) -> Predictions:
-        kept = [
-            _level(x.reshape(-1), d.reshape(-1, 4), anchors, mask, size, config, grid.convention)
-            for x, d, anchors, mask in zip(
-                logits, deltas, levels, in_grid(pad, bucket, grid), strict=True
-            )
-        ]
-        boxes, scores = (jnp.concatenate(parts) for parts in zip(*kept, strict=True))
-        return _best(boxes, scores, config.max_num)
-
-    return jax.vmap(one_image)(*outputs, image_size, pad_size)
-
-
-def _level(
-    logits: Array,
-    deltas: Array,
-    anchors: Array,
-    mask: Array,
-    size: Array,
-    config: ProposalConfig,
-    convention: BoxConvention,
-) -> tuple[Array, Array]:
-    """Returns boxes [n, 4] and scores [n] of one level; what NMS drops has a score of -1."""
-    scores = jnp.where(mask & ~jnp.isnan(logits), jax.nn.sigmoid(logits), -1.0)
-    scores, index = jax.lax.top_k(scores, min(config.nms_pre, scores.shape[0]))
-    boxes = decode(anchors[index], deltas[index], size, convention)
-    valid = (scores >= 0) & ~jnp.isnan(boxes).any(axis=1)
-    if config.min_box_size > 0:
-        width, height = sides(boxes, convention)
-        valid &= (width >= config.min_box_size) & (height >= config.min_box_size)
-    kept = nms(boxes, valid, config.nms_threshold, convention)
-    if config.nms_post < scores.shape[0]:
-        kept = _first(kept, index, mask.sum(), config)
-    return boxes, jnp.where(kept, scores, -1.0)
-
-
-def _first(kept: Array, index: Array, candidates: Array, config: ProposalConfig) -> Array:
-    """Returns the first `nms_post` of the kept boxes, in the reference's order.
-
-    That is by score where top-k cut, and in the grid's order where there were too few
-    candidates to cut.
-    """
-    n = kept.shape[0]
-    place = jnp.where(candidates > config.nms_pre, jnp.arange(n), index)
-    by_place = jnp.argsort(jnp.where(kept, place, jnp.iinfo(jnp.int32).max))
-    return kept & jnp.zeros(n, bool).at[by_place[: config.nms_post]].set(True)
-
-
-def _best(boxes: Array, scores: Array, count: int) -> Predictions:
-    """Returns the `count` best scores, padded with invalid boxes where there are fewer."""
-    short = max(count - scores.shape[0], 0)
-    scores = jnp.pad(scores, (0, short), constant_values=-1.0)
-    scores, index = jax.lax.top_k(scores, count)
-    valid = scores >= 0
-    boxes = jnp.where(valid[:, None], jnp.pad(boxes, ((0, short), (0, 0)))[index], 0.0)
-    labels = jnp.zeros(count, jnp.int32)
-    return Predictions(boxes, jnp.where(valid, scores, 0.0), labels, valid)

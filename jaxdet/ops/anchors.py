@@ -63,35 +63,43 @@ def feature_size(image_hw: tuple[int, int], stride: int) -> tuple[int, int]:
 
 
 def grid_anchors(
-    base: Float32[np.ndarray, "a 4"], stride: int, size: tuple[int, int]
+    base: Float32[np.ndarray, "a 4"], stride: int | Int[Array, "2"], size: tuple[int, int]
 ) -> Float[Array, "n 4"]:
     """Returns the anchors of every cell of a level of `size` rows and columns, in pixels.
 
-    Built from `base` and the cell's index, so a jitted caller carries `[A, 4]` numbers and not
+    `stride` is one of both axes, or that of (y, x), perhaps traced.  Built from `base` and the cell's index, so a jitted caller carries `[A, 4]` numbers and not
     the whole grid as a constant.
 
     >>> grid_anchors(np.array([[-1, -1, 2, 2]], np.float32), 4, (1, 2))
     Array([[-1., -1.,  2.,  2.],
            [ 3., -1.,  6.,  2.]], dtype=float32)
     """
-    y = jnp.arange(size[0], dtype=jnp.float32) * stride
-    x = jnp.arange(size[1], dtype=jnp.float32) * stride
+    stride_y, stride_x = (stride, stride) if isinstance(stride, int) else stride
+    y = jnp.arange(size[0], dtype=jnp.float32) * stride_y
+    x = jnp.arange(size[1], dtype=jnp.float32) * stride_x
     corner = [jnp.broadcast_to(x[None, :], size), jnp.broadcast_to(y[:, None], size)]
     shift = jnp.stack(corner * 2, axis=-1)
     return (shift[:, :, None] + jnp.asarray(base)[None, None]).reshape(-1, 4)
 
 
-def pyramid_anchors(image_hw: tuple[int, int], grid: AnchorGrid) -> list[Float[Array, "_ 4"]]:
-    """Returns the anchors of every level for images padded to (height, width) pixels.
+def pyramid_anchors(
+    image_hw: tuple[int, int], grid: AnchorGrid, pad_size: Int[Array, "2"] | None = None
+) -> list[Float[Array, "_ 4"]]:
+    """Returns the anchors of every level of a bucket of (height, width) pixels.
+
+    Where strides are measured, those of an image that is padded to `pad_size`, by default the
+    whole bucket; elsewhere all images of a bucket have the same.
 
     >>> grid = AnchorGrid(strides=(16, 32), scales=(8.0,), ratios=(0.5, 1.0, 2.0))
     >>> [level.shape for level in pyramid_anchors((64, 96), grid)]
     [(72, 4), (18, 4)]
     """
-    levels = []
+    levels, pad_size = [], np.array(image_hw) if pad_size is None else pad_size
     for stride in grid.strides:
         base = base_anchors(stride, grid.scales, grid.ratios, grid.convention)
-        levels.append(grid_anchors(base, stride, feature_size(image_hw, stride)))
+        measured = pad_size // -(-pad_size // stride)
+        step = measured if grid.convention.measured_strides else stride
+        levels.append(grid_anchors(base, step, feature_size(image_hw, stride)))
     return levels
 
 

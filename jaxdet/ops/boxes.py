@@ -33,6 +33,8 @@ class BoxConvention(NamedTuple):
     anchor_centre: float = 0.5  # of the first cell's anchors, in units of (stride - offset)
     round_anchors: bool = True  # corners of the first cell's anchors to whole pixels, half to even
     clamp_shrinking: bool = True  # decoding bounds how far a box may shrink, not only grow
+    # A level's stride is the padded side // its cells: 59 and not 64 for 7 cells of 416 pixels.
+    measured_strides: bool = False
 
 
 CONVENTIONS = {
@@ -40,7 +42,8 @@ CONVENTIONS = {
     "mmdet2": BoxConvention(0, 0.0, round_anchors=False),
     "mmdet3": BoxConvention(0, 0.0, round_anchors=False),
     "detectron2": BoxConvention(0, 0.0, round_anchors=False, clamp_shrinking=False),
-    "torchvision": BoxConvention(0, 0.0, clamp_shrinking=False),
+    "torchvision": BoxConvention(0, 0.0, clamp_shrinking=False, measured_strides=True),
+    "torchvision_v2": BoxConvention(0, 0.0, clamp_shrinking=False, measured_strides=True),
 }
 MMDET1 = CONVENTIONS["mmdet1"]
 

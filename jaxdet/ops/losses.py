@@ -19,8 +19,12 @@ def binary_cross_entropy(logits: Float[Array, "*n"], target: Bool[Array, "*n"]) 
 def smooth_l1(error: Float[Array, "*n"], beta: float) -> Array:
     """Returns a loss that is quadratic below `beta` and linear above, continuous with its slope.
 
+    A `beta` of 0 makes it the absolute error.
+
     >>> smooth_l1(jnp.array([0.5, -3.0]), 1.0).tolist()
     [0.125, 2.5]
     """
     size = jnp.abs(error)
+    if beta == 0:
+        return size
     return jnp.where(size < beta, 0.5 * size * size / beta, size - 0.5 * beta)

@@ -35,6 +35,7 @@ def match(
     pos_iou: float,
     neg_iou: float,
     min_pos_iou: float,
+    low_quality_takes: bool = True,
     convention: BoxConvention = MMDET1,
 ) -> Int32[Array, " n"]:
     """Returns for each anchor -1 ignored, 0 negative, k > 0 matched to box `k - 1`.
@@ -42,7 +43,8 @@ def match(
     An anchor is negative if its best IoU is below `neg_iou`, and is matched to its best box (the
     first of equals) if that IoU is at least `pos_iou`.  Then, box by box, every anchor whose IoU
     equals the box's best, if at least `min_pos_iou`, is matched to that box, whatever it was
-    before.  An image without boxes makes all allowed anchors negative.
+    before; or else, unless `low_quality_takes`, to its own best box (the first one, if it meets
+    none).  An image without boxes makes all allowed anchors negative.
 
     Work is O(N * boxes up to the last that is not masked), memory O(N).  Under `jax.vmap` all
     images take as long as the one with the most boxes.
@@ -60,7 +62,8 @@ def match(
         box_mask: false for padding.
         pos_iou: above 0.
         neg_iou: IoU below which an anchor is negative.
-        min_pos_iou: IoU from which a box's best anchors are matched to it.
+        min_pos_iou: IoU from which a box's best anchors are matched.
+        low_quality_takes: they are matched to that box, not to the best of their own.
         convention: what a box is.
 
     Raises:
@@ -70,7 +73,9 @@ def match(
         raise InputError(f"pos_iou is {pos_iou}: set an IoU above 0")
     if boxes.shape[0] == 0 or anchors.shape[0] == 0:
         return jnp.where(allowed, 0, -1)
-    scan = partial(_scan, min_pos_iou=min_pos_iou, convention=convention)
+    scan = partial(
+        _scan, min_pos_iou=min_pos_iou, takes=low_quality_takes, convention=convention
+    )
     best, matched = jax.lax.platform_dependent(
         jnp.where(allowed[:, None], anchors, FAR),
         boxes,
@@ -79,9 +84,9 @@ def match(
         cpu=sequential_vmap(partial(scan, block=_CPU_BLOCK)),
         default=partial(scan, block=_OTHER_BLOCK),
     )
-    below = jnp.where((best < neg_iou) | ~box_mask.any(), 0, -1)
+    below = jnp.where(best < neg_iou, 0, -1)
     assigned = jnp.where(matched < 0, -matched, jnp.where(best >= pos_iou, matched, below))
-    return jnp.where(allowed, assigned, -1)
+    return jnp.where(allowed, jnp.where(box_mask.any(), assigned, 0), -1)
 
 
 def _scan(
@@ -91,12 +96,13 @@ def _scan(
     *,
     block: int,
     min_pos_iou: float,
-    convention: BoxConvention = MMDET1,
+    takes: bool,
+    convention: BoxConvention,
 ) -> tuple[Array, Array]:
     """Returns each anchor's best IoU, and its match.
 
     The match is `k` where box `k - 1` is the anchor's best, `-k` where the anchor is the best
-    of that box.
+    of a box: of that box if it `takes` its best anchors, else of some box.
     """
     n, m = anchors.shape[0], boxes.shape[0]
     pad_n, pad_m = -n % _FAN**2, -m % block
@@ -116,15 +122,20 @@ def _scan(
         top = jnp.where(real & (top >= min_pos_iou), top, _NEVER)
         for i in range(block):
             number = start + i + 1
-            best_box = jnp.where((ious[i] > best) & (matched >= 0), number, matched)
-            matched = jnp.where(ious[i] == top[i], -number, best_box)
+            better, forced = ious[i] > best, ious[i] == top[i]
+            if takes:
+                best_box = jnp.where(better & (matched >= 0), number, matched)
+                matched = jnp.where(forced, -number, best_box)
+            else:
+                best_box = jnp.where(better, number, jnp.abs(matched))
+                matched = jnp.where(forced | (matched < 0), -best_box, best_box)
             best = jnp.maximum(best, ious[i])
         return start + block, best, matched
 
     # Zeros made from the data vary over devices as the data do, which `shard_map` asks of a
     # loop's state.
     zeros = jnp.zeros_like(anchors[0])
-    state = (jnp.int32(0), zeros, zeros.astype(jnp.int32))
+    state = (jnp.int32(0), zeros, zeros.astype(jnp.int32) + (0 if takes else 1))
     _, best, matched = jax.lax.while_loop(lambda state: state[0] < end, step, state)
     return best[:n], matched[:n]
 

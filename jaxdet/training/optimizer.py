@@ -38,12 +38,12 @@ def learning_rate(
 
 
 def make_optimizer(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
-    """Clips the gradient's norm, then updates.
+    """Clips the gradient's norm if asked to, then updates.
 
     sgd: weight decay is added to the gradient, then PyTorch's momentum, v = m v + g.
     adamw: Loshchilov and Hutter 2019, weight decay apart from the gradient.
     """
-    clip = optax.clip_by_global_norm(config.clip_norm)
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     if config.name == "adamw":
         return optax.chain(clip, optax.adamw(rate, b2=0.99, weight_decay=config.weight_decay))
     return optax.chain(

@@ -26,9 +26,11 @@ from zoo_cases import SMALL, config_of, params_of, shapes_of
 from jaxdet.config import Config, ModelConfig, ProposalConfig
 from jaxdet.data.image import padded_size
 from jaxdet.detectors.build import build_detector
-from jaxdet.detectors.rpn import Outputs, anchor_grid, build_network, make_targets, propose
+from jaxdet.detectors.proposals import propose
+from jaxdet.detectors.rpn import anchor_grid, build_network, make_targets
 from jaxdet.models import resnet
 from jaxdet.models.params import split_params
+from jaxdet.models.rpn_head import Outputs
 from jaxdet.ops.anchors import in_grid
 from jaxdet.training.step import loss_and_gradient
 from jaxdet.types import Batch, Images, Params
@@ -144,7 +146,7 @@ def forward(config: ModelConfig, params: Params, image, image_size, pad_size):
 
 @partial(jax.jit, static_argnums=(0, 4))
 def proposals(config: ModelConfig, outputs: Outputs, image_size, pad_size, bucket):
-    return propose(outputs, image_size, pad_size, bucket, config, TEST)
+    return propose(outputs, image_size, pad_size, bucket, anchor_grid(config), TEST)
 
 
 def geometry(config: ModelConfig) -> ModelConfig:

@@ -10,7 +10,9 @@ from zoo_cases import CASES, config_of, forward_batch, params_of
 
 from jaxdet.config import ModelConfig, ProposalConfig
 from jaxdet.detectors.build import build_detector
-from jaxdet.detectors.rpn import Outputs, propose
+from jaxdet.detectors.proposals import propose
+from jaxdet.detectors.rpn import anchor_grid
+from jaxdet.models.rpn_head import Outputs
 
 SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != "r50_fpn"]
 
@@ -45,7 +47,7 @@ def random_outputs(seed: int, spread: float = 1.0) -> Outputs:
 
 def run(outputs: Outputs, **changes):
     config = dataclasses.replace(ProposalConfig(), **changes)
-    found = propose(outputs, SIZE, SIZE, (64, 96), MODEL, config)
+    found = propose(outputs, SIZE, SIZE, (64, 96), anchor_grid(MODEL), config)
     return jax.tree.map(lambda x: np.asarray(x[0]), found)
 
 
@@ -94,7 +96,7 @@ def test_nms_post_cuts_by_score_after_a_cut_and_by_place_without_one():
 
     def kept(nms_pre):
         config = ProposalConfig(nms_pre=nms_pre, nms_post=10, nms_threshold=1.0)
-        found = propose(first, SIZE, SIZE, (64, 96), model, config)
+        found = propose(first, SIZE, SIZE, (64, 96), anchor_grid(model), config)
         return np.asarray(found.scores[0][found.valid[0]])
 
     scores = np.asarray(jax.nn.sigmoid(first.logits[0])).ravel()

@@ -42,7 +42,7 @@ def test_losses_and_gradients_match_reference(case, golden):
     def losses(params):
         outputs = apply(network, params, batch.images)
         targets = make_targets(batch, config.model, config.targets)
-        return rpn_losses(outputs, targets, config.targets.smooth_l1_beta)
+        return rpn_losses(outputs, targets, config.targets)
 
     levels = losses(merge_params(trainable, frozen))
     for got, name in zip(levels, ("loss_cls_levels", "loss_bbox_levels"), strict=True):

@@ -1,0 +1,120 @@
+"""From the scores and deltas of an RPN to proposals, for all images of a batch."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float32, Int
+
+from jaxdet.config import ProposalConfig
+from jaxdet.models.rpn_head import Outputs
+from jaxdet.ops.anchors import AnchorGrid, in_grid, pyramid_anchors
+from jaxdet.ops.boxes import BoxConvention, decode, sides
+from jaxdet.ops.nms import nms
+from jaxdet.types import Predictions
+
+
+def propose(
+    outputs: Outputs,
+    image_size: Int[Array, "b 2"],
+    pad_size: Int[Array, "b 2"],
+    bucket: tuple[int, int],
+    grid: AnchorGrid,
+    config: ProposalConfig,
+) -> Predictions:
+    """Returns the best boxes of each image, in pixels of the resized image.
+
+    Boxes are clipped to `image_size`, (height, width); anchors beyond `pad_size` take no part,
+    nor do those whose logit or box is not a number.  Infinite logits and deltas are ordinary
+    extremes: scores of 0 and 1, boxes at the image's border.
+    """
+
+    def one_image(logits: list, deltas: list, size: Array, pad: Array) -> Predictions:
+        anchors = pyramid_anchors(bucket, grid, pad), in_grid(pad, bucket, grid)
+        levels = [
+            _choose(x.reshape(-1), d.reshape(-1, 4), *own, size, config, grid.convention)
+            for x, d, *own in zip(logits, deltas, *anchors, strict=True)
+        ]
+        kept = [
+            _suppress(level, shift, config, grid.convention)
+            for level, shift in zip(levels, _shifts(levels, config), strict=True)
+        ]
+        boxes = jnp.concatenate([level.boxes for level in levels])
+        return _best(boxes, jnp.concatenate(kept), config.max_num)
+
+    return jax.vmap(one_image)(*outputs, image_size, pad_size)
+
+
+class _Candidates(NamedTuple):
+    """The best anchors of a level, and the boxes they became, best first."""
+
+    boxes: Float32[Array, "n 4"]
+    logits: Float32[Array, " n"]
+    valid: Bool[Array, " n"]
+    index: Int[Array, " n"]  # of the anchor
+    available: Int[Array, ""]  # anchors of the image, before the choice
+
+
+def _choose(
+    logits: Array,
+    deltas: Array,
+    anchors: Array,
+    own: Array,
+    size: Array,
+    config: ProposalConfig,
+    convention: BoxConvention,
+) -> _Candidates:
+    """Returns the `nms_pre` best anchors of a level, of `own` cells and large enough."""
+    ranked = jnp.maximum(logits, jnp.finfo(jnp.float32).min)  # above what takes no part
+    ranked = jnp.where(own & ~jnp.isnan(logits), ranked, -jnp.inf)
+    ranked, index = jax.lax.top_k(ranked, min(config.nms_pre, ranked.shape[0]))
+    boxes = decode(anchors[index], deltas[index], size, convention)
+    width, height = sides(boxes, convention)
+    # Where a side is not a number, neither is larger.
+    valid = (width > config.min_box_size) & (height > config.min_box_size) & (ranked > -jnp.inf)
+    return _Candidates(boxes, ranked, valid, index, own.sum())
+
+
+def _shifts(levels: list[_Candidates], config: ProposalConfig) -> list[Array | float]:
+    """Returns the pixels by which each level's boxes move for suppression.
+
+    Boxes of different levels do not meet; a batched NMS ensures it by moving level `l` right and
+    down by `l` times the largest coordinate plus one, which rounds coordinates.
+    """
+    if not config.level_shift:
+        return [0.0] * len(levels)
+    largest = [jnp.where(x.valid[:, None], x.boxes, 0).max(initial=0) for x in levels]
+    return [number * (jnp.stack(largest).max() + 1) for number in range(len(levels))]
+
+
+def _suppress(
+    level: _Candidates, shift: Array | float, config: ProposalConfig, convention: BoxConvention
+) -> Float32[Array, " n"]:
+    """Returns the logits of a level, minus infinity where NMS or `nms_post` drops a box."""
+    kept = nms(level.boxes + shift, level.valid, config.nms_threshold, convention)
+    if config.nms_post < kept.shape[0]:
+        kept = _first(kept, level, config)
+    return jnp.where(kept, level.logits, -jnp.inf)
+
+
+def _first(kept: Array, level: _Candidates, config: ProposalConfig) -> Array:
+    """Returns the first `nms_post` of the kept boxes, in the reference's order.
+
+    That is by score where top-k cut, and in the grid's order where there were too few
+    candidates to cut.
+    """
+    n = kept.shape[0]
+    place = jnp.where(level.available > config.nms_pre, jnp.arange(n), level.index)
+    by_place = jnp.argsort(jnp.where(kept, place, jnp.iinfo(jnp.int32).max))
+    return kept & jnp.zeros(n, bool).at[by_place[: config.nms_post]].set(True)
+
+
+def _best(boxes: Array, logits: Array, count: int) -> Predictions:
+    """Returns the `count` best boxes, padded with invalid ones where there are fewer."""
+    short = max(count - logits.shape[0], 0)
+    logits = jnp.pad(logits, (0, short), constant_values=-jnp.inf)
+    logits, index = jax.lax.top_k(logits, count)
+    valid = logits > -jnp.inf
+    boxes = jnp.where(valid[:, None], jnp.pad(boxes, ((0, short), (0, 0)))[index], 0.0)
+    labels = jnp.zeros(count, jnp.int32)
+    return Predictions(boxes, jnp.where(valid, jax.nn.sigmoid(logits), 0.0), labels, valid)
