@@ -75,7 +75,7 @@ def random_batch(size: tuple[int, int], count: int, boxes: int = 10) -> Batch:
         image=rng.integers(0, 256, (count, height, width, 3), np.uint8),
         image_size=sizes,
         pad_size=sizes,
-        scale=np.ones(count, np.float32),
+        scale=np.ones((count, 2), np.float32),
         boxes=found.astype(np.float32),
         box_mask=np.ones((count, boxes), bool),
         seed=np.arange(count, dtype=np.uint32),

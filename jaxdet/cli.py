@@ -40,7 +40,7 @@ def run_eval(
     config: Config, workdir: Path, checkpoint: str | Path, save_proposals: bool
 ) -> dict[str, Any]:
     """Evaluates a checkpoint on the validation images; writes into `workdir`."""
-    dataset = load_dataset(config.data, "val")
+    dataset = load_dataset(config, "val")
     predictor = load_predictor(config, checkpoint, data_mesh())
     make_folder(workdir)
     result, proposals = evaluate(predictor, dataset)

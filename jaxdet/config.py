@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 import ml_collections
 
 from jaxdet.errors import InputError
+from jaxdet.ops.boxes import CONVENTIONS
 
 FOLDER = Path(__file__).parent / "configs"
 MAX_ITEMS = 64  # of a sequence
@@ -292,9 +293,12 @@ def _check_together(config: Config) -> None:
     stretch = max((max(r, 1 / r) for r in model.anchor_ratios), default=1) ** 0.5
     wide = model.groups == 1 or model.stem_channels * model.base_width >= 64
     is_scale = len(sides) == 2 and sides[0] >= sides[1]
+    shorts = all(short <= min(sides, default=0) for short in config.data.train_short_sides)
     ordered = config.targets.negative_iou <= config.targets.positive_iou
     rules = [
         ("name", is_name, "the name of a folder"),
+        ("model.convention", model.convention in CONVENTIONS, f"one of {', '.join(CONVENTIONS)}"),
+        ("data.train_short_sides", shorts, "at most the short side of image_scale"),
         ("model.pixel_mean", len(model.pixel_mean) == 3, "three numbers"),
         ("model.pixel_std", len(model.pixel_std) == 3, "three numbers"),
         ("model.anchor_scales", len(model.anchor_scales) > 0, "one number or more"),

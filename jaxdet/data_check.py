@@ -54,7 +54,7 @@ def run_check(config: Config, workdir: Path) -> None:
     make_folder(workdir)
     findings = {split: Findings() for split in ("train", "val")}
     # Both before the images of either, which take minutes.
-    datasets = {split: load_dataset(config.data, split, findings[split]) for split in findings}
+    datasets = {split: load_dataset(config, split, findings[split]) for split in findings}
     splits = {}
     for split, dataset in datasets.items():
         splits[split] = examine(config, split, dataset, findings[split])
@@ -73,7 +73,6 @@ def run_check(config: Config, workdir: Path) -> None:
 
 def examine(config: Config, split: str, dataset: Dataset, findings: Findings) -> dict[str, Any]:
     """Returns what `check.json` says of a split; adds to its annotation file's findings."""
-    scale = config.data.image_scale
     title, count = f"decoding {split}", len(dataset)
     columns = MofNCompleteColumn(), TimeRemainingColumn()
     with console.progress(title, f"{title}: {count} images", *columns, total=count) as advance:
@@ -88,7 +87,7 @@ def examine(config: Config, split: str, dataset: Dataset, findings: Findings) ->
             config.data,
             global_batch(config, jax.device_count()),
         )
-    buckets = count_buckets(dataset, scale)
+    buckets = count_buckets(dataset, config.data)
     result["buckets"] = [{"size": size, "images": n} for size, n in buckets.items()]
     result["anchors"] = _coverage(config, split, dataset, findings)
     for name, kinds in (("faults", findings.faults), ("warnings", findings.warnings)):
@@ -97,13 +96,13 @@ def examine(config: Config, split: str, dataset: Dataset, findings: Findings) ->
 
 
 def _coverage(config: Config, split: str, dataset: Dataset, report: Report) -> dict[str, Any]:
-    boxes, sizes = boxes_as_trained(dataset, config.data.image_scale)
+    boxes, sizes = boxes_as_trained(dataset, config.data)
     ious = best_ious(boxes, sizes, config.model)
     least = config.targets.min_positive_iou
     usable = np.flatnonzero(dataset.usable)
 
     def line(i: int) -> str:
-        width, height = sides(boxes[i])
+        width, height = sides(boxes[i], dataset.convention)
         image = np.searchsorted(dataset.offsets, usable[i], side="right") - 1
         return (
             f"annotation {dataset.annotation_ids[usable[i]]} of image {dataset.image_ids[image]} "

@@ -18,18 +18,19 @@ Params = dict[str, Any]  # nested; leaves are float32 arrays
 class Images(NamedTuple):
     """Images of one bucket, as a network takes them."""
 
-    image: UInt8[Array, "B H W 3"]  # RGB, zero to the right of and below the image
+    # RGB, zero to the right of and below the image; float32 where resizing does not round
+    image: UInt8[Array, "B H W 3"] | Float32[Array, "B H W 3"]
     image_size: Int32[Array, "B 2"]  # (height, width) of the resized image
-    pad_size: Int32[Array, "B 2"]  # (height, width) that the network sees; multiples of 32
+    pad_size: Int32[Array, "B 2"]  # (height, width) that the network sees
 
 
 class Batch(NamedTuple):
     """Images of one bucket with their ground truth, ready for the device."""
 
-    image: UInt8[Array, "B H W 3"]  # these three as in `Images`
+    image: UInt8[Array, "B H W 3"] | Float32[Array, "B H W 3"]  # these three as in `Images`
     image_size: Int32[Array, "B 2"]
     pad_size: Int32[Array, "B 2"]
-    scale: Float32[Array, " B"]  # resized pixels per original pixel
+    scale: Float32[Array, "B 2"]  # (x, y): resized pixels per original pixel
     boxes: Float32[Array, "B M 4"]  # resized pixels; zero where not `box_mask`
     box_mask: Bool[Array, "B M"]
     seed: UInt32[Array, " B"]  # a function of (config.train.seed, epoch, image id) alone

@@ -65,7 +65,7 @@ def test_input_is_the_references_to_the_last_bit(golden, tmp_path):
     expected = golden("forward_r50_fpn")
     write_coco(tmp_path, golden_images(expected), [np.array([[10, 10, 50, 50]])])
     config = with_data(config_of("r50_fpn"), tmp_path, expected["scale"])
-    dataset = load_dataset(config.data, "val")
+    dataset = load_dataset(config, "val")
     with pipeline.eval_batches(dataset, config.data, batch_size=1) as loader:
         batch, _ = next(loader)
     np.testing.assert_array_equal(batch.pad_size[0], expected["pad_shape"])

@@ -139,7 +139,7 @@ def assert_same_proposals(coco: Path, folder: Path, config: Config) -> None:
     results = [host.communicate(timeout=540) for host in hosts]
     assert [host.returncode for host in hosts] == [0, 0], results
     params = read_params(checkpoint, param_shapes(build_detector(config)))
-    dataset = load_dataset(config.data, "val")
+    dataset = load_dataset(config, "val")
     predictor = make_predictor(config, build_detector(config), params, data_mesh())
     _, expected = evaluate(predictor, dataset)
     with np.load(folder / "eval" / "proposals.npz") as found:

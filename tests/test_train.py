@@ -43,7 +43,7 @@ def tiny_config(root: Path, **optimizer) -> Config:
 
 def test_plan_counts_repeated_images(tmp_path):
     config = tiny_config(write_coco(tmp_path))
-    plan = make_plan(config, load_dataset(config.data, "train"), num_devices=4)
+    plan = make_plan(config, load_dataset(config, "train"), num_devices=4)
     assert plan.global_batch == 4
     assert plan.steps_per_epoch == 2  # six images of one aspect group, filled up to eight
     assert plan.total_steps == 6
@@ -86,7 +86,7 @@ def test_demo_reaches_its_figures(tmp_path):
     os.environ["JAXDET_CACHE"] = str(tmp_path / "cache")
     detector = build_detector(DEMO)
     predictor = make_predictor(DEMO, detector, jax.jit(detector.init)(jax.random.key(0)))
-    untrained, _ = evaluate(predictor, load_dataset(DEMO.data, "val"))
+    untrained, _ = evaluate(predictor, load_dataset(DEMO, "val"))
     print(f"\n{seconds:.0f} s, at most {memory:.2f} GiB")
     for name in ("AR@100", "AR@300", "AR@1000"):
         print(f"{name}: trained {result[name]:.3f}, untrained {untrained[name]:.3f}")

@@ -99,7 +99,7 @@ def seeded_image(source_hw, size_hw, seed: int) -> np.ndarray:
 def make_batch(images, bucket, pad_sizes, boxes=None, seeds=None) -> Batch:
     """Images of given sizes in one bucket; `boxes` are lists per image."""
     count = len(images)
-    canvas = np.zeros((count, *map(int, bucket), 3), np.uint8)
+    canvas = np.zeros((count, *map(int, bucket), 3), images[0].dtype)
     for row, image in zip(canvas, images, strict=True):
         row[: image.shape[0], : image.shape[1]] = image
     most = max([1, *(len(b) for b in boxes or [])])
@@ -111,7 +111,7 @@ def make_batch(images, bucket, pad_sizes, boxes=None, seeds=None) -> Batch:
         image=canvas,
         image_size=np.array([p.shape[:2] for p in images], np.int32),
         pad_size=np.array(pad_sizes, np.int32),
-        scale=np.ones(count, np.float32),
+        scale=np.ones((count, 2), np.float32),
         boxes=padded,
         box_mask=mask,
         seed=np.array(seeds if seeds is not None else range(count), np.uint32),

@@ -18,9 +18,9 @@ from jaxtyping import Bool, Float, Int64
 
 from jaxdet.config import DataConfig
 from jaxdet.data.buckets import Size, bucket_sizes, buckets_of
-from jaxdet.data.dataset import Dataset, corners
+from jaxdet.data.dataset import Dataset
 from jaxdet.data.findings import Finding, Report
-from jaxdet.data.image import MissingImageError, OtherSizeError, rescale_sizes
+from jaxdet.data.image import MissingImageError, OtherSizeError, resized_sizes
 from jaxdet.data.sampler import MIN_SIDE, aspect_groups, steps_per_epoch
 from jaxdet.errors import InputError
 from jaxdet.ops.boxes import clip
@@ -192,25 +192,23 @@ def count_annotations(dataset: Dataset) -> dict[str, int]:
     }
 
 
-def count_buckets(dataset: Dataset, image_scale: tuple[int, ...]) -> dict[Size, int]:
+def count_buckets(dataset: Dataset, data: DataConfig) -> dict[Size, int]:
     """Returns images by the smallest bucket that holds them, without the buckets that hold none."""
-    buckets = bucket_sizes(image_scale)
-    held_by = buckets_of(rescale_sizes(dataset.sizes, image_scale), buckets)
+    buckets = bucket_sizes(data.image_scale)
+    held_by = buckets_of(resized_sizes(dataset.sizes, data)[0], buckets)
     counts = np.bincount(held_by, minlength=len(buckets))
     return {size: int(count) for size, count in zip(buckets, counts, strict=True) if count}
 
 
 def boxes_as_trained(
-    dataset: Dataset, image_scale: tuple[int, ...]
+    dataset: Dataset, data: DataConfig
 ) -> tuple[Float[np.ndarray, "k 4"], Int64[np.ndarray, "k 2"]]:
     """Returns all boxes that training uses, as `resize_boxes` makes them, not mirrored.
 
     Returns:
-        Inclusive corners in resized pixels, and (height, width) of the resized image of each.
+        Boxes in resized pixels, and (height, width) of the resized image of each.
     """
-    sizes = dataset.sizes
-    f = np.minimum(max(image_scale) / sizes.max(axis=1), min(image_scale) / sizes.min(axis=1))
     owners = np.repeat(np.arange(len(dataset)), dataset.num_annotations)[dataset.usable]
-    resized = rescale_sizes(sizes, image_scale)[owners]
-    boxes = corners(dataset.xywh[dataset.usable]) * f.astype(np.float32)[owners, None]
-    return clip(boxes, resized), resized
+    sizes, scales = (values[owners] for values in resized_sizes(dataset.sizes, data))
+    boxes = dataset.corners(dataset.xywh[dataset.usable]) * np.tile(scales, 2)
+    return clip(boxes, sizes, dataset.convention), sizes

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
 
 from jaxdet.data.image import read_image, read_size
 from jaxdet.errors import InputError
-from jaxdet.ops.boxes import from_xywh
+from jaxdet.ops.boxes import MMDET1, BoxConvention, from_xywh
 
 
 class GroundTruth(NamedTuple):
@@ -27,11 +27,6 @@ class GroundTruth(NamedTuple):
     area: Float64[np.ndarray, " n"]
     iscrowd: Bool[np.ndarray, " n"]
     ignore: Bool[np.ndarray, " n"]
-
-    @property
-    def boxes(self) -> Float32[np.ndarray, "n 4"]:
-        """Returns the same boxes as inclusive corners."""
-        return corners(self.xywh)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +47,7 @@ class Dataset:
     iscrowd: Bool[np.ndarray, " K"]
     ignore: Bool[np.ndarray, " K"]
     usable: Bool[np.ndarray, " K"]  # training takes it
+    convention: BoxConvention = MMDET1  # of the boxes that it gives
 
     def __len__(self) -> int:
         return len(self.file_names)
@@ -75,9 +71,13 @@ class Dataset:
         return read_image(path, expected_size=size)
 
     def boxes_of(self, index: int) -> Float32[np.ndarray, "n 4"]:
-        """Returns the boxes that training uses, as inclusive corners."""
+        """Returns the boxes that training uses."""
         rows = self._rows(index)
-        return corners(self.xywh[rows][self.usable[rows]])
+        return self.corners(self.xywh[rows][self.usable[rows]])
+
+    def corners(self, xywh: Float64[np.ndarray, "n 4"]) -> Float32[np.ndarray, "n 4"]:
+        """Returns x, y, width, height as corners, in float64 rounded once, as the reference does."""
+        return from_xywh(xywh, self.convention).astype(np.float32)
 
     def ground_truth(self, index: int) -> GroundTruth:
         """Returns every annotation of an image."""
@@ -160,11 +160,6 @@ def from_files(paths: Sequence[str | Path]) -> tuple[Dataset, list[str]]:
         usable=np.zeros(0, bool),
     )
     return dataset, unreadable
-
-
-def corners(xywh: Float64[np.ndarray, "n 4"]) -> Float32[np.ndarray, "n 4"]:
-    """Returns x, y, width, height as corners, in float64 rounded once, as the reference does."""
-    return from_xywh(xywh).astype(np.float32)
 
 
 def usable_for_training(

@@ -1,8 +1,7 @@
-"""From an image's file to what the network takes, in NumPy and OpenCV.
+"""From an image's file to what the network takes, in NumPy, OpenCV and Pillow.
 
-Glossary: `h, w` the image's size in pixels; `f` the scale, resized pixels per original pixel.
-Boxes are inclusive corners x1, y1, x2, y2.  OpenCV does the reading and resizing because the
-reference did, and its bilinear filter on uint8 is its own.
+Glossary: `h, w` the image's size in pixels; a scale is resized pixels per original pixel.
+OpenCV or Pillow resizes as the reference did: each one's bilinear filter on uint8 is its own.
 """
 
 import contextlib
@@ -13,11 +12,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
+from PIL import Image
 
+from jaxdet.config import DataConfig
 from jaxdet.data.headers import FORMATS, is_sideways, is_whole, stored_size
 from jaxdet.errors import InputError
 from jaxdet.files import open_regular
-from jaxdet.ops.boxes import clip
+from jaxdet.ops.boxes import MMDET1, BoxConvention, clip
 from jaxdet.ops.boxes import flip as mirror
 
 # 600 MB as RGB; a file that claims more is taken for a decompression bomb.
@@ -138,64 +139,98 @@ def _decode(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def rescale_size(
-    size: tuple[int, int], image_scale: tuple[int, ...]
-) -> tuple[tuple[int, int], float]:
-    """Returns the largest size within the scale that keeps the aspect ratio.
+def resized_sizes(
+    sizes: Int64[np.ndarray, "n 2"], data: DataConfig
+) -> tuple[Int64[np.ndarray, "n 2"], Float32[np.ndarray, "n 2"]]:
+    """Returns what images are resized to, and how many pixels become one: the scale of boxes.
+
+    The aspect ratio is kept, and `data.image_scale` bounds the long and the short side; how sides
+    are rounded, and whether the scale is what was asked for or what rounding left, is the config's.
 
     Args:
-        size: (h, w).
-        image_scale: upper bounds of the long and the short side, in either order.
+        sizes: (height, width) in original pixels.
+        data: for the bounds and the two rules.
 
     Returns:
-        The new (h, w), at least 1 pixel each, and f = min(long / max(h, w), short / min(h, w)).
+        (height, width), at least 1 pixel each, and the scales (x, y).
     """
-    f = min(max(image_scale) / max(size), min(image_scale) / min(size))
-    height, width = (max(1, int(side * f + 0.5)) for side in size)
-    return (height, width), f
+    long, short = max(data.image_scale), min(data.image_scale)
+    resized, factor = _SIZE_RULES[data.resize](sizes, long, short)
+    resized = np.maximum(resized.astype(np.int64), 1)
+    scale = (resized / sizes)[:, ::-1] if data.box_scale == "actual" else factor[:, None].repeat(2, 1)
+    return resized, scale.astype(np.float32)
 
 
-def rescale_sizes(
-    sizes: Int64[np.ndarray, "n 2"], image_scale: tuple[int, ...]
-) -> Int64[np.ndarray, "n 2"]:
-    """Returns the new sizes of `rescale_size`, of many images at once."""
-    f = np.minimum(max(image_scale) / sizes.max(axis=1), min(image_scale) / sizes.min(axis=1))
-    return np.maximum(1, (sizes * f[:, None] + 0.5).astype(np.int64))
+def _mmdet_sizes(sizes: np.ndarray, long: int, short: int) -> tuple[np.ndarray, np.ndarray]:
+    factor = np.minimum(long / sizes.max(axis=1), short / sizes.min(axis=1))
+    return sizes * factor[:, None] + 0.5, factor
 
 
-def padded_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Rounds (h, w) up to multiples of 32: what the network sees of an image."""
-    height, width = (-(-side // STRIDE) * STRIDE for side in size)
+def _detectron2_sizes(sizes: np.ndarray, long: int, short: int) -> tuple[np.ndarray, np.ndarray]:
+    """The short side is made exact first, then both are scaled down if the long one is too long."""
+    factor = short / sizes.min(axis=1)
+    sides = np.where(sizes == sizes.min(axis=1)[:, None], short, sizes * factor[:, None])
+    down = np.minimum(long / sides.max(axis=1), 1)
+    return sides * down[:, None] + 0.5, factor * down
+
+
+def _torchvision_sizes(sizes: np.ndarray, long: int, short: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sides are rounded down."""
+    factor = np.minimum(long / sizes.max(axis=1), short / sizes.min(axis=1))
+    return sizes * factor[:, None], factor
+
+
+_SIZE_RULES = {"opencv": _mmdet_sizes, "pillow": _detectron2_sizes, "float": _torchvision_sizes}
+
+
+def padded_size(size: tuple[int, int], multiple: int = STRIDE) -> tuple[int, int]:
+    """Rounds (h, w) up to multiples: what the network sees of an image."""
+    height, width = (-(-side // multiple) * multiple for side in size)
     return height, width
 
 
-def resize(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
-    """Resizes to (height, width), bilinearly and rounded to uint8 as OpenCV does."""
-    return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+def resized_size(
+    size: tuple[int, int], data: DataConfig
+) -> tuple[tuple[int, int], Float32[np.ndarray, "2"]]:
+    """Returns `resized_sizes` of one image."""
+    resized, scale = resized_sizes(np.array([size]), data)
+    return (int(resized[0, 0]), int(resized[0, 1])), scale[0]
+
+
+def resize(
+    image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], kind: str = "opencv"
+) -> UInt8[np.ndarray, "H W 3"] | Float32[np.ndarray, "H W 3"]:
+    """Resizes to (height, width), bilinearly.
+
+    `opencv` rounds to uint8 as OpenCV does; so does `pillow`, whose filter also averages where it
+    shrinks; `float` gives float32, as PyTorch's interpolation does.
+    """
+    height, width = size
+    if kind == "pillow":
+        return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    pixels = image.astype(np.float32) if kind == "float" else image
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def resize_boxes(
-    boxes: Float32[np.ndarray, "n 4"], f: float, size: tuple[int, int], flip: bool = False
+    boxes: Float32[np.ndarray, "n 4"],
+    scale: Float32[np.ndarray, "2"],
+    size: tuple[int, int],
+    flip: bool = False,
+    convention: BoxConvention = MMDET1,
 ) -> Float32[np.ndarray, "n 4"]:
     """Turns boxes of the original image into boxes of the resized one.
 
-    In the reference's order: multiplies by f itself (not by the ratio of the rounded sizes),
-    mirrors, clips to [0, w - 1] x [0, h - 1].
+    In the reference's order: multiplies by the scale, mirrors, clips.
 
     Args:
         boxes: in original pixels.
-        f: of `rescale_size`.
+        scale: of `resized_sizes`.
         size: (h, w) of the resized image.
         flip: mirror them, as the resized image is.
+        convention: what a box is.
     """
-    boxes = boxes * np.float32(f)
+    boxes = boxes * np.tile(scale, 2)
     if flip:
-        boxes = mirror(boxes, size[1])
-    return clip(boxes, np.array(size, np.float32))
-
-
-def pad_to(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
-    """Pads with zeros to the right and below, up to (height, width)."""
-    padded = np.zeros((*size, 3), np.uint8)
-    padded[: image.shape[0], : image.shape[1]] = image
-    return padded
+        boxes = mirror(boxes, size[1], convention)
+    return clip(boxes, np.array(size, np.float32), convention)

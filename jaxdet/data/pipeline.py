@@ -14,9 +14,9 @@ import numpy as np
 from jaxdet.config import DataConfig
 from jaxdet.data.buckets import Size, bucket_sizes, buckets_of
 from jaxdet.data.dataset import Dataset
-from jaxdet.data.image import padded_size, rescale_size, rescale_sizes, resize, resize_boxes
+from jaxdet.data.image import padded_size, resize, resize_boxes, resized_size, resized_sizes
 from jaxdet.data.loader import Element, Loader
-from jaxdet.data.sampler import Sampler, flips
+from jaxdet.data.sampler import Sampler, flips, picks
 from jaxdet.errors import InputError
 from jaxdet.types import Batch
 
@@ -124,7 +124,7 @@ class _TrainSource:
 
     def __getitem__(self, step: int) -> Element:
         indices, _, bucket = self.sampler[step]
-        batch = _empty_batch(bucket, self.rows, self.max_boxes)
+        batch = _empty_batch(bucket, self.rows, self.max_boxes, self.data.pixel_dtype)
         skipped = []
         for row, planned in enumerate(indices[self.rows].tolist()):
             index, image, reason = self._read(planned, bucket)
@@ -133,8 +133,16 @@ class _TrainSource:
             seeds = self.sampler.seeds_of(np.array([index]), step // self.sampler.steps_per_epoch)
             batch.seed[row] = seeds[0]
             flip = bool(flips(seeds, self.data.flip)[0])
-            _fill_row(batch, row, self.dataset, index, image, self.data, flip)
+            _fill_row(batch, row, self.dataset, index, image, self._scaled(seeds), flip)
         return Element(batch, tuple(skipped))
+
+    def _scaled(self, seeds: np.ndarray) -> DataConfig:
+        """Returns the config with the short side that an image's seed picks."""
+        shorts = self.data.train_short_sides
+        if not shorts:
+            return self.data
+        scale = max(self.data.image_scale), shorts[picks(seeds, len(shorts))[0]]
+        return dataclasses.replace(self.data, image_scale=scale)
 
     def _read(self, index: int, bucket: Size) -> tuple[int, np.ndarray, str]:
         """Reads an image, or else the first readable replacement, with the reason."""
@@ -164,7 +172,7 @@ class _EvalSource:
 
     def __getitem__(self, step: int) -> Element:
         bucket, indices = self.batches[step]
-        batch = _empty_batch(bucket, self.rows, self.max_boxes)
+        batch = _empty_batch(bucket, self.rows, self.max_boxes, self.data.pixel_dtype)
         skipped = []
         for row, index in enumerate(indices[self.rows].tolist()):
             if index < 0:
@@ -183,7 +191,7 @@ class _EvalSource:
 def _by_bucket(dataset: Dataset, data: DataConfig) -> list[tuple[Size, np.ndarray]]:
     """Returns buckets that hold images, and the images' positions; the largest bucket first."""
     buckets = bucket_sizes(data.image_scale)
-    held_by = buckets_of(rescale_sizes(dataset.sizes, data.image_scale), buckets)
+    held_by = buckets_of(resized_sizes(dataset.sizes, data)[0], buckets)
     return [(buckets[i], np.flatnonzero(held_by == i)) for i in np.unique(held_by)[::-1]]
 
 
@@ -194,14 +202,14 @@ def _host_rows(batch_size: int, process_index: int, process_count: int) -> slice
     return slice(process_index * share, (process_index + 1) * share)
 
 
-def _empty_batch(bucket: Size, of_host: slice, boxes: int) -> Batch:
+def _empty_batch(bucket: Size, of_host: slice, boxes: int, dtype: str) -> Batch:
     """Returns a batch with a filler image in every row."""
     rows = of_host.stop - of_host.start
     return Batch(
-        image=np.zeros((rows, *bucket, 3), np.uint8),
+        image=np.zeros((rows, *bucket, 3), dtype),
         image_size=np.full((rows, 2), FILLER_SIZE, np.int32),
         pad_size=np.full((rows, 2), FILLER_SIZE, np.int32),
-        scale=np.ones(rows, np.float32),
+        scale=np.ones((rows, 2), np.float32),
         boxes=np.zeros((rows, boxes, 4), np.float32),
         box_mask=np.zeros((rows, boxes), bool),
         seed=np.zeros(rows, np.uint32),
@@ -219,13 +227,14 @@ def _fill_row(
     flip: bool,
 ) -> None:
     """Writes an image and its boxes into a batch, resized and perhaps mirrored."""
-    (height, width), f = rescale_size(image.shape[:2], data.image_scale)
-    resized = resize(image, (height, width))
+    (height, width), scale = resized_size(image.shape[:2], data)
+    resized = resize(image, (height, width), data.resize)
     batch.image[row, :height, :width] = resized[:, ::-1] if flip else resized
     batch.image_size[row] = height, width
-    batch.pad_size[row] = padded_size((height, width))
-    batch.scale[row] = f
-    boxes = resize_boxes(dataset.boxes_of(index), f, (height, width), flip)
+    batch.pad_size[row] = padded_size((height, width), data.pad_multiple)
+    batch.scale[row] = scale
+    given = dataset.boxes_of(index)
+    boxes = resize_boxes(given, scale, (height, width), flip, dataset.convention)
     batch.boxes[row, : len(boxes)] = boxes
     batch.box_mask[row, : len(boxes)] = True
     batch.index[row] = index

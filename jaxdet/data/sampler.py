@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int64, UInt32, UInt64
 from jaxdet.config import DataConfig
 from jaxdet.data.buckets import Size, bucket_of, bucket_sizes
 from jaxdet.data.dataset import Dataset
-from jaxdet.data.image import rescale_sizes
+from jaxdet.data.image import resized_sizes
 from jaxdet.errors import InputError
 
 # The reference trains on no image with a shorter side (original pixels).
@@ -56,7 +56,7 @@ class Sampler:
         self.seed = seed
         self.image_ids = dataset.image_ids
         self.buckets = bucket_sizes(data.image_scale)
-        self.sizes = rescale_sizes(dataset.sizes, data.image_scale)
+        self.sizes = resized_sizes(dataset.sizes, data)[0]
         self.has_use = (dataset.num_boxes > 0) | data.keep_empty
         self.groups = aspect_groups(dataset, data.keep_empty)
         self.steps_per_epoch = sum(_whole_batches(group, global_batch) for group in self.groups)
@@ -152,6 +152,11 @@ def flips(seeds: UInt32[np.ndarray, " n"], probability: float) -> Bool[np.ndarra
     # Scrambled once more, so that other uses of the seed are independent of the flip.
     uniform = (_scramble(seeds.astype(np.uint64)) >> np.uint64(40)) / 2.0**24
     return uniform < probability
+
+
+def picks(seeds: UInt32[np.ndarray, " n"], choices: int) -> Int64[np.ndarray, " n"]:
+    """Picks one of so many choices by each image's own seed, independently of the flip."""
+    return (_scramble(~seeds.astype(np.uint64)) % np.uint64(choices)).astype(np.int64)
 
 
 def _scramble(words: UInt64[np.ndarray, "*n"]) -> UInt64[np.ndarray, "*n"]:

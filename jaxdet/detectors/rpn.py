@@ -104,7 +104,7 @@ class RPN(nn.Module):
             table = (np.arange(256, dtype=np.float32)[:, None] - mean) / std
             x = jnp.stack([jnp.asarray(table[:, c])[x[..., c]] for c in range(3)], axis=-1)
         else:
-            x = (x - mean) / std
+            x = (x - mean.reshape(1, 1, 1, 3)) / std.reshape(1, 1, 1, 3)
         return apply_mask(x, cell_mask(image_size, 1, *x.shape[1:3]))
 
 

@@ -141,5 +141,6 @@ def evaluate(predictor: Predictor, dataset: Dataset) -> tuple[dict[str, Any], li
     results = dict(run)
     predictions = [results[i] for i in range(len(dataset))]
     truth = [dataset.ground_truth(i) for i in range(len(dataset))]
-    recall = evaluate_proposals(truth, [(x.boxes, x.scores) for x in predictions])
+    found = [(x.boxes, x.scores) for x in predictions]
+    recall = evaluate_proposals(truth, found, dataset.convention)
     return {**recall, **run.speed.summary()}, predictions

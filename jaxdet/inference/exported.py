@@ -32,6 +32,7 @@ import numpy as np
 from jax import export
 
 from jaxdet.data.buckets import Size, bucket_of, bucket_sizes
+from jaxdet.config import DataConfig
 from jaxdet.data.image import STRIDE
 from jaxdet.errors import InputError
 from jaxdet.files import open_regular
@@ -88,7 +89,8 @@ class ExportedModel:
         Raises:
             InputError: the file cannot be read, or the array is not such an image.
         """
-        batch = batch_of_one(image, self.manifest.image_scale, self.manifest.buckets)
+        data = DataConfig(image_scale=self.manifest.image_scale)
+        batch = batch_of_one(image, data, self.manifest.buckets)
         return result_of(self.predict(batch), batch)
 
     def predict(self, batch: Batch) -> Predictions:

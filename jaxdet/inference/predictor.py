@@ -38,8 +38,8 @@ class Predictor:
         Raises:
             InputError: the file cannot be read, or the array is not such an image.
         """
-        scale = self.config.data.image_scale
-        batch = batch_of_one(image, scale, bucket_sizes(scale))
+        data = self.config.data
+        batch = batch_of_one(image, data, bucket_sizes(data.image_scale))
         return result_of(gather(self.start(batch)), batch)
 
     def start(self, batch: Batch) -> Predictions:
@@ -48,9 +48,9 @@ class Predictor:
 
     def compile(self, count: int, bucket: Size) -> bool:
         """Compiles for `count` images over all devices; returns whether that was new."""
-        sharding = NamedSharding(self.mesh, SPLIT)
+        sharding, data = NamedSharding(self.mesh, SPLIT), self.config.data
         sizes = jax.ShapeDtypeStruct((count, 2), jnp.int32, sharding=sharding)
-        image = jax.ShapeDtypeStruct((count, *bucket, 3), jnp.uint8, sharding=sharding)
+        image = jax.ShapeDtypeStruct((count, *bucket, 3), data.pixel_dtype, sharding=sharding)
         return self.programs.compile(self.params, Images(image, sizes, sizes))
 
     def with_params(self, params: Params) -> "Predictor":

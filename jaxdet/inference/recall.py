@@ -18,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from rich.table import Table
 
 from jaxdet.data.dataset import GroundTruth
-from jaxdet.ops.boxes import iou, to_xywh
+from jaxdet.ops.boxes import MMDET1, BoxConvention, from_xywh, iou, to_xywh
 
 LIMITS = (100, 300, 1000)
 SIZES = ("small", "medium", "large")  # area up to 32^2, 32^2 to 96^2, from 96^2
@@ -43,6 +43,7 @@ def fast_recall(
     proposals: Sequence[ImageProposals],
     limits: Sequence[int] = LIMITS,
     thresholds: Float[np.ndarray, " T"] = THRESHOLDS,
+    convention: BoxConvention = MMDET1,
 ) -> Float[np.ndarray, "L T"]:
     """Returns recall by the reference's greedy matching, without categories or crowds.
 
@@ -54,6 +55,7 @@ def fast_recall(
         proposals: per image, scored boxes in the same pixels; cut to the best by score.
         limits: how many proposals of an image are looked at.
         thresholds: a box is found if the IoU of its pair is at least this.
+        convention: what a box is.
 
     Returns:
         Share of boxes found, float64; NaN if there is no box at all.
@@ -64,7 +66,7 @@ def fast_recall(
     matched: list[list[np.ndarray]] = [[] for _ in limits]
     for boxes, image_proposals in zip(gt_boxes, proposals, strict=True):
         found = _best_first(image_proposals, max(limits))[0].astype(np.float32)
-        ious = iou(boxes.astype(np.float32), found)
+        ious = iou(boxes.astype(np.float32), found, convention)
         for limit, kept in zip(limits, matched, strict=True):
             kept.append(_greedy_ious(ious[:, :limit]))
     found = np.stack([np.concatenate([np.zeros(0, np.float32), *kept]) for kept in matched])
@@ -74,11 +76,13 @@ def fast_recall(
 
 
 def coco_recall(
-    ground_truth: Sequence[GroundTruth], proposals: Sequence[ImageProposals]
+    ground_truth: Sequence[GroundTruth],
+    proposals: Sequence[ImageProposals],
+    convention: BoxConvention = MMDET1,
 ) -> CocoRecall:
     """Returns recall by `pycocotools` with `useCats=0` and 100, 300 and 1000 detections.
 
-    Detections enter as `x1, y1, x2 - x1 + 1, y2 - y1 + 1`.  Crowd boxes are never counted; boxes
+    Detections enter as corner and sides, as the convention has them.  Crowd boxes are never counted; boxes
     flagged `ignore` are, because COCOeval replaces that flag by `iscrowd`.
 
     Args:
@@ -98,14 +102,16 @@ def coco_recall(
     # are left out, which is why each limit has its own run: ranks are counted before that.
     with contextlib.redirect_stdout(io.StringIO()):
         truth = _coco_object(len(scored), _truth_records(ground_truth))
-        runs = [_coco_run(truth, ground_truth, scored, limit) for limit in LIMITS]
+        runs = [_coco_run(truth, ground_truth, scored, limit, convention) for limit in LIMITS]
     ranges = COCOeval(iouType="bbox").params.areaRng[1:]
     num_by_size = tuple(int(((areas >= low) & (areas <= high)).sum()) for low, high in ranges)
     return CocoRecall(np.stack([run[0] for run in runs]), runs[-1][1:], len(areas), num_by_size)
 
 
 def evaluate_proposals(
-    ground_truth: Sequence[GroundTruth], proposals: Sequence[ImageProposals]
+    ground_truth: Sequence[GroundTruth],
+    proposals: Sequence[ImageProposals],
+    convention: BoxConvention = MMDET1,
 ) -> dict[str, Any]:
     """Returns all recall figures of a data set, as they are written to `eval.json`.
 
@@ -126,9 +132,9 @@ def evaluate_proposals(
     Raises:
         ValueError: the lists differ in length.
     """
-    coco = coco_recall(ground_truth, proposals)
-    wanted = [gt.boxes[~(gt.iscrowd | gt.ignore)] for gt in ground_truth]
-    fast = fast_recall(wanted, proposals)
+    coco = coco_recall(ground_truth, proposals, convention)
+    wanted = [from_xywh(gt.xywh[~(gt.iscrowd | gt.ignore)], convention) for gt in ground_truth]
+    fast = fast_recall(wanted, proposals, convention=convention)
     by_size = [_number(value) for value in coco.by_size.mean(axis=1)]
     return {
         **_figures(coco.recall),
@@ -229,11 +235,12 @@ def _coco_run(
     ground_truth: Sequence[GroundTruth],
     scored: Sequence[tuple[np.ndarray, np.ndarray]],
     limit: int,
+    convention: BoxConvention,
 ) -> np.ndarray:
     """Runs COCOeval with the best `limit` proposals: recall [areas, T], all sizes first."""
     records: list[dict[str, Any]] = []
     for image_id, (gt, (boxes, scores)) in enumerate(zip(ground_truth, scored, strict=True), 1):
-        candidates = to_xywh(boxes[:limit].astype(np.float64))
+        candidates = to_xywh(boxes[:limit].astype(np.float64), convention)
         if len(candidates) == 0 or len(gt.xywh) == 0:
             continue
         crowd = [int(flag) for flag in gt.iscrowd]

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
+from jaxdet.config import DataConfig
 from jaxdet.data.buckets import Size, bucket_of
-from jaxdet.data.image import pad_to, padded_size, read_image, rescale_size, resize
+from jaxdet.data.image import padded_size, read_image, resize, resized_size
 from jaxdet.errors import InputError
 from jaxdet.types import Batch, Predictions
 
@@ -23,13 +24,13 @@ class Result(NamedTuple):
     scores: Float32[np.ndarray, " N"]  # in (0, 1), falling
 
 
-def batch_of_one(image: Any, image_scale: tuple[int, ...], buckets: Sequence[Size]) -> Batch:
+def batch_of_one(image: Any, data: DataConfig, buckets: Sequence[Size]) -> Batch:
     """Returns an image, resized and put into its bucket, without boxes.
 
     Args:
         image: uint8 (H, W, 3) RGB, or the path of an image.
-        image_scale: bounds of the long and the short side in pixels.
-        buckets: of that scale, the smallest first.
+        data: how images are resized and padded.
+        buckets: of its scale, the smallest first.
 
     Raises:
         InputError: the file cannot be read, or the array is not such an image.
@@ -37,12 +38,14 @@ def batch_of_one(image: Any, image_scale: tuple[int, ...], buckets: Sequence[Siz
     if isinstance(image, str | Path):
         image = read_image(image)
     _require_image(image)
-    size, scale = rescale_size(image.shape[:2], image_scale)
+    (height, width), scale = resized_size(image.shape[:2], data)
+    canvas = np.zeros((1, *bucket_of((height, width), buckets), 3), data.pixel_dtype)
+    canvas[0, :height, :width] = resize(image, (height, width), data.resize)
     return Batch(
-        image=pad_to(resize(image, size), bucket_of(size, buckets))[None],
-        image_size=np.array([size], np.int32),
-        pad_size=np.array([padded_size(size)], np.int32),
-        scale=np.array([scale], np.float32),
+        image=canvas,
+        image_size=np.array([(height, width)], np.int32),
+        pad_size=np.array([padded_size((height, width), data.pad_multiple)], np.int32),
+        scale=scale[None],
         boxes=np.zeros((1, 1, 4), np.float32),
         box_mask=np.zeros((1, 1), bool),
         seed=np.zeros(1, np.uint32),
@@ -53,7 +56,7 @@ def batch_of_one(image: Any, image_scale: tuple[int, ...], buckets: Sequence[Siz
 def result_of(predictions: Predictions, batch: Batch, row: int = 0) -> Result:
     """Returns the valid predictions of a row of a batch, in pixels of the original image."""
     valid = predictions.valid[row]
-    boxes = predictions.boxes[row][valid] / batch.scale[row]
+    boxes = predictions.boxes[row][valid] / np.tile(batch.scale[row], 2)
     return Result(boxes, predictions.scores[row][valid])
 
 

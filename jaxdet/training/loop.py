@@ -104,7 +104,7 @@ def train(config: Config, workdir: Path, checkpoint: str = "") -> dict[str, Any]
         TrainingError: a loss or gradient is not finite, or SIGTERM came.
     """
     mesh = data_mesh()
-    training, validation = (load_dataset(config.data, split) for split in ("train", "val"))
+    training, validation = (load_dataset(config, split) for split in ("train", "val"))
     plan = make_plan(config, training, mesh.size)
     detector = build_detector(config)
     optimizer = optim.make_optimizer(config.optimizer, plan.learning_rate)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from jaxdet.errors import InputError
+from jaxdet.weights.systems import system_of
 
 Path = tuple[str, ...]
 
@@ -66,7 +67,7 @@ def state_dict(checkpoint: Any, source: str = "the checkpoint") -> dict[str, np.
     bare = {name.removeprefix("module."): array for name, array in tensors.items()}
     if len(bare) != len(tensors):
         raise InputError(f"{source}: some names occur both with and without 'module.'")
-    return {k: v for k, v in bare.items() if k.rpartition(".")[2] != _COUNTER}
+    return bare
 
 
 def to_params(
@@ -95,9 +96,11 @@ def to_params(
     """
     params: dict[str, Any] = {}
     missing, misshaped = [], []
-    left = state_dict(checkpoint, source)
+    found = state_dict(checkpoint, source)
+    system = system_of(found)
+    left = {k: v for k, v in system.read(found).items() if k.rpartition(".")[2] != _COUNTER}
     for path, leaf in leaves(template):
-        name = torch_name(path)
+        name = system.spell(torch_name(path))
         array = left.pop(name, None)
         if array is None:
             if not name.startswith(tuple(allow_missing)):
@@ -111,7 +114,8 @@ def to_params(
         hwio = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
             _insert(params, path, np.ascontiguousarray(hwio, np.float32))
-    unused = [name for name in left if not name.startswith(tuple(allow_unused))]
+    extra = *allow_unused, *system.unused
+    unused = [name for name in left if not name.startswith(extra)]
     problems = {"missing": missing, "unused": unused, "misshaped": misshaped}
     if any(problems.values()):
         text = "; ".join(_listed(kind, names) for kind, names in problems.items() if names)

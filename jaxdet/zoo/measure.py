@@ -75,7 +75,7 @@ def measure(
     mesh = data_mesh()
     detector = build_detector(config)
     params = _params(config, detector, checkpoint)
-    everything = load_dataset(config.data, "val")
+    everything = load_dataset(config, "val")
     dataset = first_images(everything, num_images) if num_images else everything
     seconds = memory = memory_of = None
     if steps:
@@ -141,7 +141,7 @@ def _params(config: Config, detector: Detector, checkpoint: str) -> Params:
 
 def _train(config: Config, detector: Detector, params: Params, mesh: Mesh, steps: int) -> float:
     """Returns seconds per training step, from the images on disk to the new parameters."""
-    dataset = load_dataset(config.data, "train")
+    dataset = load_dataset(config, "train")
     plan = make_plan(config, dataset, mesh.size)
     optimizer = optim.make_optimizer(config.optimizer, plan.learning_rate)
     state = replicate(init_state(detector, params, optimizer), mesh)

@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.images import COMMON_SIZES
+from jaxdet.config import DataConfig
 from jaxdet.data.buckets import bucket_of, bucket_sizes, buckets_of
-from jaxdet.data.image import padded_size, rescale_size, rescale_sizes
+from jaxdet.data.image import padded_size, resized_size, resized_sizes
 
 
 def test_buckets_of_coco():
@@ -20,7 +21,7 @@ def test_small_scales_have_few_buckets():
 
 def test_buckets_waste_little():
     buckets = bucket_sizes((1333, 800))
-    own = [padded_size(rescale_size(size, (1333, 800))[0]) for size in COMMON_SIZES]
+    own = [padded_size(resized_size(size, DataConfig())[0]) for size in COMMON_SIZES]
     held = [bucket_of(size, buckets) for size in own]
     assert np.prod(held, axis=1).sum() < 1.01 * np.prod(own, axis=1).sum()
 
@@ -28,16 +29,18 @@ def test_buckets_waste_little():
 @given(
     st.tuples(st.integers(1, 5000), st.integers(1, 5000)),
     st.tuples(st.integers(32, 2000), st.integers(32, 2000)),
+    st.sampled_from(["opencv", "pillow", "float"]),
 )
-def test_every_image_fits_into_the_smallest_bucket_that_can_hold_it(size, scale):
+def test_every_image_fits_into_the_smallest_bucket_that_can_hold_it(size, scale, rule):
     buckets = bucket_sizes(scale)
-    resized, _ = rescale_size(size, scale)
+    data = DataConfig(image_scale=scale, resize=rule)
+    resized, _ = resized_size(size, data)
     held_by = bucket_of(resized, buckets)
     assert held_by[0] % 32 == held_by[1] % 32 == 0
     own = padded_size(resized)
     assert own[0] <= held_by[0]
     assert own[1] <= held_by[1]
-    many = rescale_sizes(np.array([size]), scale)
+    many, _ = resized_sizes(np.array([size]), data)
     assert tuple(many[0]) == resized
     assert buckets[buckets_of(many, buckets)[0]] == held_by
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from jaxdet.data.coco import load_coco
 from jaxdet.data.dataset import from_files
-from jaxdet.data.image import rescale_size, resize_boxes
+from jaxdet.config import DataConfig
+from jaxdet.data.image import resize_boxes, resized_size
 from jaxdet.errors import InputError
 
 VALID = {
@@ -115,7 +116,7 @@ def check(folder, data: bytes) -> None:
         assert np.isfinite(truth.xywh).all()
         assert np.isfinite(truth.area).all()
         image = int(dataset.heights[index]), int(dataset.widths[index])
-        size, f = rescale_size(image, (1333, 800))
+        size, f = resized_size(image, DataConfig())
         boxes = resize_boxes(dataset.boxes_of(index), f, size)
         last = np.array([size[1] - 1, size[0] - 1] * 2)
         assert ((boxes >= 0) & (boxes <= last)).all()  # false for NaN

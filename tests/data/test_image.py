@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxdet.data import image as transforms
+from jaxdet.config import DataConfig
 from jaxdet.data.image import (
-    pad_to,
     padded_size,
     read_image,
     read_size,
-    rescale_size,
     resize,
     resize_boxes,
+    resized_size,
 )
 from jaxdet.errors import InputError
 from jaxdet.ops.boxes import flip
@@ -37,10 +37,10 @@ def test_input_equals_the_reference_to_the_last_bit(golden):
     """Read, resize, normalise and pad: the network's input as the reference computed it."""
     expected = golden("forward_r50_fpn")
     image = seeded_image(480, 640, 0)[..., ::-1]
-    size, f = rescale_size((480, 640), (448, 320))
+    size, f = resized_size((480, 640), DataConfig(image_scale=(448, 320)))
     assert size == tuple(expected["img_shape"])
     assert padded_size(size) == tuple(expected["pad_shape"])
-    assert f == expected["scale_factor"]
+    assert (f == np.float32(expected["scale_factor"])).all()
     mean = np.array([123.675, 116.28, 103.53], np.float32)
     std = np.array([58.395, 57.12, 57.375], np.float32)
     network_input = np.zeros((*padded_size(size), 3), np.float32)
@@ -119,7 +119,7 @@ def test_exif_rotation_is_applied(tmp_path):
 def test_odd_sizes_survive_the_whole_way(tmp_path, shape):
     path = write(tmp_path / "odd.png", np.full(shape, 9, np.uint8))
     image = read_image(path)
-    size, _ = rescale_size(image.shape[:2], (1333, 800))
+    size, _ = resized_size(image.shape[:2], DataConfig())
     assert (resize(image, size) == 9).all()
     assert min(size) >= 1
     assert max(padded_size(size)) <= 1344
@@ -214,9 +214,10 @@ def test_any_bytes_are_an_image_or_refused(tmp_path_factory, magic, data):
         ((2000, 3000), (800, 1200), 0.4),
     ],
 )
-def test_rescale_size(size, scaled, f):
-    assert rescale_size(size, (1333, 800)) == (scaled, f)
-    assert rescale_size(size, (800, 1333)) == (scaled, f)
+def test_resized_size(size, scaled, f):
+    found, scale = resized_size(size, DataConfig())
+    assert found == scaled
+    assert (scale == np.float32(f)).all()
 
 
 def test_flip_follows_the_image():
@@ -229,25 +230,26 @@ def test_flip_follows_the_image():
     np.testing.assert_array_equal(flip(mirrored, 10), boxes)
 
 
+TWICE = np.full(2, 2, np.float32)
+
+
 def test_boxes_are_scaled_flipped_and_clipped_in_this_order():
     boxes = np.array([[0, 0, 9, 9], [-3, 2, 3, 30]], np.float32)
     np.testing.assert_array_equal(
-        resize_boxes(boxes, 2.0, (21, 17)), [[0, 0, 16, 18], [0, 4, 6, 20]]
+        resize_boxes(boxes, TWICE, (21, 17)), [[0, 0, 16, 18], [0, 4, 6, 20]]
     )
     np.testing.assert_array_equal(
-        resize_boxes(boxes, 2.0, (21, 17), flip=True), [[0, 0, 16, 18], [10, 4, 16, 20]]
+        resize_boxes(boxes, TWICE, (21, 17), flip=True), [[0, 0, 16, 18], [10, 4, 16, 20]]
     )
-    assert resize_boxes(np.zeros((0, 4), np.float32), 2.0, (21, 17)).shape == (0, 4)
+    assert resize_boxes(np.zeros((0, 4), np.float32), TWICE, (21, 17)).shape == (0, 4)
 
 
 def test_scale_multiplies_in_float32_as_the_reference():
     boxes = np.array([[0.1, 0.2, 100.7, 50.3]], np.float32)
-    f = 800 / 427
-    np.testing.assert_array_equal(resize_boxes(boxes, f, (800, 1199)), boxes * np.float32(f))
+    scale = np.full(2, 800 / 427, np.float32)
+    np.testing.assert_array_equal(resize_boxes(boxes, scale, (800, 1199)), boxes * scale[0])
 
 
-def test_padding_is_to_the_right_and_below():
-    padded = pad_to(RGB, (32, 64))
-    np.testing.assert_array_equal(padded[:13, :29], RGB)
-    assert padded[13:].sum() == padded[:, 29:].sum() == 0
+def test_padded_size():
     assert padded_size((32, 33)) == (32, 64)
+    assert padded_size((31, 33), 1) == (31, 33)

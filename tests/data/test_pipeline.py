@@ -78,7 +78,7 @@ def test_a_row_is_the_resized_image_and_its_boxes(dataset):
     assert batch.image.dtype == np.uint8
     assert batch.image_size.tolist() == [[64, 85]]
     assert batch.pad_size.tolist() == [[64, 96]]
-    assert batch.scale[0] == np.float32(64 / 48)
+    assert (batch.scale[0] == np.float32(64 / 48)).all()
     assert (batch.image[0, :, 85:] == 0).all()
     assert batch.image[0, 20, 20].tolist() == [255] * 3
     assert batch.image[0, 60, 80].tolist() == [0] * 3

@@ -93,7 +93,7 @@ def lodge(image: np.ndarray, bucket, count: int, seed: int) -> tuple[Batch, int]
             image=canvas,
             image_size=sizes.astype(np.int32),
             pad_size=np.array([padded(size) for size in sizes], np.int32),
-            scale=np.ones(count, np.float32),
+            scale=np.ones((count, 2), np.float32),
             boxes=boxes,
             box_mask=np.tile(np.arange(4) < 3, (count, 1)),
             seed=seeds,

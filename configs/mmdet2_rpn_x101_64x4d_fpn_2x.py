@@ -1,0 +1,19 @@
+"""mmdet 2's X-101-64x4d-FPN, pytorch style, 2x: AR1000 61.5.
+
+python -m jaxdet.main --config=mmdet2_rpn_x101_64x4d_fpn_2x --config.data.root=/data/coco --workdir=runs/mmdet2_rpn_x101_64x4d_fpn_2x
+"""
+
+from jaxdet.configs import base
+
+
+def get_config():
+    """Returns the published setting: 8 devices with 2 images each, 24 epochs of COCO."""
+    return base.rpn(
+        "mmdet2_rpn_x101_64x4d_fpn_2x",
+        depth=101,
+        schedule="2x",
+        groups=64,
+        base_width=4,
+        pretrained="open-mmlab://resnext101_64x4d",
+        convention="mmdet2",
+    )
