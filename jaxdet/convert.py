@@ -84,18 +84,10 @@ def _opt_state(
 
 
 def read_momentum(checkpoint: Any, trainable: Params, source: str = "the checkpoint") -> Params:
-    """Returns the momentum buffers of a reference checkpoint.
+    """Returns a reference checkpoint's momentum buffers, float32 in the structure of `trainable`.
 
     PyTorch numbers parameters in the order in which the optimizer was given them: that of the
     module, which is also the order of the state dict, either all or only those that train.
-
-    Args:
-        checkpoint: what `torch_file.read` returned, with an 'optimizer'.
-        trainable: the tensors that train; leaves with a `.shape`.
-        source: the file's name, for messages.
-
-    Returns:
-        The structure of `trainable` with float32 arrays.
 
     Raises:
         InputError: there is no optimizer state, or it is not one of these tensors.
@@ -106,11 +98,8 @@ def read_momentum(checkpoint: Any, trainable: Params, source: str = "the checkpo
         buffers = {n: slots[n]["momentum_buffer"] for n in numbers if n in slots}
     except (KeyError, TypeError) as error:
         raise InputError(f"{source}: holds no optimizer state of SGD with momentum") from error
-    names = [
-        name
-        for name in layout.state_dict(checkpoint, source)
-        if not name.endswith(("running_mean", "running_var"))
-    ]
+    tensors = layout.state_dict(checkpoint, source)
+    names = [name for name in tensors if not name.endswith(("running_mean", "running_var"))]
     if len(numbers) != len(names):
         trained = {layout.torch_name(path) for path, _ in layout.leaves(trainable)}
         names = [name for name in names if name in trained]

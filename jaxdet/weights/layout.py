@@ -43,14 +43,10 @@ _SHOWN = 5  # names listed of each kind of mismatch
 
 
 def state_dict(checkpoint: Any, source: str = "the checkpoint") -> dict[str, np.ndarray]:
-    """Returns the tensors of a checkpoint by name, whether or not it wraps them.
+    """Returns the tensors of a checkpoint, a dict with a 'state_dict' or one itself, by name.
 
-    Args:
-        checkpoint: what `torch_file.read` returned: a dict with a 'state_dict', or one itself.
-        source: the file's name, for messages.
-
-    Returns:
-        Name to array, without `module.` in front and without `num_batches_tracked`.
+    They come without `module.` in front and without `num_batches_tracked`; `source` is the file's
+    name, for messages.
 
     Raises:
         InputError: there are no named tensors, or two of the same name.
@@ -146,11 +142,9 @@ def to_state_dict(params: Mapping[str, Any]) -> "OrderedDict[str, np.ndarray]":
     """
     tensors: OrderedDict[str, np.ndarray] = OrderedDict()
     for path, leaf in leaves(params):
-        array = np.asarray(leaf)
-        name = torch_name(path)
-        tensors[name] = np.ascontiguousarray(
-            array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
-        )
+        name, array = torch_name(path), np.asarray(leaf)
+        oihw = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+        tensors[name] = np.ascontiguousarray(oihw)
         if path[-1] == "var":
             tensors[name.replace("running_var", _COUNTER)] = np.array(0, np.int64)
     return tensors

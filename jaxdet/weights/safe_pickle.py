@@ -21,14 +21,10 @@ _MAX_STEPS = 250_000  # operations: some 50 for a tensor
 _MAX_DEPTH = 100  # containers within containers
 _MAX_KEY = 2**63  # integers beyond it are no keys
 
-_OPERATIONS = {operation.code.encode("latin1"): operation.name for operation in pickletools.opcodes}
-_READERS = {
-    operation.name: operation.arg.reader for operation in pickletools.opcodes if operation.arg
-}
+_OPERATIONS = {op.code.encode("latin1"): op.name for op in pickletools.opcodes}
+_READERS = {op.name: op.arg.reader for op in pickletools.opcodes if op.arg}
 # Python 2's text is bytes: latin1 decodes any, and gives them back exactly.
-_READERS["STRING"] = lambda stream: codecs.escape_decode(stream.readline()[1:-2])[0].decode(
-    "latin1"
-)
+_READERS["STRING"] = lambda stream: str(codecs.escape_decode(stream.readline()[1:-2])[0], "latin1")
 _VALUES = {
     *("INT", "LONG", "LONG1", "BININT", "BININT1", "BININT2", "FLOAT", "BINFLOAT"),
     *("STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES"),
@@ -71,14 +67,9 @@ class _Unbuilt:
 
 
 def load(stream: Any, persistent: Callable[[Any], Storage] | None = None) -> Any:
-    """Reads the next pickle of a stream, which is left right behind it.
+    """Returns the data of the stream's next pickle: containers, numbers, text, bytes and arrays.
 
-    Args:
-        stream: positioned at a pickle.
-        persistent: returns the storage of a persistent id.
-
-    Returns:
-        Plain containers, numbers, text, bytes and np.ndarray.
+    `persistent` returns the storage of a persistent id.
 
     Raises:
         Refused: the pickle asks for what is not in the tables.
@@ -120,37 +111,33 @@ class _Machine:
     def _argument(self, name: str) -> Any:
         return _READERS[name](self._stream)
 
-    def _since_mark(self) -> list[Any]:
-        mark = self._marks.pop()
-        items = self._stack[mark:]
-        del self._stack[mark:]
+    def _taken(self, start: int) -> list[Any]:
+        items = self._stack[start:]
+        del self._stack[start:]
         return items
 
     def _container(self, name: str) -> bool:
-        stack = self._stack
+        stack, marks = self._stack, self._marks
         match name:
             case "MARK":
-                self._marks.append(len(stack))
+                marks.append(len(stack))
             case "POP":
                 stack.pop()
             case "TUPLE":
-                stack.append(tuple(self._since_mark()))
+                stack.append(tuple(self._taken(marks.pop())))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                count = int(name[-1])
-                stack[-count:] = [tuple(stack[-count:])]
+                stack.append(tuple(self._taken(-int(name[-1]))))
             case "LIST":
-                stack.append(self._since_mark())
+                stack.append(self._taken(marks.pop()))
             case "DICT":
-                stack.append(_updated({}, self._since_mark()))
+                stack.append(_updated({}, self._taken(marks.pop())))
             case "APPEND" | "APPENDS":
-                items = self._since_mark() if name == "APPENDS" else [stack.pop()]
+                items = self._taken(-1 if name == "APPEND" else marks.pop())
                 if type(stack[-1]) is not list:
                     raise Refused("appends to what is no list")
                 stack[-1].extend(items)
             case "SETITEM" | "SETITEMS":
-                items = (
-                    self._since_mark() if name == "SETITEMS" else [stack.pop(), stack.pop()][::-1]
-                )
+                items = self._taken(-2 if name == "SETITEM" else marks.pop())
                 _updated(stack[-1], items)
             case _:
                 return False
@@ -179,6 +166,7 @@ class _Machine:
                 stack.append(self._built(target, state))
                 if type(target) is _Unbuilt:
                     self._memo.update(dict.fromkeys(target.memo_keys, stack[-1]))
+                    target.memo_keys.clear()
             case "BINPERSID":
                 if self._persistent is None:
                     raise Refused("refers to data that is not there")
@@ -268,10 +256,7 @@ def _updated(target: Any, items: list[Any]) -> Any:
 def _height(item: Any, heights: dict[int, int], depth: int) -> int:
     """Returns how deep containers nest in an item; refuses what is not data, and endless ones.
 
-    Args:
-        item: what a pickle made.
-        heights: of the containers gone through or entered, by id.
-        depth: of this item.
+    `heights` has the containers gone through, by id; `depth` is that of the item.
     """
     if item is None or isinstance(item, str | bytes | int | float | np.generic | np.ndarray):
         return 0

@@ -3,6 +3,8 @@
 import pickle
 import struct
 from collections import OrderedDict
+from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -30,10 +32,6 @@ def dumps(obj: Any) -> tuple[bytes, list[np.ndarray]]:
 
 def _commands(item: Any, arrays: list[np.ndarray]) -> bytes:
     """Returns the operations that make `item`; the arrays they refer to are added to `arrays`."""
-
-    def inner(items: Any) -> bytes:
-        return b"(" + b"".join(_commands(each, arrays) for each in items)
-
     match item:
         case np.ndarray():
             return _tensor(np.ascontiguousarray(item).reshape(item.shape), arrays)
@@ -55,12 +53,16 @@ def _commands(item: Any, arrays: list[np.ndarray]) -> bytes:
             return b"X" + struct.pack("<I", len(text)) + text
         case dict():
             new = b"ccollections\nOrderedDict\n)R" if isinstance(item, OrderedDict) else b"}"
-            return new + inner(each for pair in item.items() for each in pair) + b"u"
+            return new + b"(" + _each(chain(*item.items()), arrays) + b"u"
         case list():
-            return b"]" + inner(item) + b"e"
+            return b"](" + _each(item, arrays) + b"e"
         case tuple():
-            return inner(item) + b"t"
+            return b"(" + _each(item, arrays) + b"t"
     raise TypeError(f"cannot write a {type(item).__name__} to a .pth file")
+
+
+def _each(items: Iterable[Any], arrays: list[np.ndarray]) -> bytes:
+    return b"".join(_commands(item, arrays) for item in items)
 
 
 def _tensor(array: np.ndarray, arrays: list[np.ndarray]) -> bytes:
@@ -70,15 +72,13 @@ def _tensor(array: np.ndarray, arrays: list[np.ndarray]) -> bytes:
     key = str(len(arrays))
     arrays.append(array)
     strides = tuple(s // array.itemsize for s in array.strides)
-    # Offset, shape, strides, requires_grad, hooks.
-    rest = (0, array.shape, strides, False, OrderedDict())
-    return b"".join(
-        [
-            b"ctorch._utils\n_rebuild_tensor_v2\n((" + _commands("storage", arrays),
-            b"ctorch\n" + _STORAGE_NAMES[array.dtype].encode() + b"\n",
-            *(_commands(each, arrays) for each in (key, "cpu", array.size)),
-            b"tQ",
-            *(_commands(each, arrays) for each in rest),
-            b"tR",
-        ]
+    return (
+        b"ctorch._utils\n_rebuild_tensor_v2\n(("
+        + _commands("storage", arrays)
+        + f"ctorch\n{_STORAGE_NAMES[array.dtype]}\n".encode()
+        + _each((key, "cpu", array.size), arrays)
+        + b"tQ"
+        # Offset, shape, strides, requires_grad, hooks.
+        + _each((0, array.shape, strides, False, OrderedDict()), arrays)
+        + b"tR"
     )

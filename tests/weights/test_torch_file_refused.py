@@ -150,6 +150,16 @@ ARRAY = name("numpy.core.multiarray", "_reconstruct") + many(
             ARRAY + b"R" + many(b"N", many(number(2)), FLOATS, b"\x89", b"C\x04abcd") + b"b",
             "does not fit its bytes",
         ),
+        # An array that the memo has often is given its content often.
+        (
+            many(b"N", many(number(0)), FLOATS, b"\x89", b"C\x00")
+            + b"q\x00"
+            + (ARRAY + b"R" + b"".join(b"r" + i.to_bytes(4, "little") for i in range(1, 70_000)))
+            + b"h\x01" * 70_000
+            + b"h\x00b0" * 30_000
+            + b"2",
+            "operation DUP",
+        ),
     ],
 )
 def test_what_would_take_for_ever_is_refused_at_once(tmp_path, body, reason):
