@@ -9,7 +9,7 @@ import numpy as np
 
 _BFLOAT16 = np.dtype("|V2")  # NumPy has no such type: widened to float32
 # Little-endian, as PyTorch writes them.
-STORAGE_DTYPES = {
+STORAGE_DTYPES: dict[str, np.dtype] = {
     "DoubleStorage": np.dtype("<f8"),
     "FloatStorage": np.dtype("<f4"),
     "HalfStorage": np.dtype("<f2"),

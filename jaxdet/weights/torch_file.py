@@ -47,7 +47,9 @@ def read(path: str | os.PathLike[str]) -> Any:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     except _UnsupportedError as error:
-        raise InputError(f"{path}: cannot be read: {error}; save it again with PyTorch") from error
+        raise InputError(
+            f"{path}: cannot be read: {error}; load it with PyTorch and save it again"
+        ) from error
     except Refused as error:
         raise InputError(f"{path}: refused, nothing was executed: its pickle {error}") from error
     # Damaged bytes make the standard readers raise nearly anything.
@@ -66,7 +68,11 @@ def _read(stream: BinaryIO, size: int) -> Any:
     if head.startswith(b"PK\x03\x04"):
         return _read_zip(stream, size)
     first = load(stream)
-    return _read_stream(stream, size) if type(first) is int and first == _MAGIC else first
+    if type(first) is not int:
+        return first
+    if first != _MAGIC or load(stream) != _PROTOCOL:
+        raise ValueError("it is a pickle, but not one of PyTorch's")
+    return _read_stream(stream, size)
 
 
 class _Storages(dict[str, Storage]):
@@ -102,8 +108,6 @@ class _Storages(dict[str, Storage]):
 
 
 def _read_stream(stream: BinaryIO, size: int) -> Any:
-    if load(stream) != _PROTOCOL:
-        raise ValueError("it is a pickle, but not one of PyTorch's")
     if load(stream).get("little_endian") is not True:
         raise _UnsupportedError("it was written on a big-endian machine")
     storages = _Storages(size)

@@ -309,8 +309,7 @@ def test_archives_of_other_kinds(tmp_path):
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr("readme.txt", "hello")
     assert "not one of PyTorch's" in message_of(written(tmp_path, out.getvalue()))
-    other = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(7, 2)
-    assert "not one of PyTorch's" in message_of(written(tmp_path, other))
+    assert "not one of PyTorch's" in message_of(written(tmp_path, pickle.dumps(7, 2)))
 
 
 def test_files_that_are_none(tmp_path):
