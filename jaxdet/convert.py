@@ -40,11 +40,11 @@ def convert(source: str, target: str, config: Config, with_optimizer: bool = Fal
     reading = source.endswith(".pth") or "://" in source
     if reading == target.endswith(".pth"):
         raise InputError("exactly one of source and target must be a .pth file")
+    if with_optimizer and (not reading or config.optimizer.name != "sgd"):
+        raise InputError("--with_optimizer: only for a .pth to read and config.optimizer.name=sgd")
     if reading:
         _import(source, target, config, with_optimizer)
         return
-    if with_optimizer:
-        raise InputError("--with_optimizer: a .pth is written without optimizer state")
     params = read_params(source, param_shapes(build_detector(config)))
     # The reference looks for `meta`, even where it makes no use of it.
     meta = {"config": config.name, "writer": "jaxdet"}
@@ -58,29 +58,23 @@ def _import(source: str, workdir: str, config: Config, with_optimizer: bool) -> 
     checkpoint = torch_file.read(path)
     detector = build_detector(config)
     params = layout.to_params(checkpoint, param_shapes(detector), source=str(path))
-    step, opt_state = 0, None
+    step: Any = 0
+    opt_state = None
     if with_optimizer:
+        meta = checkpoint.get("meta")
+        step = meta.get("iter") if isinstance(meta, Mapping) else None
+        if type(step) is not int or not 0 <= step < 2**31:
+            raise InputError(f"{path}: names no usable iteration (meta.iter)")
         trainable, _ = split_params(params, detector.trainable)
-        step, opt_state = _opt_state(checkpoint, trainable, config, str(path))
+        trace = read_momentum(checkpoint, trainable, str(path))
+        # The rate plays no part in the state's structure.
+        optimizer = optim.make_optimizer(config.optimizer, optax.constant_schedule(0.0))
+        opt_state = jax.tree.map(np.asarray, optimizer.init(trainable))
+        opt_state = optax.tree_utils.tree_set(opt_state, trace=trace, count=np.int32(step))
     make_folder(Path(workdir))
     with Checkpoints(workdir) as checkpoints:
         meta = {"config": config.name, "source": path.name, "step": step}
         checkpoints.save(step, params, opt_state, meta)
-
-
-def _opt_state(
-    checkpoint: Any, trainable: Params, config: Config, source: str
-) -> tuple[int, optax.OptState]:
-    """Returns the iteration that the checkpoint names, and the optimiser's state at it."""
-    meta = checkpoint.get("meta")
-    step = meta.get("iter") if isinstance(meta, Mapping) else None
-    if type(step) is not int or not 0 <= step < 2**31:
-        raise InputError(f"{source}: names no usable iteration (meta.iter)")
-    # The rate plays no part in the state's structure.
-    optimizer = optim.make_optimizer(config.optimizer, optax.constant_schedule(0.0))
-    opt_state = jax.tree.map(np.asarray, optimizer.init(trainable))
-    momentum = read_momentum(checkpoint, trainable, source)
-    return step, optax.tree_utils.tree_set(opt_state, trace=momentum, count=np.int32(step))
 
 
 def read_momentum(checkpoint: Any, trainable: Params, source: str = "the checkpoint") -> Params:

@@ -45,8 +45,7 @@ _SHOWN = 5  # names listed of each kind of mismatch
 def state_dict(checkpoint: Any, source: str = "the checkpoint") -> dict[str, np.ndarray]:
     """Returns the tensors of a checkpoint, a dict with a 'state_dict' or one itself, by name.
 
-    They come without `module.` in front and without `num_batches_tracked`; `source` is the file's
-    name, for messages.
+    They come without `module.` in front and without `num_batches_tracked`; `source` is the file.
 
     Raises:
         InputError: there are no named tensors, or two of the same name.
@@ -125,10 +124,8 @@ def require_finite(params: Mapping[str, Any], source: str) -> None:
         if not np.isfinite(leaf).all() or (path[-1] == "var" and (np.asarray(leaf) < 0).any())
     ]
     if bad:
-        kind = "with NaN, infinity or a negative variance"
-        raise InputError(
-            f"{source}: unusable weights: {_listed(kind, bad)}; take another checkpoint"
-        )
+        text = _listed("with NaN, infinity or a negative variance", bad)
+        raise InputError(f"{source}: unusable weights: {text}; take another checkpoint")
 
 
 def to_state_dict(params: Mapping[str, Any]) -> "OrderedDict[str, np.ndarray]":

@@ -35,16 +35,24 @@ _NEW: dict[str, Callable[[], Any]] = {
     **{"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple},
 }
 
-# The names that a pickle may use; `_Machine._call` does what the functions do.
+# The names that a pickle may use, and what they make in `_Machine._call`.
 _NAMES = {
-    *(f"torch.{name}" for name in STORAGE_DTYPES),
-    *("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"),
-    *("torch._utils._rebuild_parameter", "torch.nn.parameter.Parameter", "torch.Size"),
-    *("numpy.dtype", "numpy.ndarray"),
-    *("numpy.core.multiarray._reconstruct", "numpy.core.multiarray.scalar"),
-    *("collections.OrderedDict", "_codecs.encode"),
+    **{f"torch.{name}": name for name in STORAGE_DTYPES},
+    **{f"torch.cuda.{name}": name for name in STORAGE_DTYPES},
+    "torch._utils._rebuild_tensor": "tensor",
+    "torch._utils._rebuild_tensor_v2": "tensor",
+    "torch._utils._rebuild_parameter": "parameter",
+    "torch.nn.parameter.Parameter": "parameter",
+    "torch.Size": "size",
+    "numpy.dtype": "dtype",
+    "numpy.ndarray": "ndarray",
+    "numpy.core.multiarray._reconstruct": "array",
+    "numpy._core.multiarray._reconstruct": "array",
+    "numpy.core.multiarray.scalar": "scalar",
+    "numpy._core.multiarray.scalar": "scalar",
+    "collections.OrderedDict": "dict",
+    "_codecs.encode": "bytes",
 }
-_MODULES = {"torch.cuda": "torch", "numpy._core.multiarray": "numpy.core.multiarray"}
 
 
 class Refused(ValueError):
@@ -53,9 +61,9 @@ class Refused(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Global:
-    """A name that a pickle may use, e.g. 'torch.FloatStorage'."""
+    """What a name that a pickle may use makes: a value of `_NAMES`."""
 
-    name: str
+    makes: str
 
 
 @dataclass(eq=False)
@@ -179,33 +187,27 @@ class _Machine:
 
     def _call(self, called: Any, args: Any) -> Any:
         """Does what the named function would; only what weight files give it is understood."""
-        match called.name if type(called) is Global else "", args:
-            case "collections.OrderedDict", ():
+        match called.makes if type(called) is Global else "", args:
+            case "dict", ():
                 return OrderedDict()
-            case "collections.OrderedDict", (list() as pairs,):
+            case "dict", (list() as pairs,):
                 # Moved: were they copied, naming one list often would fill the memory.
                 items = [item for key, value in pairs for item in (key, value)]
                 pairs.clear()
                 return _updated(OrderedDict(), items)
-            case "torch.Size", (tuple() as sizes,):
+            case "size", (tuple() as sizes,):
                 return sizes
-            case (
-                "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2",
-                (Storage() as storage, offset, shape, stride, *_),
-            ):
+            case "tensor", (Storage() as storage, offset, shape, stride, *_):
                 return pickled_arrays.tensor(storage.numbers, offset, shape, stride)
-            case (
-                "torch._utils._rebuild_parameter" | "torch.nn.parameter.Parameter",
-                (np.ndarray() as array, *_),
-            ):
+            case "parameter", (np.ndarray() as array, *_):
                 return array
-            case "numpy.core.multiarray._reconstruct", (Global("numpy.ndarray"), *_):
+            case "array", (Global("ndarray"), *_):
                 return _Unbuilt()
-            case "numpy.dtype", (str() as code, *_):
+            case "dtype", (str() as code, *_):
                 return _Unbuilt(code)
-            case "numpy.core.multiarray.scalar", (np.dtype() as dtype, data):
+            case "scalar", (np.dtype() as dtype, data):
                 return pickled_arrays.numpy_array((), dtype, False, self._bytes(data))[()]
-            case "_codecs.encode", (str() as text, str("latin1")):
+            case "bytes", (str() as text, str("latin1")):
                 return self._bytes(text)
         raise Refused("makes something that is not a tensor or a plain container")
 
@@ -235,11 +237,11 @@ class _Machine:
 def _named(module: Any, name: Any) -> Global:
     if type(module) is not str or type(name) is not str:
         raise Refused("asks for a name that is no text")
-    known = f"{_MODULES.get(module, module)}.{name}"
-    if known not in _NAMES:
+    makes = _NAMES.get(f"{module}.{name}")
+    if makes is None:
         asked = f"{module}.{name}"[:100]
         raise Refused(f"asks for {asked!a}; only tensors and plain containers are read")
-    return Global(known)
+    return Global(makes)
 
 
 def _updated(target: Any, items: list[Any]) -> Any:

@@ -85,8 +85,8 @@ class _Storages(dict[str, Storage]):
     def find(self, pid: Any) -> Storage:
         """Returns the storage of a persistent id, or the part that an old file's id names."""
         match pid:
-            case (str("storage"), Global(name), str(key), _, count, *view) if is_size(count):
-                dtype = STORAGE_DTYPES[name.removeprefix("torch.")]
+            case (str("storage"), Global(kind), str(key), _, count, *view) if is_size(count):
+                dtype = STORAGE_DTYPES[kind]
             case _:
                 raise ValueError("refers to something that is no storage")
         if key not in self:
@@ -100,10 +100,8 @@ class _Storages(dict[str, Storage]):
         match view:
             case [] | [None]:
                 return found
-            case [(_, offset, part)] if (
-                is_size(offset) and is_size(part) and offset + part <= count
-            ):
-                return Storage(dtype, found.numbers[offset : offset + part])
+            case [(_, start, part)] if is_size(start) and is_size(part) and start + part <= count:
+                return Storage(dtype, found.numbers[start : start + part])
         raise ValueError("a storage view beyond its storage")
 
 

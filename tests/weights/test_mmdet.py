@@ -202,7 +202,11 @@ def test_bad_input_is_one_line_and_nothing_is_written(files):
     assert "exactly one" in fails(good, files / "b.pth", config)
     assert "exactly one" in fails(new, files / "b", config)
     assert "pretrained" in fails(files / "R-50.pkl", new, config)
-    assert "written without" in fails(new, files / "b.pth", config, with_optimizer=True)
+    assert "--with_optimizer" in fails(new, files / "b.pth", config, with_optimizer=True)
+    (files / "adamw.py").write_text(
+        CONFIG_FILE.replace("    return", '    config.optimizer.name = "adamw"\n    return')
+    )
+    assert "--with_optimizer" in fails(good, new, files / "adamw.py", with_optimizer=True)
     assert "no such checkpoint" in fails(new, files / "b.pth", config)
     (files / "cut.pth").write_bytes(good.read_bytes()[:5000])
     assert "damaged, truncated" in fails(files / "cut.pth", new, config)
