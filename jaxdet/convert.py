@@ -1,5 +1,6 @@
 """The reference's checkpoints to work directories and back, with or without optimiser state."""
 
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,17 @@ from jaxdet.zoo.download import fetch
 
 
 def convert(source: str, target: str, config: Config, with_optimizer: bool = False) -> None:
-    """Converts in the direction that the names tell: one of them ends in `.pth`.
+    """Writes a reference checkpoint as the first of a work directory, or one of ours as a `.pth`.
 
     Args:
-        source: a `.pth` file or a published name, or a work directory.
-        target: a work directory, or a `.pth` file.
+        source: a `.pth` file or a published name; or a work directory or one of its checkpoints.
+        target: a work directory without checkpoints; or a `.pth` file.
         config: of the same architecture.
         with_optimizer: also import the momentum and the iteration, so that training goes on.
 
     Raises:
-        InputError: a name does not fit, or as `import_checkpoint` and `export_checkpoint`.
+        InputError: a name does not fit; the checkpoint cannot be read or is of another model, and
+            nothing is written; or the target cannot be written.
     """
     for side in (source, target):
         if side.endswith(".pkl"):
@@ -38,89 +40,60 @@ def convert(source: str, target: str, config: Config, with_optimizer: bool = Fal
     reading = source.endswith(".pth") or "://" in source
     if reading == target.endswith(".pth"):
         raise InputError("exactly one of source and target must be a .pth file")
+    if with_optimizer and (not reading or config.optimizer.name != "sgd"):
+        raise InputError("--with_optimizer: only for a .pth to read and config.optimizer.name=sgd")
     if reading:
-        import_checkpoint(source, target, config, with_optimizer)
-    elif with_optimizer:
-        raise InputError("--with_optimizer: a .pth is written without optimizer state")
-    else:
-        export_checkpoint(source, target, config)
-
-
-def import_checkpoint(
-    source: str | Path, workdir: str | Path, config: Config, with_optimizer: bool = False
-) -> None:
-    """Writes a reference checkpoint as the first checkpoint of a work directory.
-
-    Args:
-        source: a `.pth` file, or a published name.
-        workdir: may exist, but not hold checkpoints.
-        config: of the same architecture.
-        with_optimizer: also take the momentum and the iteration, so that training goes on.
-
-    Raises:
-        InputError: the file cannot be read or does not fit, and nothing is written; or the
-            folder cannot be written.
-    """
-    if any(Path(workdir).glob("checkpoints/*")):
-        raise InputError(f"{workdir}: already holds checkpoints; choose another folder")
-    path = fetch(str(source)) if "://" in str(source) else Path(source)
-    checkpoint = torch_file.read(path)
-    shapes = param_shapes(build_detector(config))
-    params = layout.to_params(checkpoint, shapes, source=str(path))
-    step, opt_state = 0, None
-    if with_optimizer:
-        step, opt_state = _opt_state(checkpoint, params, config, str(path))
-    meta = {"config": config.name, "source": path.name, "step": step}
-    make_folder(Path(workdir))
-    with Checkpoints(workdir) as checkpoints:
-        checkpoints.save(step, params, opt_state, meta)
-
-
-def export_checkpoint(source: str | Path, target: str | Path, config: Config) -> None:
-    """Writes a jaxdet checkpoint as a `.pth` that the reference loads with strict keys.
-
-    Args:
-        source: a work directory or one of its checkpoints.
-        target: the file.
-        config: of the same architecture.
-
-    Raises:
-        InputError: the checkpoint cannot be read or does not fit, or the file not be written.
-    """
+        _import(source, target, config, with_optimizer)
+        return
     params = read_params(source, param_shapes(build_detector(config)))
     # The reference looks for `meta`, even where it makes no use of it.
     meta = {"config": config.name, "writer": "jaxdet"}
     torch_file.write(target, {"meta": meta, "state_dict": layout.to_state_dict(params)})
 
 
+def _import(source: str, workdir: str, config: Config, with_optimizer: bool) -> None:
+    if any(Path(workdir).glob("checkpoints/*")):
+        raise InputError(f"{workdir}: already holds checkpoints; choose another folder")
+    path = fetch(source) if "://" in source else Path(source)
+    checkpoint = torch_file.read(path)
+    detector = build_detector(config)
+    params = layout.to_params(checkpoint, param_shapes(detector), source=str(path))
+    step: Any = 0
+    opt_state = None
+    if with_optimizer:
+        meta = checkpoint.get("meta")
+        step = meta.get("iter") if isinstance(meta, Mapping) else None
+        if type(step) is not int or not 0 <= step < 2**31:
+            raise InputError(f"{path}: names no usable iteration (meta.iter)")
+        trainable, _ = split_params(params, detector.trainable)
+        trace = read_momentum(checkpoint, trainable, str(path))
+        # The rate plays no part in the state's structure.
+        optimizer = optim.make_optimizer(config.optimizer, optax.constant_schedule(0.0))
+        opt_state = jax.tree.map(np.asarray, optimizer.init(trainable))
+        opt_state = optax.tree_utils.tree_set(opt_state, trace=trace, count=np.int32(step))
+    make_folder(Path(workdir))
+    with Checkpoints(workdir) as checkpoints:
+        meta = {"config": config.name, "source": path.name, "step": step}
+        checkpoints.save(step, params, opt_state, meta)
+
+
 def read_momentum(checkpoint: Any, trainable: Params, source: str = "the checkpoint") -> Params:
-    """Returns the momentum buffers of a reference checkpoint.
+    """Returns a reference checkpoint's momentum buffers, float32 in the structure of `trainable`.
 
     PyTorch numbers parameters in the order in which the optimizer was given them: that of the
     module, which is also the order of the state dict, either all or only those that train.
-
-    Args:
-        checkpoint: what `torch_file.read` returned, with an 'optimizer'.
-        trainable: the tensors that train; leaves with a `.shape`.
-        source: the file's name, for messages.
-
-    Returns:
-        The structure of `trainable` with float32 arrays.
 
     Raises:
         InputError: there is no optimizer state, or it is not one of these tensors.
     """
     try:
         groups, slots = (checkpoint["optimizer"][key] for key in ("param_groups", "state"))
-        numbers = [number for group in groups for number in group["params"]]
+        numbers = [operator.index(number) for group in groups for number in group["params"]]
         buffers = {n: slots[n]["momentum_buffer"] for n in numbers if n in slots}
     except (KeyError, TypeError) as error:
         raise InputError(f"{source}: holds no optimizer state of SGD with momentum") from error
-    names = [
-        name
-        for name in layout.state_dict(checkpoint, source)
-        if not name.endswith(("running_mean", "running_var"))
-    ]
+    tensors = layout.state_dict(checkpoint, source)
+    names = [name for name in tensors if not name.endswith(("running_mean", "running_var"))]
     if len(numbers) != len(names):
         trained = {layout.torch_name(path) for path, _ in layout.leaves(trainable)}
         names = [name for name in names if name in trained]
@@ -131,20 +104,3 @@ def read_momentum(checkpoint: Any, trainable: Params, source: str = "the checkpo
     named = {name: buffers.get(n) for name, n in zip(names, numbers, strict=True)}
     present = {name: array for name, array in named.items() if array is not None}
     return layout.to_params(present, trainable, source=f"{source}: momentum")
-
-
-def _opt_state(
-    checkpoint: Any, params: Params, config: Config, source: str
-) -> tuple[int, optax.OptState]:
-    """Returns the iteration that the checkpoint names, and the optimiser's state at it."""
-    trainable, _ = split_params(params, build_detector(config).trainable)
-    meta = checkpoint.get("meta") if isinstance(checkpoint, Mapping) else None
-    step = meta.get("iter") if isinstance(meta, Mapping) else None
-    if type(step) is not int or not 0 <= step < 2**31:
-        raise InputError(f"{source}: names no usable iteration (meta.iter)")
-    momentum = read_momentum(checkpoint, trainable, source)
-    # The rate plays no part in the state's structure.
-    optimizer = optim.make_optimizer(config.optimizer, optax.constant_schedule(0.0))
-    opt_state = jax.tree.map(np.asarray, optimizer.init(trainable))
-    count = np.int32(step)
-    return step, optax.tree_utils.tree_set(opt_state, trace=momentum, count=count)

@@ -3,7 +3,6 @@
 import io
 import pickle
 import struct
-import tarfile
 import zipfile
 
 import pytest
@@ -12,10 +11,10 @@ from jaxdet.errors import InputError
 from jaxdet.weights import torch_file
 
 
-def message_of(path, reader=torch_file.read):
+def message_of(path):
     """The one line that reading `path` fails with."""
     with pytest.raises(InputError) as caught:
-        reader(path)
+        torch_file.read(path)
     line = str(caught.value)
     assert line.splitlines() == [line]
     assert line.startswith(f"{path}: ")
@@ -80,41 +79,3 @@ def tensor(stored: bytes, offset: int, shape, stride) -> bytes:
     sizes = (many(*map(number, shape)), many(*map(number, stride)))
     call = many(stored, number(offset), *sizes, b"\x89", name("collections", "OrderedDict") + b")R")
     return name("torch._utils", "_rebuild_tensor_v2") + call + b"R"
-
-
-def tar_of(arrays, parameter_state: bytes) -> bytes:
-    """The tar archive of PyTorch before 0.1.10, of float tensors by name, as Parameters."""
-    storages = io.BytesIO()
-    tensors = io.BytesIO()
-    storages.write(pickle.dumps(len(arrays), 2))
-    tensors.write(pickle.dumps(len(arrays), 2))
-    entries = []
-    for i, (key, array) in enumerate(arrays.items()):
-        kind = name("torch", "FloatStorage")
-        storages.write(program(many(number(100 + i), text("cpu"), kind)))
-        storages.write(struct.pack("<q", array.size) + array.tobytes())
-        tensors.write(program(many(number(i), number(100 + i), name("torch", "FloatTensor"))))
-        strides = [s // 4 for s in array.strides]
-        numbers = struct.pack(f"<{2 * array.ndim + 1}q", *array.shape, *strides, 0)
-        tensors.write(struct.pack("<i4x", array.ndim) + numbers)
-        parameter = name("torch.nn.parameter", "Parameter") + b")\x81"
-        state = many(text(str(i)) + b"Q", b"N", b"}", b"\x88", b"\x89") + b"b"
-        if parameter_state == b"call":
-            parameter = name("torch.nn.parameter", "Parameter") + text(str(i)) + b"Q\x85R"
-            state = many(b"\x88", b"\x89", b"}") + b"b"
-        entries.append(text(key) + parameter + state)
-    storages.write(pickle.dumps([], 2))
-    ordered = name("collections", "OrderedDict") + b")R(" + b"".join(entries) + b"u"
-    files = {
-        "sys_info": pickle.dumps({"protocol_version": 1000, "little_endian": True}, 2),
-        "pickle": program(ordered),
-        "tensors": tensors.getvalue(),
-        "storages": storages.getvalue(),
-    }
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for member, data in files.items():
-            info = tarfile.TarInfo(member)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return out.getvalue()

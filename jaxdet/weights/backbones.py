@@ -40,10 +40,11 @@ def read_backbone(path: str | os.PathLike[str], template: Mapping[str, Any]) -> 
     Raises:
         InputError: the file cannot be read or is the backbone of another architecture.
     """
+    checkpoint = torch_file.read(path)
     if Path(path).suffix == ".pkl":
-        tensors = from_detectron(torch_file.read_pickle(path), str(path))
+        tensors = _from_detectron(checkpoint, str(path))
     else:
-        tensors = layout.state_dict(torch_file.read(path), str(path))
+        tensors = layout.state_dict(checkpoint, str(path))
     stages = {scope.partition("_")[0] for scope in template}
     absent = [f"backbone.layer{i}." for i in range(1, 5) if f"layer{i}" not in stages]
     params = layout.to_params(
@@ -55,22 +56,10 @@ def read_backbone(path: str | os.PathLike[str], template: Mapping[str, Any]) -> 
     return params["backbone"]
 
 
-def from_detectron(checkpoint: Any, source: str = "the checkpoint") -> dict[str, np.ndarray]:
-    """Returns Detectron's blobs under torchvision's names.
-
-    Args:
-        checkpoint: blobs by name, or a dict with such a dict as 'blobs'.
-        source: the file's name, for messages.
-
-    Returns:
-        Name to array.  A batch norm has Detectron's scale and bias, mean 0 and the variance
-        1 - 1e-5; solver state is left out.
-
-    Raises:
-        InputError: there are no named blobs.
-    """
-    blobs = checkpoint.get("blobs", checkpoint) if isinstance(checkpoint, Mapping) else None
-    if not blobs or "conv1_w" not in blobs:
+def _from_detectron(checkpoint: Any, source: str) -> dict[str, np.ndarray]:
+    """Returns Detectron's blobs, in a dict as 'blobs' or not, under torchvision's names."""
+    blobs = checkpoint.get("blobs", checkpoint) if isinstance(checkpoint, Mapping) else {}
+    if not isinstance(blobs, Mapping) or "conv1_w" not in blobs:
         raise InputError(f"{source}: holds no Detectron backbone; expected a blob conv1_w")
     tensors: dict[str, np.ndarray] = {}
     for blob, array in blobs.items():

@@ -14,7 +14,7 @@
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -44,21 +44,14 @@ _SHOWN = 5  # names listed of each kind of mismatch
 
 
 def state_dict(checkpoint: Any, source: str = "the checkpoint") -> dict[str, np.ndarray]:
-    """Returns the tensors of a checkpoint by name, whether or not it wraps them.
+    """Returns the tensors of a checkpoint, a dict with a 'state_dict' or one itself, by name.
 
-    Args:
-        checkpoint: what `torch_file.read` returned: a dict with a 'state_dict', or one itself.
-        source: the file's name, for messages.
-
-    Returns:
-        Name to array, without `module.` in front and without `num_batches_tracked`.
+    They come without `module.` in front and without `num_batches_tracked`; `source` is the file.
 
     Raises:
         InputError: there are no named tensors, or two of the same name.
     """
-    tensors = checkpoint
-    if isinstance(checkpoint, Mapping) and "state_dict" in checkpoint:
-        tensors = checkpoint["state_dict"]
+    tensors = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else {}
     named = isinstance(tensors, Mapping) and all(
         isinstance(k, str) and isinstance(v, np.ndarray) for k, v in tensors.items()
     )
@@ -74,8 +67,7 @@ def to_params(
     checkpoint: Any,
     template: Mapping[str, Any],
     *,
-    allow_unused: Iterable[str] = (),
-    allow_missing: Iterable[str] = (),
+    allow_unused: tuple[str, ...] = (),
     source: str = "the checkpoint",
 ) -> dict[str, Any]:
     """Returns a parameter tree from the reference's tensors, every one of them accounted for.
@@ -84,7 +76,6 @@ def to_params(
         checkpoint: as for `state_dict`, by the reference's names, kernels OIHW.
         template: nested dict with leaves that have a `.shape`, kernels HWIO.
         allow_unused: prefixes of names that may be left over, e.g. 'neck.'.
-        allow_missing: prefixes of names that may be absent; the template's own leaf stays.
         source: the file's name, for messages.
 
     Returns:
@@ -101,19 +92,19 @@ def to_params(
     left = {k: v for k, v in system.read(found).items() if k.rpartition(".")[2] != _COUNTER}
     for path, leaf in leaves(template):
         name = system.spell(torch_name(path))
+        shape = tuple(leaf.shape[i] for i in (3, 2, 0, 1)) if len(leaf.shape) == 4 else leaf.shape
         array = left.pop(name, None)
         if array is None:
-            if not name.startswith(tuple(allow_missing)):
-                missing.append(name)
-            _insert(params, path, leaf)
-            continue
-        expected = _torch_shape(leaf.shape)
-        if array.shape != expected or array.dtype.kind != "f":
-            misshaped.append(f"{name} is {array.dtype}{_text(array.shape)}, not {_text(expected)}")
-            continue
-        hwio = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
-            _insert(params, path, np.ascontiguousarray(hwio, np.float32))
+            missing.append(name)
+        elif array.shape != shape or array.dtype.kind != "f":
+            misshaped.append(f"{name} is {array.dtype}{list(array.shape)}, not {list(shape)}")
+        else:
+            node = params
+            for scope in path[:-1]:
+                node = node.setdefault(scope, {})
+            hwio = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
+                node[path[-1]] = np.ascontiguousarray(hwio, np.float32)
     extra = *allow_unused, *system.unused
     unused = [name for name in left if not name.startswith(extra)]
     problems = {"missing": missing, "unused": unused, "misshaped": misshaped}
@@ -127,25 +118,18 @@ def to_params(
 def require_finite(params: Mapping[str, Any], source: str) -> None:
     """Refuses weights that can only give nonsense.
 
-    Args:
-        params: nested dict of arrays; other leaves are passed over.
-        source: the file's name, for messages.
-
     Raises:
         InputError: a tensor holds NaN or infinity, or a variance below zero; the message names
-            the first few.
+            `source`, the file, and the first few tensors.
     """
-    flat = ((path, np.asarray(leaf)) for path, leaf in leaves(params) if hasattr(leaf, "__array__"))
     bad = [
         "/".join(path)
-        for path, array in flat
-        if not np.isfinite(array).all() or (path[-1] == "var" and (array < 0).any())
+        for path, leaf in leaves(params)
+        if not np.isfinite(leaf).all() or (path[-1] == "var" and (np.asarray(leaf) < 0).any())
     ]
     if bad:
-        kind = "with NaN, infinity or a negative variance"
-        raise InputError(
-            f"{source}: unusable weights: {_listed(kind, bad)}; take another checkpoint"
-        )
+        text = _listed("with NaN, infinity or a negative variance", bad)
+        raise InputError(f"{source}: unusable weights: {text}; take another checkpoint")
 
 
 def to_state_dict(params: Mapping[str, Any]) -> "OrderedDict[str, np.ndarray]":
@@ -159,11 +143,9 @@ def to_state_dict(params: Mapping[str, Any]) -> "OrderedDict[str, np.ndarray]":
     """
     tensors: OrderedDict[str, np.ndarray] = OrderedDict()
     for path, leaf in leaves(params):
-        array = np.asarray(leaf)
-        name = torch_name(path)
-        tensors[name] = np.ascontiguousarray(
-            array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
-        )
+        name, array = torch_name(path), np.asarray(leaf)
+        oihw = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+        tensors[name] = np.ascontiguousarray(oihw)
         if path[-1] == "var":
             tensors[name.replace("running_var", _COUNTER)] = np.array(0, np.int64)
     return tensors
@@ -185,37 +167,19 @@ def torch_name(path: Path) -> str:
     return ".".join([room, *blocks, module, _LEAVES[leaf]])
 
 
-def leaves(tree: Mapping[str, Any]) -> Iterator[tuple[Path, Any]]:
+def leaves(tree: Mapping[str, Any], path: Path = ()) -> Iterator[tuple[Path, Any]]:
     """Yields each leaf and its path, in the order of the reference's `state_dict()`."""
-
-    def walk(node: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, Any]]:
-        for key in sorted(node, key=_rank):
-            if isinstance(node[key], Mapping):
-                yield from walk(node[key], (*path, key))
-            else:
-                yield (*path, key), node[key]
-
-    return walk(tree, ())
+    for key in sorted(tree, key=_rank):
+        if isinstance(tree[key], Mapping):
+            yield from leaves(tree[key], (*path, key))
+        else:
+            yield (*path, key), tree[key]
 
 
 def _rank(scope: str) -> tuple[int, ...]:
     """Returns where a scope comes among its siblings: by kind, then by its numbers."""
     kind = re.sub(r"_?\d.*", "", scope)
     return (_ORDER.index(kind), *map(int, re.findall(r"\d+", scope)))
-
-
-def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(shape[i] for i in (3, 2, 0, 1)) if len(shape) == 4 else tuple(shape)
-
-
-def _insert(tree: dict[str, Any], path: Path, leaf: Any) -> None:
-    for scope in path[:-1]:
-        tree = tree.setdefault(scope, {})
-    tree[path[-1]] = leaf
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return f"[{', '.join(map(str, shape))}]"
 
 
 def _listed(kind: str, names: list[str]) -> str:

@@ -1,65 +1,52 @@
-"""Tensors and NumPy arrays as pickles describe them, checked before they are made.
+"""Tensors and NumPy arrays as pickles describe them, checked before they are made."""
 
-A *storage* is a flat run of numbers in the file; a tensor is a strided view of one.
-"""
-
+import math
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+_BFLOAT16 = np.dtype("|V2")  # NumPy has no such type: widened to float32
 # Little-endian, as PyTorch writes them.
-STORAGE_DTYPES = {
-    "DoubleStorage": "<f8",
-    "FloatStorage": "<f4",
-    "HalfStorage": "<f2",
-    "LongStorage": "<i8",
-    "IntStorage": "<i4",
-    "ShortStorage": "<i2",
-    "CharStorage": "|i1",
-    "ByteStorage": "|u1",
-    "BoolStorage": "|b1",
-    "ComplexFloatStorage": "<c8",
-    "ComplexDoubleStorage": "<c16",
-    "BFloat16Storage": "bfloat16",  # NumPy has no such type: widened to float32
+STORAGE_DTYPES: dict[str, np.dtype] = {
+    "DoubleStorage": np.dtype("<f8"),
+    "FloatStorage": np.dtype("<f4"),
+    "HalfStorage": np.dtype("<f2"),
+    "LongStorage": np.dtype("<i8"),
+    "IntStorage": np.dtype("<i4"),
+    "ShortStorage": np.dtype("<i2"),
+    "CharStorage": np.dtype("|i1"),
+    "ByteStorage": np.dtype("|u1"),
+    "BoolStorage": np.dtype("|b1"),
+    "ComplexFloatStorage": np.dtype("<c8"),
+    "ComplexDoubleStorage": np.dtype("<c16"),
+    "BFloat16Storage": _BFLOAT16,
 }
-MAX_DIMENSIONS = 64
 _MAX_SIZE = 2**40  # of one dimension, stride, offset or storage
 _MAX_EXPANDED = 2**20  # elements of a tensor that repeats its storage (stride 0)
 
 
+@dataclass(eq=False)
 class Storage:
-    """A flat run of numbers, allocated at once and filled later; tensors are views of it."""
+    """A flat run of numbers, filled after the tensors that are strided views of it were made."""
 
-    def __init__(self, kind: str, count: int) -> None:
-        """`kind` is one of `STORAGE_DTYPES`; the caller knows that `count` numbers are there."""
-        self.kind = kind
-        dtype = STORAGE_DTYPES[kind]
-        self._widened = dtype == "bfloat16"
-        self._stored = np.empty(count, "<u2" if self._widened else dtype)
-        self.numbers = np.empty(count, "<f4") if self._widened else self._stored
+    dtype: np.dtype  # in the file
+    numbers: np.ndarray
 
-    def part(self, offset: Any, count: Any) -> "Storage":
-        """Returns a storage that is a piece of this one."""
-        if not is_size(offset) or not is_size(count) or offset + count > self.numbers.size:
-            raise ValueError("a storage view beyond its storage")
-        part = Storage(self.kind, 0)
-        part.numbers = self.numbers[offset : offset + count]
-        return part
+    @classmethod
+    def empty(cls, dtype: np.dtype, count: int) -> "Storage":
+        """Returns room for so many numbers."""
+        return cls(dtype, np.empty(count, "<f4" if dtype == _BFLOAT16 else dtype))
 
-    def fill(self, stream: Any) -> None:
-        """Reads the numbers; raises a ValueError where the stream ends before them."""
-        data = self._stored.view(np.uint8)
-        if stream.readinto(data) != data.nbytes:
-            raise ValueError("it ends within a storage; it is truncated")
-        if self._widened:
-            self.numbers.view("<u4")[:] = self._stored.astype("<u4") << 16
-
-
-def item_bytes(kind: str) -> int:
-    """Returns the bytes that one number of this kind of storage takes in the file."""
-    dtype = STORAGE_DTYPES[kind]
-    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+    def fill(self, data: bytes) -> None:
+        """Sets the numbers from a file's bytes; raises a ValueError where they do not fit."""
+        if len(data) != self.numbers.size * self.dtype.itemsize:
+            raise ValueError("a storage of another size than its tensors say")
+        stored = np.frombuffer(data, self.dtype)
+        if self.dtype == _BFLOAT16:
+            stored = (stored.view("<u2").astype("<u4") << 16).view("<f4")
+        self.numbers[:] = stored
 
 
 def is_size(value: Any) -> bool:
@@ -69,13 +56,14 @@ def is_size(value: Any) -> bool:
 
 def tensor(flat: np.ndarray, offset: Any, shape: Any, stride: Any) -> np.ndarray:
     """Returns a view of a storage's numbers; raises a ValueError where it reaches beyond them."""
-    count = _count(shape, max(flat.size, _MAX_EXPANDED))
-    if not is_size(offset) or len(shape) != len(stride) or not all(map(is_size, stride)):
-        raise ValueError("a tensor whose size, stride or offset is no natural number")
+    count = _count(shape)
+    _count(stride)
+    if not is_size(offset) or len(shape) != len(stride):
+        raise ValueError("a tensor whose offset or stride is none")
     if count == 0:
         return np.zeros(shape, flat.dtype)
     last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
-    if last >= flat.size:
+    if last >= flat.size or count > max(flat.size, _MAX_EXPANDED):
         raise ValueError("a tensor larger than its storage")
     strides = [step * flat.itemsize for step in stride]
     return np.lib.stride_tricks.as_strided(flat[offset:], shape, strides)
@@ -90,20 +78,13 @@ def numpy_dtype(code: str, order: str) -> np.dtype:
 
 def numpy_array(shape: Any, dtype: np.dtype, fortran: Any, data: bytes) -> np.ndarray:
     """Returns a read-only view of `data`; raises a ValueError unless it fits exactly."""
-    count = _count(shape, len(data))
-    if count * dtype.itemsize != len(data):
+    if _count(shape) * dtype.itemsize != len(data):
         raise ValueError("a NumPy array whose shape does not fit its bytes")
-    flat = np.frombuffer(data, dtype)
-    return flat.reshape(shape, order="F" if fortran is True else "C")
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran is True else "C")
 
 
-def _count(shape: Any, limit: int) -> int:
-    """Returns the product of a shape; raises a ValueError where it is none or beyond `limit`."""
-    if type(shape) is not tuple or len(shape) > MAX_DIMENSIONS or not all(map(is_size, shape)):
+def _count(shape: Any) -> int:
+    """Returns the product of a shape; raises a ValueError where it is none."""
+    if type(shape) is not tuple or len(shape) > 64 or not all(map(is_size, shape)):
         raise ValueError("a shape that is not at most 64 natural numbers")
-    count = 0 if 0 in shape else 1
-    for size in shape:
-        count *= size
-        if count > limit:
-            raise ValueError("a tensor larger than its storage")
-    return count
+    return math.prod(shape)

@@ -1,159 +1,225 @@
 """Reads a pickle as data: nothing that a file asks for is imported or called.
 
-A pickle names functions and calls them.  Here every name is looked up in a table, and each
-stands for a few lines of `_Objects`, which make arrays and plain containers of what they are
-given; anything else is refused.
+A pickle is a program for a stack machine; the operations and names of weight files are known here,
+and others refused.  Work and memory are bounded by the program's length: only text and integers
+are hashed, nothing is compared or formatted but text, and what is named again is not copied.
 """
 
-import re
+import codecs
+import pickletools
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
-from io import SEEK_END
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from jaxdet.weights import pickled_arrays
-from jaxdet.weights.pickle_machine import Machine, Refused, Unbuilt, updated
 from jaxdet.weights.pickled_arrays import STORAGE_DTYPES, Storage
 
+_MAX_STEPS = 250_000  # operations: some 50 for a tensor
 _MAX_DEPTH = 100  # containers within containers
+_MAX_KEY = 2**63  # integers beyond it are no keys
 
-# The names that a pickle may use; `_Objects.call` does what the functions do.
-_NAMES = frozenset(
-    {
-        *(f"builtins.{name}" for name in ("dict", "list", "int", "float")),  # never called
-        *(f"torch.{name}" for name in STORAGE_DTYPES),
-        *(f"torch.{name.replace('Storage', 'Tensor')}" for name in STORAGE_DTYPES),
-        "collections.OrderedDict",
-        "collections.defaultdict",
-        "torch._utils._rebuild_tensor",
-        "torch._utils._rebuild_tensor_v2",
-        "torch._utils._rebuild_parameter",
-        "torch.nn.parameter.Parameter",
-        "torch.Size",
-        "numpy.dtype",
-        "numpy.ndarray",
-        "numpy.core.multiarray._reconstruct",
-        "numpy.core.multiarray.scalar",
-        "_codecs.encode",
-    }
-)
-_MODULES = {
-    "__builtin__": "builtins",
-    "torch.cuda": "torch",
-    "numpy._core.multiarray": "numpy.core.multiarray",
+_OPERATIONS = {op.code.encode("latin1"): op.name for op in pickletools.opcodes}
+_READERS = {op.name: op.arg.reader for op in pickletools.opcodes if op.arg}
+# Python 2's text is bytes: latin1 decodes any, and gives them back exactly.
+_READERS["STRING"] = lambda stream: str(codecs.escape_decode(stream.readline()[1:-2])[0], "latin1")
+_VALUES = {
+    *("INT", "LONG", "LONG1", "BININT", "BININT1", "BININT2", "FLOAT", "BINFLOAT"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES"),
+    *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE"),
 }
-_TORCH_DTYPE = re.compile(
-    r"torch\.(double|float|half|long|int|short|bool|(b?float|complex|u?int)\d+)"
-)
+_NEW: dict[str, Callable[[], Any]] = {
+    **{"NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False},
+    **{"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple},
+}
+
+# The names that a pickle may use, and what they make in `_Machine._call`.
+_NAMES = {
+    **{f"torch.{name}": name for name in STORAGE_DTYPES},
+    **{f"torch.cuda.{name}": name for name in STORAGE_DTYPES},
+    "torch._utils._rebuild_tensor": "tensor",
+    "torch._utils._rebuild_tensor_v2": "tensor",
+    "torch._utils._rebuild_parameter": "parameter",
+    "torch.nn.parameter.Parameter": "parameter",
+    "torch.Size": "size",
+    "numpy.dtype": "dtype",
+    "numpy.ndarray": "ndarray",
+    "numpy.core.multiarray._reconstruct": "array",
+    "numpy._core.multiarray._reconstruct": "array",
+    "numpy.core.multiarray.scalar": "scalar",
+    "numpy._core.multiarray.scalar": "scalar",
+    "collections.OrderedDict": "dict",
+    "_codecs.encode": "bytes",
+}
+
+
+class Refused(ValueError):
+    """A pickle asks for something that is not data."""
 
 
 @dataclass(frozen=True, eq=False)
 class Global:
-    """A name that a pickle may use, e.g. 'torch.FloatStorage'."""
+    """What a name that a pickle may use makes: a value of `_NAMES`."""
 
-    name: str
+    makes: str
 
 
-def load(
-    stream: Any, persistent: Callable[[Any], Any] | None = None, *, names: bool = False
-) -> Any:
-    """Reads the next pickle of a seekable stream, which is left right behind it.
+@dataclass(eq=False)
+class _Unbuilt:
+    """A NumPy array, or the type with this code; its content, and its place in the memo, follow."""
 
-    Args:
-        stream: positioned at a pickle.
-        persistent: returns the storage or the tensor of a persistent id.
-        names: whether a `Global` may be among the data.
+    code: str = ""
+    memo_keys: list[int] = field(default_factory=list)
 
-    Returns:
-        Plain containers, numbers, text, bytes and np.ndarray; or a storage's tensor before the
-        storage was filled.
+
+def load(stream: Any, persistent: Callable[[Any], Storage] | None = None) -> Any:
+    """Returns the data of the stream's next pickle: containers, numbers, text, bytes and arrays.
+
+    `persistent` returns the storage of a persistent id.
 
     Raises:
         Refused: the pickle asks for what is not in the tables.
         Exception: of many kinds, when the bytes are damaged.
     """
-    start = stream.tell()
-    end = stream.seek(0, SEEK_END)
-    stream.seek(start)
-    root = Machine(stream, _Objects(end - start, persistent)).run()
-    _require_data(root, names)
+    root = _Machine(stream, persistent).run()
+    _height(root, {}, 0)
     return root
 
 
-class _Objects:
-    """What the names of the table mean."""
+class _Machine:
+    """The stack, the memo and what the operations do."""
 
-    def __init__(self, length: int, persistent: Callable[[Any], Any] | None) -> None:
-        self._to_encode = length
+    def __init__(self, stream: Any, persistent: Callable[[Any], Storage] | None) -> None:
+        self._stream = stream
         self._persistent = persistent
+        self._encoded = 0
+        self._stack: list[Any] = []
+        self._marks: list[int] = []
+        self._memo: dict[int, Any] = {}
 
-    def persistent(self, pid: Any) -> Any:
-        """Returns the storage or the tensor that the file has under a persistent id."""
-        if self._persistent is None:
-            raise Refused("refers to data that is not there")
-        return self._persistent(pid)
+    def run(self) -> Any:
+        """Returns what the program leaves on the stack."""
+        for _ in range(_MAX_STEPS):
+            code = self._stream.read(1)
+            if not code:
+                raise ValueError("it ends too early; it is truncated")
+            name = _OPERATIONS.get(code, repr(code))
+            if name == "STOP":
+                return self._stack.pop()
+            if name in _VALUES:
+                self._stack.append(self._argument(name))
+            elif name in _NEW:
+                self._stack.append(_NEW[name]())
+            elif not self._container(name) and not self._object(name):
+                raise Refused(f"has the operation {name}; only tensors and containers are read")
+        raise Refused(f"takes more than {_MAX_STEPS:,} steps")
 
-    def named(self, module: str, name: str) -> Any:
-        """Returns a name of the table as a `Global`, and a dtype of PyTorch as text."""
-        full = f"{_MODULES.get(module, module)}.{name}"
-        if full in _NAMES:
-            return Global(full)
-        if _TORCH_DTYPE.fullmatch(full):
-            return full
-        asked = f"{module}.{name}"[:100]
-        raise Refused(f"asks for {asked!a}; only tensors and plain containers are read")
+    def _argument(self, name: str) -> Any:
+        return _READERS[name](self._stream)
 
-    def call(self, called: Any, args: Any) -> Any:
+    def _taken(self, start: int) -> list[Any]:
+        items = self._stack[start:]
+        del self._stack[start:]
+        return items
+
+    def _container(self, name: str) -> bool:
+        stack, marks = self._stack, self._marks
+        match name:
+            case "MARK":
+                marks.append(len(stack))
+            case "POP":
+                stack.pop()
+            case "TUPLE":
+                stack.append(tuple(self._taken(marks.pop())))
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                stack.append(tuple(self._taken(-int(name[-1]))))
+            case "LIST":
+                stack.append(self._taken(marks.pop()))
+            case "DICT":
+                stack.append(_updated({}, self._taken(marks.pop())))
+            case "APPEND" | "APPENDS":
+                items = self._taken(-1 if name == "APPEND" else marks.pop())
+                if type(stack[-1]) is not list:
+                    raise Refused("appends to what is no list")
+                stack[-1].extend(items)
+            case "SETITEM" | "SETITEMS":
+                items = self._taken(-2 if name == "SETITEM" else marks.pop())
+                _updated(stack[-1], items)
+            case _:
+                return False
+        return True
+
+    def _object(self, name: str) -> bool:
+        stack = self._stack
+        match name:
+            case "PUT" | "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
+                key = len(self._memo) if name == "MEMOIZE" else self._argument(name)
+                self._memo[key] = stack[-1]
+                if type(stack[-1]) is _Unbuilt:
+                    stack[-1].memo_keys.append(key)
+            case "GET" | "BINGET" | "LONG_BINGET":
+                stack.append(self._memo[self._argument(name)])
+            case "GLOBAL":
+                stack.append(_named(*self._argument(name).split(" ", 1)))
+            case "STACK_GLOBAL":
+                attribute, module = stack.pop(), stack.pop()
+                stack.append(_named(module, attribute))
+            case "REDUCE":
+                args = stack.pop()
+                stack[-1] = self._call(stack[-1], args)
+            case "BUILD":
+                state, target = stack.pop(), stack.pop()
+                stack.append(self._built(target, state))
+                if type(target) is _Unbuilt:
+                    self._memo.update(dict.fromkeys(target.memo_keys, stack[-1]))
+                    target.memo_keys.clear()
+            case "BINPERSID":
+                if self._persistent is None:
+                    raise Refused("refers to data that is not there")
+                stack[-1] = self._persistent(stack[-1])
+            case "PROTO" | "FRAME":
+                self._argument(name)
+            case _:
+                return False
+        return True
+
+    def _call(self, called: Any, args: Any) -> Any:
         """Does what the named function would; only what weight files give it is understood."""
-        name = called.name if type(called) is Global else ""
-        match name, args:
-            case "collections.OrderedDict", ():
+        match called.makes if type(called) is Global else "", args:
+            case "dict", ():
                 return OrderedDict()
-            case "collections.OrderedDict", (list() as pairs,):
+            case "dict", (list() as pairs,):
                 # Moved: were they copied, naming one list often would fill the memory.
-                items = [item for pair in pairs for item in _pair(pair)]
+                items = [item for key, value in pairs for item in (key, value)]
                 pairs.clear()
-                return updated(OrderedDict(), items)
-            case "collections.defaultdict", tuple():
-                return {}
-            case "torch.Size", (tuple() as sizes,):
+                return _updated(OrderedDict(), items)
+            case "size", (tuple() as sizes,):
                 return sizes
-            case (
-                "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2",
-                (Storage() as stored, offset, tuple() as shape, tuple() as stride, *_),
-            ):
-                return pickled_arrays.tensor(stored.numbers, offset, shape, stride)
-            case (
-                "torch._utils._rebuild_parameter" | "torch.nn.parameter.Parameter",
-                (np.ndarray() as array, *_),
-            ):
+            case "tensor", (Storage() as storage, offset, shape, stride, *_):
+                return pickled_arrays.tensor(storage.numbers, offset, shape, stride)
+            case "parameter", (np.ndarray() as array, *_):
                 return array
-            case "torch.nn.parameter.Parameter", ():
-                return Unbuilt(name)
-            case "numpy.core.multiarray._reconstruct", (Global("numpy.ndarray"), *_):
-                return Unbuilt("numpy.ndarray")
-            case "numpy.dtype", (str() as code, *_):
-                return Unbuilt(name, code)
-            case "numpy.core.multiarray.scalar", (np.dtype() as dtype, data):
+            case "array", (Global("ndarray"), *_):
+                return _Unbuilt()
+            case "dtype", (str() as code, *_):
+                return _Unbuilt(code)
+            case "scalar", (np.dtype() as dtype, data):
                 return pickled_arrays.numpy_array((), dtype, False, self._bytes(data))[()]
-            case "_codecs.encode", (str() as text, "latin1"):
+            case "bytes", (str() as text, str("latin1")):
                 return self._bytes(text)
         raise Refused("makes something that is not a tensor or a plain container")
 
-    def build(self, target: Any, state: Any) -> Any:
+    def _built(self, target: Any, state: Any) -> Any:
         """Returns an object with its content; attributes of dicts and parameters are dropped."""
         if type(target) in (OrderedDict, np.ndarray):
             return target
-        match target.name if type(target) is Unbuilt else "", state:
-            case "torch.nn.parameter.Parameter", (np.ndarray() as array, _, _, _, _):
-                return array
-            case "numpy.dtype", (_, str() as order, *_):
-                return pickled_arrays.numpy_dtype(target.args[0], order)
-            case "numpy.ndarray", (_, shape, np.dtype() as dtype, fortran, data):
+        match target.code if type(target) is _Unbuilt else None, state:
+            case "", (_, shape, np.dtype() as dtype, fortran, data):
                 return pickled_arrays.numpy_array(shape, dtype, fortran, self._bytes(data))
+            case str() as code, (_, str() as order, *_):
+                return pickled_arrays.numpy_dtype(code, order)
         raise Refused("sets the state of something that is not an array")
 
     def _bytes(self, data: Any) -> bytes:
@@ -162,40 +228,46 @@ class _Objects:
             return data
         if type(data) is not str:
             raise Refused("holds an array whose numbers are no bytes")
-        self._to_encode -= len(data)
-        if self._to_encode < 0:
+        self._encoded += len(data)
+        if self._encoded > self._stream.tell():
             raise Refused("encodes the same text again and again")
         return data.encode("latin1")
 
 
-def _pair(item: Any) -> Any:
-    if type(item) not in (list, tuple) or len(item) != 2:
-        raise ValueError("an OrderedDict of something other than pairs")
-    return item
+def _named(module: Any, name: Any) -> Global:
+    if type(module) is not str or type(name) is not str:
+        raise Refused("asks for a name that is no text")
+    makes = _NAMES.get(f"{module}.{name}")
+    if makes is None:
+        asked = f"{module}.{name}"[:100]
+        raise Refused(f"asks for {asked!a}; only tensors and plain containers are read")
+    return Global(makes)
 
 
-def _require_data(root: Any, names: bool) -> None:
-    """Refuses what is not data, and containers that hold themselves or are too deep."""
-    heights: dict[int, int] = {}  # of the containers gone through, by id
-    entered: set[int] = set()
-    todo = [(root, False)]
-    while todo:
-        item, left = todo.pop()
-        if item is None or isinstance(item, str | bytes | int | float | np.generic | np.ndarray):
-            continue
-        if names and type(item) is Global:
-            continue
-        if type(item) not in (list, tuple, dict, OrderedDict):
-            raise Refused("holds something that is not data")
+def _updated(target: Any, items: list[Any]) -> Any:
+    """Sets keys and values, which alternate in `items`, and returns the dict."""
+    if type(target) not in (dict, OrderedDict) or len(items) % 2:
+        raise Refused("sets items of what is no dict")
+    for key, value in zip(items[::2], items[1::2], strict=True):
+        if type(key) is not str and not (type(key) is int and -_MAX_KEY <= key < _MAX_KEY):
+            raise Refused("has a key that is neither text nor a small integer")
+        target[key] = value
+    return target
+
+
+def _height(item: Any, heights: dict[int, int], depth: int) -> int:
+    """Returns how deep containers nest in an item; refuses what is not data, and endless ones.
+
+    `heights` has the containers gone through, by id; `depth` is that of the item.
+    """
+    if item is None or isinstance(item, str | bytes | int | float | np.generic | np.ndarray):
+        return 0
+    if type(item) not in (list, tuple, dict, OrderedDict):
+        raise Refused("holds something that is not data")
+    if id(item) not in heights and depth < _MAX_DEPTH:
+        heights[id(item)] = _MAX_DEPTH  # until it is left, so that none holds itself
         children = item.values() if isinstance(item, dict) else item
-        if left:
-            height = 1 + max((heights.get(id(child), 0) for child in children), default=0)
-            if height > _MAX_DEPTH:
-                raise ValueError(f"nests containers more than {_MAX_DEPTH} deep")
-            heights[id(item)] = height
-        elif id(item) not in heights:
-            if id(item) in entered:
-                raise ValueError(f"nests containers more than {_MAX_DEPTH} deep: within itself")
-            entered.add(id(item))
-            todo.append((item, True))
-            todo.extend((child, False) for child in children)
+        heights[id(item)] = max((1 + _height(x, heights, depth + 1) for x in children), default=1)
+    if heights.get(id(item), _MAX_DEPTH) >= _MAX_DEPTH:
+        raise ValueError(f"nests containers more than {_MAX_DEPTH} deep")
+    return heights[id(item)]

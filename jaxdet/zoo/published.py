@@ -71,13 +71,14 @@ ROWS = (
         "rpn_x101_64x4d_fpn_2x_20181218-c22bdd70.pth"),
 )
 
-# ImageNet backbones by name: the sites that have them, and their path below a site.
+# ImageNet backbones by name: the sites that have them, and their path below a site.  Torchvision's
+# are the weights of 2016, which it uploaded again in the zip format (pytorch/vision issue 2068).
 PRETRAINED = {
-    "torchvision://resnet18": (TORCHVISION_SITES, "resnet18-5c106cde.pth"),
-    "torchvision://resnet34": (TORCHVISION_SITES, "resnet34-333f7ec4.pth"),
-    "torchvision://resnet50": (TORCHVISION_SITES, "resnet50-19c8e357.pth"),
-    "torchvision://resnet101": (TORCHVISION_SITES, "resnet101-5d3b4d8f.pth"),
-    "torchvision://resnet152": (TORCHVISION_SITES, "resnet152-b121ed2d.pth"),
+    "torchvision://resnet18": (TORCHVISION_SITES, "resnet18-f37072fd.pth"),
+    "torchvision://resnet34": (TORCHVISION_SITES, "resnet34-b627a593.pth"),
+    "torchvision://resnet50": (TORCHVISION_SITES, "resnet50-0676ba61.pth"),
+    "torchvision://resnet101": (TORCHVISION_SITES, "resnet101-63fe2227.pth"),
+    "torchvision://resnet152": (TORCHVISION_SITES, "resnet152-394f9c45.pth"),
     "open-mmlab://resnet50_caffe":
         (ZOO_SITES, "pretrain/third_party/resnet50_caffe-788b5fa3.pth"),
     "open-mmlab://resnet101_caffe":

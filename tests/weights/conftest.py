@@ -8,7 +8,7 @@ import pytest
 
 
 def sample_arrays():
-    """What tests/converters/data/sample_*.pth hold under 'state_dict', in order."""
+    """What tests/weights/data/sample_*.pth hold under 'state_dict', in order."""
     base = np.arange(24, dtype=np.float32).reshape(4, 6) / 8 - 1
     return OrderedDict(
         whole=base,

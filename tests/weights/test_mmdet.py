@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -123,7 +124,7 @@ def test_pytorch_loads_the_result_with_strict_keys(files):
 @pytest.mark.parametrize("frozen", [True, False])
 def test_training_goes_on_with_the_momentum(tmp_path, frozen):
     torch_file.write(tmp_path / "a.pth", checkpoint(frozen))
-    convert.import_checkpoint(tmp_path / "a.pth", tmp_path / "run", CONFIG, with_optimizer=True)
+    convert.convert(f"{tmp_path}/a.pth", f"{tmp_path}/run", CONFIG, with_optimizer=True)
     params = jax.tree.map(lambda x: jnp.zeros(x.shape), shapes())
     trainable, _ = split_params(params, DETECTOR.trainable)
     optimizer = optim.make_optimizer(CONFIG.optimizer, optax.constant_schedule(0.1))
@@ -161,9 +162,15 @@ def test_momentum_by_pytorch_itself(tmp_path):
         assert (leaf == list(parameters).index(layout.torch_name(path))).all()
 
 
+HUGE: Any = ()  # takes for ever to hash
+for _ in range(60):
+    HUGE = (HUGE, HUGE)
+HUGE = {"state": {1: {}}, "param_groups": [{"params": [HUGE]}]}
+
+
 def test_optimizers_that_do_not_fit():
     trainable, _ = split_params(seeded(), DETECTOR.trainable)
-    for optimizer in (None, {}, {"state": {}}, {"state": {1: {}}, "param_groups": [1]}):
+    for optimizer in (None, {}, {"state": {}}, {"state": {1: {}}, "param_groups": [1]}, HUGE):
         with pytest.raises(InputError, match="no optimizer state"):
             convert.read_momentum({**checkpoint(), "optimizer": optimizer}, trainable)
     other = checkpoint()
@@ -195,7 +202,11 @@ def test_bad_input_is_one_line_and_nothing_is_written(files):
     assert "exactly one" in fails(good, files / "b.pth", config)
     assert "exactly one" in fails(new, files / "b", config)
     assert "pretrained" in fails(files / "R-50.pkl", new, config)
-    assert "written without" in fails(new, files / "b.pth", config, with_optimizer=True)
+    assert "--with_optimizer" in fails(new, files / "b.pth", config, with_optimizer=True)
+    (files / "adamw.py").write_text(
+        CONFIG_FILE.replace("    return", '    config.optimizer.name = "adamw"\n    return')
+    )
+    assert "--with_optimizer" in fails(good, new, files / "adamw.py", with_optimizer=True)
     assert "no such checkpoint" in fails(new, files / "b.pth", config)
     (files / "cut.pth").write_bytes(good.read_bytes()[:5000])
     assert "damaged, truncated" in fails(files / "cut.pth", new, config)

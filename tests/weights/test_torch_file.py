@@ -1,6 +1,8 @@
 """Files written by PyTorch in all its formats, damaged ones, and files written by us."""
 
+import io
 import pickle
+import tarfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -14,7 +16,6 @@ from pickle_assembler import (
     number,
     program,
     storage,
-    tar_of,
     text,
     written,
 )
@@ -65,31 +66,13 @@ def test_reads_what_this_pytorch_writes(tmp_path, torch_checkpoint, sample, zipp
         assert_same(np.ascontiguousarray(state[key]).reshape(expected.shape), expected.copy())
 
 
-@pytest.mark.parametrize("parameter_state", [b"build", b"call"])
-def test_tar_format_of_the_first_torchvision_resnets(tmp_path, parameter_state):
-    arrays = {"conv1.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2), "bn1.bias": None}
-    arrays["bn1.bias"] = np.array([-0.5, 0.25], np.float32)
-    path = written(tmp_path, tar_of(arrays, parameter_state))
-    state = torch_file.read(path)
-    assert list(state) == list(arrays)
-    for key, expected in arrays.items():
-        assert_same(state[key], expected)
-
-
-def test_tar_format_is_what_pytorch_takes_it_for(tmp_path):
-    """The file above, read by PyTorch's own reader of that format."""
-    torch = pytest.importorskip("torch")
-    array = np.arange(6, dtype=np.float32).reshape(2, 3)
-    path = written(tmp_path, tar_of({"a": array}, b"build"))
-    assert_same(torch.load(path, weights_only=False)["a"].detach().numpy(), array)
-
-
-def test_tar_format_damaged(tmp_path):
-    whole = tar_of({"a": np.ones((2, 3), np.float32)}, b"build")
-    path = written(tmp_path, whole.replace(b"OrderedDict", b"OrderedEvil"))
-    assert "'collections.OrderedEvil'" in message_of(path)
-    for length in range(300, whole.index(b"storages") + 512 + 80, 97):
-        message_of(written(tmp_path, whole[:length]))
+def test_a_tar_archive_is_named_with_what_to_do(tmp_path):
+    """As PyTorch before 0.1.10 wrote."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("sys_info"))
+    assert "tar archive" in message_of(written(tmp_path, out.getvalue()))
+    assert "load it with PyTorch and save it again" in message_of(tmp_path / "file.pth")
 
 
 def test_stream_of_pytorch_before_0_4(tmp_path):
@@ -138,7 +121,7 @@ def test_damaged_numbers_in_a_zip_are_noticed(tmp_path, sample):
 @pytest.mark.parametrize("protocol", [0, 1, 2])
 def test_numpy_pickles_of_python_2(protocol):
     """Written by Python 2.7 and NumPy 1.16."""
-    loaded = torch_file.read_pickle(DATA / f"python2_{protocol}.pkl")
+    loaded = torch_file.read(DATA / f"python2_{protocol}.pkl")
     blobs = loaded["blobs"]
     rows = np.arange(6, dtype=np.float32).reshape(2, 3) / 8 - 0.5
     assert_same(blobs["rows"], rows)
@@ -157,7 +140,7 @@ def test_numpy_pickles_of_python_3(tmp_path):
     for protocol in (0, 1, 2, 3, 4):
         values = {"a": np.asfortranarray(array), "b": np.int64(3), "c": b"\xff"}
         path = written(tmp_path, pickle.dumps(values, protocol), "new.pkl")
-        back = torch_file.read_pickle(path)
+        back = torch_file.read(path)
         np.testing.assert_array_equal(back["a"], array)
         assert (back["b"], back["c"]) == (3, b"\xff")
 

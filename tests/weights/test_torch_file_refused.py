@@ -25,7 +25,7 @@ from pickle_assembler import (
 )
 
 from jaxdet.errors import InputError
-from jaxdet.weights import pickle_machine, torch_file
+from jaxdet.weights import safe_pickle, torch_file
 from jaxdet.weights.safe_pickle import load
 
 FOUR = np.arange(4, dtype=np.float32).tobytes()
@@ -49,7 +49,7 @@ def test_a_malicious_pickle_is_refused_by_name_and_not_executed(tmp_path, wrap):
     line = message_of(written(tmp_path, wrap(pickled)))
     assert "refused" in line
     assert f"'{os.name}.system'" in line
-    assert "refused" in message_of(written(tmp_path, pickled), torch_file.read_pickle)
+    assert "refused" in message_of(written(tmp_path, pickled))
     assert not target.exists()
     pickle.loads(pickled)
     assert target.exists()  # it does work where pickles are trusted
@@ -60,7 +60,7 @@ def test_a_malicious_pickle_is_refused_by_name_and_not_executed(tmp_path, wrap):
     [
         (name("builtins", "eval") + text("1/0") + b"\x85R", "builtins.eval"),
         (text("os") + text("system") + b"\x93", "os.system"),
-        (b"(" + text("true") + b"iposix\nsystem\n", "posix.system"),
+        (b"(" + text("true") + b"iposix\nsystem\n", "INST"),
         (name("torch.hub", "load") + b")R", "torch.hub.load"),
         (name("torch._utils", "_rebuild_tensor.__globals__"), "_rebuild_tensor.__globals__"),
         (text("torch") + text("nn\n\u2028x") + b"\x93", "torch.nn"),
@@ -150,6 +150,16 @@ ARRAY = name("numpy.core.multiarray", "_reconstruct") + many(
             ARRAY + b"R" + many(b"N", many(number(2)), FLOATS, b"\x89", b"C\x04abcd") + b"b",
             "does not fit its bytes",
         ),
+        # An array that the memo has often is given its content often.
+        (
+            many(b"N", many(number(0)), FLOATS, b"\x89", b"C\x00")
+            + b"q\x00"
+            + (ARRAY + b"R" + b"".join(b"r" + i.to_bytes(4, "little") for i in range(1, 70_000)))
+            + b"h\x01" * 70_000
+            + b"h\x00b0" * 30_000
+            + b"2",
+            "operation DUP",
+        ),
     ],
 )
 def test_what_would_take_for_ever_is_refused_at_once(tmp_path, body, reason):
@@ -157,14 +167,13 @@ def test_what_would_take_for_ever_is_refused_at_once(tmp_path, body, reason):
         written(tmp_path, program(body), "x.pkl"),
         written(tmp_path, zip_of(program(body))),
     ):
-        reader = torch_file.read_pickle if path.suffix == ".pkl" else torch_file.read
         start = time.process_time()
-        assert re.search(reason, message_of(path, reader))
+        assert re.search(reason, message_of(path))
         assert time.process_time() - start < 10
 
 
 def test_a_program_of_too_many_steps_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(pickle_machine, "_MAX_STEPS", 1000)
+    monkeypatch.setattr(safe_pickle, "_MAX_STEPS", 1000)
     assert torch_file.read(written(tmp_path, zip_of(program(b"N" * 998)))) is None
     line = message_of(written(tmp_path, zip_of(program(b"N" * 999))))
     assert "takes more than 1,000 steps" in line
@@ -300,7 +309,7 @@ def test_archives_of_other_kinds(tmp_path):
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr("readme.txt", "hello")
     assert "not one of PyTorch's" in message_of(written(tmp_path, out.getvalue()))
-    assert "not one of PyTorch's" in message_of(written(tmp_path, pickle.dumps({"a": 1}, 2)))
+    assert "not one of PyTorch's" in message_of(written(tmp_path, pickle.dumps(7, 2)))
 
 
 def test_files_that_are_none(tmp_path):
