@@ -93,7 +93,11 @@ def read_momentum(checkpoint: Any, trainable: Params, source: str = "the checkpo
     except (KeyError, TypeError) as error:
         raise InputError(f"{source}: holds no optimizer state of SGD with momentum") from error
     tensors = layout.state_dict(checkpoint, source)
-    names = [name for name in tensors if not name.endswith(("running_mean", "running_var"))]
+    names = [
+        name
+        for name in tensors
+        if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+    ]
     if len(numbers) != len(names):
         trained = {layout.torch_name(path) for path, _ in layout.leaves(trainable)}
         names = [name for name in names if name in trained]

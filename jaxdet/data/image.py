@@ -157,7 +157,9 @@ def resized_sizes(
     long, short = max(data.image_scale), min(data.image_scale)
     resized, factor = _SIZE_RULES[data.resize](sizes, long, short)
     resized = np.maximum(resized.astype(np.int64), 1)
-    scale = (resized / sizes)[:, ::-1] if data.box_scale == "actual" else factor[:, None].repeat(2, 1)
+    scale = (
+        (resized / sizes)[:, ::-1] if data.box_scale == "actual" else factor[:, None].repeat(2, 1)
+    )
     return resized, scale.astype(np.float32)
 
 

@@ -91,7 +91,9 @@ class RPN(nn.Module):
         return stages, self.neck(stages, images.pad_size) if self.neck else stages[-1:]
 
     def normalize(
-        self, image: UInt8[Array, "b h w 3"] | Float32[Array, "b h w 3"], image_size: Int[Array, "b 2"]
+        self,
+        image: UInt8[Array, "b h w 3"] | Float32[Array, "b h w 3"],
+        image_size: Int[Array, "b 2"],
     ) -> Float[Array, "b h w 3"]:
         """Returns (pixel - mean) / std in float32; zero beyond the image.
 

@@ -73,9 +73,7 @@ def match(
         raise InputError(f"pos_iou is {pos_iou}: set an IoU above 0")
     if boxes.shape[0] == 0 or anchors.shape[0] == 0:
         return jnp.where(allowed, 0, -1)
-    scan = partial(
-        _scan, min_pos_iou=min_pos_iou, takes=low_quality_takes, convention=convention
-    )
+    scan = partial(_scan, min_pos_iou=min_pos_iou, takes=low_quality_takes, convention=convention)
     best, matched = jax.lax.platform_dependent(
         jnp.where(allowed[:, None], anchors, FAR),
         boxes,
