@@ -76,7 +76,7 @@ class Dataset:
         return self.corners(self.xywh[rows][self.usable[rows]])
 
     def corners(self, xywh: Float64[np.ndarray, "n 4"]) -> Float32[np.ndarray, "n 4"]:
-        """Returns x, y, width, height as corners, in float64 rounded once, as the reference does."""
+        """Returns x, y, width, height as corners, in float64 rounded once (the reference)."""
         return from_xywh(xywh, self.convention).astype(np.float32)
 
     def ground_truth(self, index: int) -> GroundTruth:

@@ -31,8 +31,8 @@ import jax
 import numpy as np
 from jax import export
 
-from jaxdet.data.buckets import Size, bucket_of, bucket_sizes
 from jaxdet.config import DataConfig
+from jaxdet.data.buckets import Size, bucket_of, bucket_sizes
 from jaxdet.data.image import STRIDE
 from jaxdet.errors import InputError
 from jaxdet.files import open_regular

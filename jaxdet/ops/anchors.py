@@ -67,8 +67,8 @@ def grid_anchors(
 ) -> Float[Array, "n 4"]:
     """Returns the anchors of every cell of a level of `size` rows and columns, in pixels.
 
-    `stride` is one of both axes, or that of (y, x), perhaps traced.  Built from `base` and the cell's index, so a jitted caller carries `[A, 4]` numbers and not
-    the whole grid as a constant.
+    `stride` is one of both axes, or that of (y, x), perhaps traced.  Built from `base` and the
+    cell's index, so a jitted caller carries `[A, 4]` numbers and not the whole grid as a constant.
 
     >>> grid_anchors(np.array([[-1, -1, 2, 2]], np.float32), 4, (1, 2))
     Array([[-1., -1.,  2.,  2.],
