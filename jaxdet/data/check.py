@@ -1,25 +1,21 @@
 """What is wrong with a data set, and what training makes of it.
 
-A fault is what would stop a run or teach it something wrong; a warning is what the loader leaves
-out, clips or repairs.  The annotation file's own faults are reported by `load_coco`.
+The annotation file's own faults are reported by `load_coco`.
 
 Glossary: `I` images, `K` annotations.  Lengths are in pixels of the original image unless
 they are said to be resized.
 """
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from multiprocessing.pool import ThreadPool
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
 from jaxdet.config import DataConfig
-from jaxdet.data.buckets import Size, bucket_sizes, buckets_of
 from jaxdet.data.dataset import Dataset, corners
-from jaxdet.data.findings import Finding, Report
+from jaxdet.data.findings import Findings
 from jaxdet.data.image import MissingImageError, OtherSizeError, rescale_sizes
 from jaxdet.data.sampler import MIN_SIDE, aspect_groups, steps_per_epoch
 from jaxdet.errors import InputError
@@ -31,9 +27,6 @@ SLACK = 1.0
 # A proposal is clipped to the image: of a box with less of its area there it can cover no half.
 MIN_INSIDE = 0.5
 
-# Images per task of a thread.
-_BLOCK = 64
-
 # By what `Dataset.read` raises; all others are unreadable.
 _IMAGE_FAULTS = {
     MissingImageError: "missing images",
@@ -42,100 +35,76 @@ _IMAGE_FAULTS = {
 
 
 def check_images(
-    dataset: Dataset, report: Report, progress: Callable[[int], None] = lambda done: None
+    dataset: Dataset, findings: Findings, progress: Callable[[int], None] = lambda done: None
 ) -> None:
     """Decodes every image, as training will, in as many threads as there are cores.
 
     Args:
         dataset: Whose images.
-        report: Is called with the images that are missing, unreadable or not of the annotated size.
+        findings: Gets the images that are missing, unreadable or not of the annotated size.
         progress: Is called with the number of images read so far.
     """
-    blocks = [range(i, min(i + _BLOCK, len(dataset))) for i in range(0, len(dataset), _BLOCK)]
-    faults: dict[str, dict[int, str]] = {}  # a line by image, by kind
-    pool = ThreadPoolExecutor(os.cpu_count())  # decoding does not hold Python's lock
+    with ThreadPool() as pool:  # decoding does not hold Python's lock
+        faults = pool.imap(partial(_image_fault, dataset), range(len(dataset)), chunksize=16)
+        for index, fault in enumerate(faults):
+            if fault:
+                kind, line = fault
+                findings.add(kind, [f"image {dataset.image_ids[index]}: {line}"])
+            progress(index + 1)
+
+
+def _image_fault(dataset: Dataset, index: int) -> tuple[str, str] | None:
     try:
-        found_in = pool.map(partial(_faults_of, dataset), blocks)
-        for block, found in zip(blocks, found_in, strict=True):
-            for index, kind, line in found:
-                faults.setdefault(kind, {})[index] = line
-            progress(block.stop)
-    finally:
-        pool.shutdown(cancel_futures=True)
-    for kind, lines in faults.items():
-        report(Finding(kind, np.array(list(lines)), lines.__getitem__))
+        dataset.read(index)
+    except InputError as error:  # not kept itself, because images hang on its traceback
+        return _IMAGE_FAULTS.get(type(error), "unreadable images"), str(error)
+    return None
 
 
-def _faults_of(dataset: Dataset, block: range) -> list[tuple[int, str, str]]:
-    """Returns the index, the kind and the line of each image that cannot be used."""
-    faults = []
-    for index in block:
-        try:
-            dataset.read(index)
-        except InputError as error:  # not kept itself, because images hang on its traceback
-            kind = _IMAGE_FAULTS.get(type(error), "unreadable images")
-            faults.append((index, kind, f"image {dataset.image_ids[index]}: {error}"))
-    return faults
-
-
-def check_annotations(dataset: Dataset, report: Report) -> None:
+def check_annotations(dataset: Dataset, findings: Findings) -> None:
     """Reports boxes outside their image, boxes without use, and files that several images share."""
-    owners = np.repeat(np.arange(len(dataset)), dataset.num_annotations)
+    ids, names, owners = dataset.image_ids, dataset.file_names, dataset.owners
     heights, widths = dataset.heights[owners], dataset.widths[owners]
     x, y, w, h = dataset.xywh.T
 
     def line(i: int) -> str:
-        image, box = owners[i], ", ".join(f"{side:g}" for side in dataset.xywh[i])
+        box = ", ".join(f"{side:g}" for side in dataset.xywh[i])
         return (
-            f"annotation {dataset.annotation_ids[i]} of image {dataset.image_ids[image]} "
-            f"({dataset.file_names[image]}, {widths[i]} x {heights[i]}): bbox [{box}], "
+            f"annotation {dataset.annotation_ids[i]} of image {ids[owners[i]]} "
+            f"({names[owners[i]]}, {widths[i]} x {heights[i]}): bbox [{box}], "
             f"area {dataset.area[i]:g}"
         )
-
-    def note(what: str, bad: Bool[np.ndarray, " K"], harmless: bool) -> None:
-        report(Finding(what, np.flatnonzero(bad), line, harmless))
 
     inside_w = np.clip(np.minimum(x + w, widths) - np.maximum(x, 0), 0, None)
     inside_h = np.clip(np.minimum(y + h, heights) - np.maximum(y, 0), 0, None)
     outside = (w > 0) & (h > 0) & (inside_w * inside_h < MIN_INSIDE * w * h)
     beyond = (np.minimum(x, y) < -SLACK) | (x + w > widths + SLACK) | (y + h > heights + SLACK)
     useless = ~dataset.usable & ~dataset.iscrowd & ~dataset.ignore
-    note("boxes mostly outside their image", outside, False)
-    note("boxes that reach beyond their image: clipped", beyond & ~outside, True)
-    note("boxes under a pixel wide or high, or of no area: left out", useless, True)
-    _check_shared_files(dataset, report)
-
-
-def _check_shared_files(dataset: Dataset, report: Report) -> None:
+    findings.add("boxes mostly outside their image", np.flatnonzero(outside), line)
+    for what, bad in (
+        ("boxes that reach beyond their image: clipped", beyond & ~outside),
+        ("boxes under a pixel wide or high, or of no area: left out", useless),
+    ):
+        findings.add(what, np.flatnonzero(bad), line, harmless=True)
     first: dict[str, int] = {}
-    for index, name in enumerate(dataset.file_names):
-        first.setdefault(name, index)
-    shared = [i for i, name in enumerate(dataset.file_names) if first[name] != i]
-
-    def line(i: int) -> str:
-        ids, name = dataset.image_ids, dataset.file_names[i]
-        return f"image {ids[i]} has the file of image {ids[first[name]]}, {name}"
-
-    report(Finding("images that share a file", np.array(shared, np.int64), line, harmless=True))
+    findings.add(
+        "images that share a file",
+        [i for i, name in enumerate(names) if first.setdefault(name, i) != i],
+        lambda i: f"image {ids[i]} has the file of image {ids[first[names[i]]]}, {names[i]}",
+        harmless=True,
+    )
 
 
 def check_training(
-    dataset: Dataset,
-    report: Report,
-    data: DataConfig,
-    global_batch: int,
-) -> dict[str, Any]:
-    """Returns how many images training visits, why not the others, and in how many steps.
+    dataset: Dataset, findings: Findings, data: DataConfig, global_batch: int
+) -> dict[str, int]:
+    """Returns how many images training visits in an epoch, and in how many steps.
 
     Args:
         dataset: The training set.
-        report: Is called with the images that are left out or replaced.
+        findings: Gets the images that are left out or replaced, and why.
         data: For whether images without boxes are trained on.
         global_batch: Images per step over all devices.
-
-    Returns:
-        `images` that are visited in an epoch; `left_out`, images by the reason why they are
-        not, or why another one comes in their place; `global_batch` and `steps_per_epoch`.
     """
     visited = np.zeros(len(dataset), bool)
     steps = 0
@@ -143,25 +112,17 @@ def check_training(
         visited[np.concatenate(aspect_groups(dataset, data.keep_empty))] = True
         steps = steps_per_epoch(dataset, data, global_batch)
     except InputError as error:
-        message = str(error)
-        report(Finding("nothing to train on", np.zeros(1, np.int64), lambda i: message))
+        findings.add("nothing to train on", [str(error)])
     useless = visited & (dataset.num_boxes == 0) & (not data.keep_empty)
-    reasons = _left_out(dataset, visited, useless)
-    for reason, where in reasons.items():
-        report(
-            Finding(
-                reason,
-                np.flatnonzero(where),
-                lambda i: f"image {dataset.image_ids[i]} ({dataset.file_names[i]})",
-                harmless=True,
-            )
+    for reason, where in _left_out(dataset, visited, useless).items():
+        findings.add(
+            reason,
+            np.flatnonzero(where),
+            lambda i: f"image {dataset.image_ids[i]} ({dataset.file_names[i]})",
+            harmless=True,
         )
-    return {
-        "images": int(visited.sum() - useless.sum()),
-        "left_out": {reason: int(where.sum()) for reason, where in reasons.items()},
-        "global_batch": global_batch,
-        "steps_per_epoch": steps,
-    }
+    images = int(visited.sum() - useless.sum())
+    return {"images": images, "global_batch": global_batch, "steps_per_epoch": steps}
 
 
 def _left_out(
@@ -192,14 +153,6 @@ def count_annotations(dataset: Dataset) -> dict[str, int]:
     }
 
 
-def count_buckets(dataset: Dataset, image_scale: tuple[int, ...]) -> dict[Size, int]:
-    """Returns images by the smallest bucket that holds them, without the buckets that hold none."""
-    buckets = bucket_sizes(image_scale)
-    held_by = buckets_of(rescale_sizes(dataset.sizes, image_scale), buckets)
-    counts = np.bincount(held_by, minlength=len(buckets))
-    return {size: int(count) for size, count in zip(buckets, counts, strict=True) if count}
-
-
 def boxes_as_trained(
     dataset: Dataset, image_scale: tuple[int, ...]
 ) -> tuple[Float[np.ndarray, "k 4"], Int64[np.ndarray, "k 2"]]:
@@ -208,9 +161,8 @@ def boxes_as_trained(
     Returns:
         Inclusive corners in resized pixels, and (height, width) of the resized image of each.
     """
-    sizes = dataset.sizes
+    sizes, owners = dataset.sizes, dataset.owners[dataset.usable]
     f = np.minimum(max(image_scale) / sizes.max(axis=1), min(image_scale) / sizes.min(axis=1))
-    owners = np.repeat(np.arange(len(dataset)), dataset.num_annotations)[dataset.usable]
     resized = rescale_sizes(sizes, image_scale)[owners]
     boxes = corners(dataset.xywh[dataset.usable]) * f.astype(np.float32)[owners, None]
     return clip(boxes, resized), resized

@@ -4,7 +4,6 @@ A box that no anchor overlaps enough is never a positive target: the network is 
 """
 
 import itertools
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,13 @@ from jaxdet.ops.boxes import CONVENTIONS, BoxConvention, columns, iou_of_columns
 # Boxes at a time: temporary arrays stay in the cache.
 _BLOCK = 8192
 
-# Square root of COCO's areas between small, medium and large; original pixels.
-SIZE_EDGES = (32, 96)
-SIDE_EDGES = (16, 32, 64, 128, 256, 512)  # square root of width x height, resized pixels
-ASPECT_EDGES = (1 / 4, 1 / 2, 1, 2, 4)  # height over width
-_ASPECT_NAMES = ("1:4", "1:2", "1:1", "2:1", "4:1")
+# Edges of the bins of boxes: of the square root of COCO's area (original pixels, where 32 and 96
+# part small, medium and large boxes), of that of width x height (resized), of height over width.
+_EDGES = {
+    "area": (0, 32, 96, np.inf),
+    "side": (0, 16, 32, 64, 128, 256, 512, np.inf),
+    "aspect": (0, 1 / 4, 1 / 2, 1, 2, 4, np.inf),
+}
 
 
 def best_ious(
@@ -69,52 +70,34 @@ def summarise(
     areas: Float[np.ndarray, " k"],
     ious: Float[np.ndarray, " k"],
     targets: TargetConfig,
-) -> dict[str, Any]:
-    """Histograms of boxes, with how well anchors fit the boxes of each bin.
+) -> dict[str, dict[str, Any]]:
+    """Returns how well anchors fit all boxes, and those of each bin that holds any.
 
     Args:
         boxes: In resized pixels.
         areas: Annotated, in square pixels of the original image, as evaluation takes them.
         ious: Of `best_ious`.
         targets: For the thresholds.
-
-    Returns:
-        `all`, and by bin `size` (small, medium and large as in evaluation), `side` and `aspect`.
     """
     widths, heights = sides(boxes)
-
-    def bins(
-        values: np.ndarray, edges: Sequence[float | int], names: Sequence[str]
-    ) -> dict[str, Any]:
-        which = np.digitize(values, edges)
-        return {name: _fit(ious[which == i], len(ious), targets) for i, name in enumerate(names)}
-
+    by = {"area": np.sqrt(areas), "side": np.sqrt(widths * heights), "aspect": heights / widths}
+    bins = {"all": np.ones(len(ious), bool)}
+    for name, edges in _EDGES.items():
+        for low, high in itertools.pairwise(edges):
+            bins[f"{name} {low:g} to {high:g}"] = (low <= by[name]) & (by[name] < high)
     return {
-        "all": _fit(ious, len(ious), targets),
-        "size": bins(np.sqrt(areas), SIZE_EDGES, ("small", "medium", "large")),
-        "side": bins(np.sqrt(widths * heights), SIDE_EDGES, _between(list(map(str, SIDE_EDGES)))),
-        "aspect": bins(heights / widths, ASPECT_EDGES, _between(_ASPECT_NAMES)),
-    }
-
-
-def _between(names: Sequence[str]) -> list[str]:
-    inner = [f"{low} to {high}" for low, high in itertools.pairwise(names)]
-    return [f"under {names[0]}", *inner, f"from {names[-1]}"]
-
-
-def _fit(ious: Float[np.ndarray, " n"], total: int, targets: TargetConfig) -> dict[str, Any]:
-    """Returns one bin; shares and means are None where there is nothing to share."""
-
-    def share(hits: Bool[np.ndarray, " n"]) -> float | None:
-        return float(hits.mean()) if len(hits) else None
-
-    return {
-        "boxes": len(ious),
-        "share": len(ious) / total if total else None,
-        "mean_best_iou": float(ious.mean()) if len(ious) else None,
-        "from_positive_iou": share(ious >= targets.positive_iou),
-        "from_0.5": share(ious >= 0.5),
-        "under_min_positive_iou": share(ious < targets.min_positive_iou),
+        name: {
+            "boxes": int(inside.sum()),
+            "share": float(inside.mean()),
+            "mean IoU": float(ious[inside].mean()),
+            f"from {targets.positive_iou:g}": float((ious[inside] >= targets.positive_iou).mean()),
+            "from 0.5": float((ious[inside] >= 0.5).mean()),
+            f"under {targets.min_positive_iou:g}": float(
+                (ious[inside] < targets.min_positive_iou).mean()
+            ),
+        }
+        for name, inside in bins.items()
+        if inside.any()
     }
 
 

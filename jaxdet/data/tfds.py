@@ -9,7 +9,6 @@ category numbers are positions in the list of categories, and an area under 1 be
 import hashlib
 import io
 import logging
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
-from jaxdet.data.dataset import Dataset, usable_for_training
+from jaxdet.data.dataset import Dataset
 from jaxdet.data.image import decode_image, size_of
 from jaxdet.errors import InputError
 from jaxdet.files import cache_folder, make_folder, whole
@@ -28,7 +27,7 @@ _LOG = logging.getLogger(__name__)
 SPLITS = {"train": "train", "val": "validation"}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class TfdsDataset(Dataset):
     """A data set whose images lie in TFDS's own files."""
 
@@ -62,57 +61,36 @@ def load_tfds(split: str, data_dir: str | Path | None = None) -> TfdsDataset:
     description = (folder / "dataset_info.json").read_bytes()
     key = hashlib.sha256(b"\0".join([str(folder.resolve()).encode(), description, split.encode()]))
     path = cache_folder() / f"tfds-{key.hexdigest()[:16]}.npz"
-    index = _load_index(path)
-    if index is None:
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:
+            index = dict(arrays)
+    except Exception:  # of many kinds: not there, or damaged
         _LOG.info("%s: reading all boxes once; kept in %s", folder, path)
         index = _make_index(records, folder)
-        _save_index(path, index)
-    names = tuple(index.pop("file_names").tolist())
-    ignore = np.zeros(len(index["area"]), bool)
-    usable = usable_for_training(index["xywh"], index["area"], index["iscrowd"], ignore)
+        make_folder(path.parent)
+        with whole(path) as new:
+            np.savez(new, **index)
     return TfdsDataset(
         source=str(folder),
         image_dir=folder,
-        file_names=names,
+        file_names=tuple(index.pop("file_names").tolist()),
         records=records,
-        ignore=ignore,
-        usable=usable,
+        ignore=np.zeros(len(index["area"]), bool),
         **index,
     )
 
 
-def _make_index(records: Sequence[Any], folder: Path) -> dict[str, np.ndarray]:
+def _make_index(records: Sequence[Any], folder: Path) -> dict[str, Any]:
     """Returns the arrays of a `TfdsDataset`, in ascending order of image ids."""
-    read = [_read_record(records[i], folder) for i in range(len(records))]
-    positions = np.argsort([image["image_ids"] for image in read])
-    images = [read[position] for position in positions]
-    counts = [len(image["area"]) for image in images]
-    per_image = ("file_names", "image_ids", "heights", "widths")
-    per_box = ("annotation_ids", "category_ids", "xywh", "area", "iscrowd")
-    index = {key: np.stack([image[key] for image in images]) for key in per_image}
-    index |= {key: np.concatenate([image[key] for image in images]) for key in per_box}
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    images = [_read_record(records[i], folder) for i in range(len(records))]
+    positions = np.argsort([image["image_ids"] for image in images])
+    index = {
+        # Scalars of the images are put in a row, arrays of their boxes joined.
+        key: np.concatenate([np.atleast_1d(images[position][key]) for position in positions])
+        for key in images[0]
+    }
+    offsets = np.cumsum([0, *(len(images[position]["area"]) for position in positions)])
     return index | {"offsets": offsets, "positions": positions}
-
-
-def _load_index(path: Path) -> dict[str, np.ndarray] | None:
-    try:
-        with path.open("rb") as file, np.load(file) as arrays:
-            return dict(arrays)
-    except FileNotFoundError:
-        return None
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        _LOG.warning("%s: damaged, and made anew (%s)", path, error)
-        return None
-
-
-def _save_index(path: Path, index: dict[str, np.ndarray]) -> None:
-    try:
-        make_folder(path.parent)
-        with whole(path) as file:
-            np.savez(file, **index)  # type: ignore[arg-type]
-    except InputError as error:
-        _LOG.warning("boxes cannot be kept: %s", error)
 
 
 def _open(root: Path, split: str) -> tuple[Path, Sequence[Any]]:
@@ -144,7 +122,7 @@ def _read_record(record: dict[str, Any], folder: Path) -> dict[str, Any]:
     height, width = size_of(io.BytesIO(record["image"]), f"{folder}: {name}")
     fractions = np.asarray(objects["bbox"], np.float64).reshape(-1, 4)
     return {
-        "file_names": np.array(name),
+        "file_names": name,
         "image_ids": np.int64(record["image/id"]),
         "heights": np.int32(height),
         "widths": np.int32(width),

@@ -33,7 +33,6 @@ def make_dataset(sizes, boxes_per_image, crowds=()):
         area=np.full(count, 200.0),
         iscrowd=iscrowd,
         ignore=np.zeros(count, bool),
-        usable=~iscrowd,
     )
 
 
