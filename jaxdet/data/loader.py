@@ -1,7 +1,6 @@
 """Batches made in the background by grain: threads, or processes that may be killed.
 
-A source is asked for steps by number, so that what comes out does not depend on how many workers
-there are, where a run was resumed, or whether a worker died on the way.
+What comes out does not depend on how many there are, on where a run went on, or on which died.
 """
 
 import gc
@@ -10,7 +9,8 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import cv2
 import grain
@@ -35,14 +35,6 @@ class Element(NamedTuple):
     skipped: tuple[str, ...]
 
 
-@runtime_checkable
-class Source(Protocol):
-    """Random access to all steps, numbered from 0; must be picklable."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, step: int) -> Element: ...
-
-
 class Loader(Iterator[Element]):
     """Iterates over batches that are made in the background.
 
@@ -51,23 +43,23 @@ class Loader(Iterator[Element]):
     """
 
     def __init__(
-        self, source: Source, num_workers: int, start_step: int = 0, warn: bool = True
+        self, source: Any, num_workers: int, start_step: int = 0, warn: bool = True
     ) -> None:
         """Prepares to start the workers, which happens with the first batch.
 
         Args:
-            source: batches by step.
+            source: `Element`s by step, from 0 to its length; must be picklable.
             num_workers: processes; 0 makes batches in two threads of this process.
             start_step: the first step to load.
             warn: log a warning for each image left out; else the caller reports `skipped`.
         """
-        self.step = start_step
+        self.step = self._restarted_at = start_step
         self._warn = warn
         self._source = source
         self._num_workers = num_workers
         self._restarts = 0
-        self._restarted_at = start_step
-        self._elements: Any = self._start()
+        self._elements: Any = None
+        self._start()
 
     def __next__(self) -> Element:
         element = self._next_element()
@@ -82,21 +74,16 @@ class Loader(Iterator[Element]):
 
     def close(self) -> None:
         """Stops the workers and frees the memory shared with them."""
-        if self._elements is None:
-            return
-        self._elements.close()
-        self._elements = None
-        # grain's last elements hang in reference cycles; at exit they would be reported as leaked.
-        gc.collect()
+        if self._elements is not None:
+            self._elements.close()
+            self._elements = None
+            gc.collect()  # of cycles that hold the last elements, or they are reported as leaked
 
     def __enter__(self) -> "Loader":
         return self
 
     def __exit__(self, *_: Any) -> None:
         self.close()
-
-    def _start(self) -> Any:
-        return iter(_in_background(_From(self._source, self.step), self._num_workers))
 
     def _next_element(self) -> Element | str:
         try:
@@ -116,19 +103,22 @@ class Loader(Iterator[Element]):
         self._restarted_at = self.step
         _LOG.warning("step %d: a loader process was killed; starting all anew", self.step)
         self._elements.close()
-        self._elements = self._start()
+        self._start()
         return self._next_element()
 
+    def _start(self) -> None:
+        self._elements = iter(_in_background(_From(self._source, self.step), self._num_workers))
 
+
+@dataclass(frozen=True)
 class _From:
     """A source's steps from the first one that is wanted.
 
     An `InputError` becomes its message, because grain adds to exceptions of another process.
     """
 
-    def __init__(self, source: Source, first: int):
-        self.source = source
-        self.first = first
+    source: Any
+    first: int
 
     def __len__(self) -> int:
         return max(0, len(self.source) - self.first)

@@ -123,7 +123,7 @@ class _TrainSource:
         return self.num_steps
 
     def __getitem__(self, step: int) -> Element:
-        indices, _, bucket = self.sampler[step]
+        indices, bucket = self.sampler[step]
         batch = _empty_batch(bucket, self.rows, self.max_boxes)
         skipped = []
         for row, planned in enumerate(indices[self.rows].tolist()):
