@@ -7,9 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
 from rich.progress import MofNCompleteColumn, TimeRemainingColumn
-from rich.table import Table
 
 from jaxdet import console
 from jaxdet.config import Config
@@ -18,7 +16,6 @@ from jaxdet.data.check import (
     check_annotations,
     check_images,
     check_training,
-    count_annotations,
 )
 from jaxdet.data.coverage import best_ious, summarise
 from jaxdet.data.dataset import Dataset
@@ -73,8 +70,14 @@ def examine(config: Config, split: str, dataset: Dataset, findings: Findings) ->
     with console.progress(title, f"{title}: {count} images", *columns, total=count) as advance:
         check_images(dataset, findings, advance)
     check_annotations(dataset, findings)
-    result: dict[str, Any] = {"source": dataset.source, "images": count}
-    result |= count_annotations(dataset)
+    result: dict[str, Any] = {
+        "source": dataset.source,
+        "images": count,
+        "annotations": len(dataset.area),
+        "to_train_on": int(dataset.usable.sum()),
+        "crowds": int(dataset.iscrowd.sum()),
+        "ignored": int((dataset.ignore & ~dataset.iscrowd).sum()),
+    }
     if split == "train":
         batch = global_batch(config, jax.device_count())
         result["training"] = check_training(dataset, findings, config.data, batch)
@@ -106,9 +109,9 @@ def _coverage(config: Config, split: str, dataset: Dataset, findings: Findings) 
 
 
 def _print_split(split: str, result: dict[str, Any]) -> None:
-    parts = ("annotations", "to_train_on", "crowds", "ignored", "degenerate")
+    parts = ("images", "annotations", "to_train_on", "crowds", "ignored")
     counts = ", ".join(f"{result[part]} {part.replace('_', ' ')}" for part in parts)
-    print(f"\n{split}: {result['source']}\n{result['images']} images, {counts}")
+    print(f"\n{split}: {result['source']}\n{counts}")
     if "training" in result:
         plan = result["training"]
         print(
@@ -116,7 +119,13 @@ def _print_split(split: str, result: dict[str, Any]) -> None:
             f"{plan['global_batch']} images per step (devices: {jax.device_count()})"
         )
     if result["anchors"]:
-        Console().print(_table(split, result["anchors"]))
+        print(
+            "boxes by the square root of COCO's area, that of width x height when resized and\n"
+            "height over width, with the share of each bin whose best anchor overlaps so much:"
+        )
+        print(f"{'boxes by':20}" + "".join(f"{name:>11}" for name in result["anchors"]["all"]))
+        for name, fit in result["anchors"].items():
+            print(f"{name:20}" + "".join(f"{value:>11}" for value in fit.values()))
     for name in ("faults", "warnings"):
         for kind in result[name]:
             print(f"{name[:-1].upper()}: {kind['count']} {kind['what']}")
@@ -124,18 +133,3 @@ def _print_split(split: str, result: dict[str, Any]) -> None:
                 print(f"    {line}")
             if kind["count"] > SHOWN:
                 print(f"    and {kind['count'] - SHOWN} more")
-
-
-def _table(split: str, anchors: dict[str, dict[str, Any]]) -> Table:
-    table = Table(
-        title=f"Boxes of {split}, and the best anchor of each",
-        caption="area: square root of COCO's; side: square root of width x height, resized;\n"
-        "aspect: height over width; from, under: share by best IoU with any anchor",
-    )
-    table.add_column("boxes by")
-    for name in anchors["all"]:
-        table.add_column(name, justify="right")
-    for name, fit in anchors.items():
-        cells = (f"{x:.3f}" if isinstance(x, float) else str(x) for x in fit.values())
-        table.add_row(name, *cells)
-    return table

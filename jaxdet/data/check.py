@@ -1,9 +1,6 @@
-"""What is wrong with a data set, and what training makes of it.
+"""What is wrong with a data set beyond its annotation file's own faults, which `load_coco` reports.
 
-The annotation file's own faults are reported by `load_coco`.
-
-Glossary: `I` images, `K` annotations.  Lengths are in pixels of the original image unless
-they are said to be resized.
+Lengths are in pixels of the original image unless they are said to be resized.
 """
 
 from collections.abc import Callable
@@ -11,7 +8,7 @@ from functools import partial
 from multiprocessing.pool import ThreadPool
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 
 from jaxdet.config import DataConfig
 from jaxdet.data.dataset import Dataset, corners
@@ -113,8 +110,18 @@ def check_training(
         steps = steps_per_epoch(dataset, data, global_batch)
     except InputError as error:
         findings.add("nothing to train on", [str(error)])
+    small = np.minimum(dataset.heights, dataset.widths) < MIN_SIDE
+    empty = ~small & ~visited & (dataset.num_annotations == 0)
     useless = visited & (dataset.num_boxes == 0) & (not data.keep_empty)
-    for reason, where in _left_out(dataset, visited, useless).items():
+    for reason, where in (
+        (f"images with a side under {MIN_SIDE} pixels: not trained on", small),
+        ("images without annotations: not trained on", empty),
+        ("images with only crowds, ignored or degenerate boxes: others take their turn", useless),
+        (
+            "images of an orientation in which none has a box to train on: not trained on",
+            ~visited & ~small & ~empty,
+        ),
+    ):
         findings.add(
             reason,
             np.flatnonzero(where),
@@ -123,34 +130,6 @@ def check_training(
         )
     images = int(visited.sum() - useless.sum())
     return {"images": images, "global_batch": global_batch, "steps_per_epoch": steps}
-
-
-def _left_out(
-    dataset: Dataset, visited: Bool[np.ndarray, " I"], useless: Bool[np.ndarray, " I"]
-) -> dict[str, Bool[np.ndarray, " I"]]:
-    """Returns the images that are not trained on, by the reason."""
-    small = np.minimum(dataset.heights, dataset.widths) < MIN_SIDE
-    empty = ~small & ~visited & (dataset.num_annotations == 0)
-    return {
-        f"images with a side under {MIN_SIDE} pixels: not trained on": small,
-        "images without annotations: not trained on": empty,
-        "images with only crowds, ignored or degenerate boxes: others take their turn": useless,
-        "images of an orientation in which none has a box to train on: not trained on": (
-            ~visited & ~small & ~empty
-        ),
-    }
-
-
-def count_annotations(dataset: Dataset) -> dict[str, int]:
-    """Counts annotations by what becomes of them: each once, and all in `annotations`."""
-    crowd, ignored = dataset.iscrowd, dataset.ignore & ~dataset.iscrowd
-    return {
-        "annotations": len(dataset.area),
-        "to_train_on": int(dataset.usable.sum()),
-        "crowds": int(crowd.sum()),
-        "ignored": int(ignored.sum()),
-        "degenerate": int((~dataset.usable & ~crowd & ~ignored).sum()),
-    }
 
 
 def boxes_as_trained(

@@ -1,10 +1,5 @@
-"""COCO annotation files: read once, checked completely, kept as flat arrays.
+"""COCO annotation files: read once, checked completely, kept as flat arrays."""
 
-Every complaint is one line that names the file and the image or annotation, because the next
-thing that happens may be half a day of training.
-"""
-
-import re
 from collections.abc import Sequence
 from itertools import chain
 from operator import attrgetter
@@ -16,17 +11,11 @@ import numpy as np
 from jaxtyping import Int64
 from numpy.typing import DTypeLike
 
-from jaxdet.data.coco_records import AnnotationRecord, ImageRecord, decode
+from jaxdet.data.coco_records import AnnotationRecord, decode
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.findings import Findings
 from jaxdet.errors import InputError
 from jaxdet.files import read_bytes
-
-# Names that are empty, absolute (also on Windows), climb out, or that no file can have: of control
-# characters or halves of surrogate pairs.
-_NO_NAME_INSIDE = re.compile(
-    r"^\.?$|^[/\\]|^.:|(^|[/\\])\.\.([/\\]|$)|[\x00-\x1f\x7f\ud800-\udfff]"
-)
 
 
 def coco_directory(root: str | Path, split: str, findings: Findings | None = None) -> Dataset:
@@ -68,12 +57,11 @@ def load_coco(
     if not image_dir.is_dir():
         raise InputError(f"{image_dir}: no such folder of images (for {annotation_file})")
     file = decode(text, annotation_file, findings)
-    known_ids = _column(file.images, "id")
-    images = _sound_images(file.images, known_ids, findings)
-    image_ids = _column(images, "id")
+    image_ids, firsts = _unique_ids("image", file.images, findings)
+    images = [file.images[i] for i in firsts]
     rows = file.annotations
     owners = _column(rows, "image_id")
-    order = _sound_annotations(_column(rows, "id"), owners, known_ids, image_ids, findings)
+    order = _sound_annotations(rows, owners, image_ids, findings)
     xywh = np.fromiter(chain.from_iterable(row.bbox for row in rows), np.float64, 4 * len(rows))
     dataset = Dataset(
         source=str(annotation_file),
@@ -95,58 +83,39 @@ def load_coco(
     return dataset
 
 
-def _sound_images(
-    rows: list[ImageRecord], ids: Int64[np.ndarray, " images"], findings: Findings
-) -> list[ImageRecord]:
-    """Returns the images that can be used, in ascending order of their ids."""
-    repeated = _report_repeated("image", ids, findings)
-    outside = [i for i, row in enumerate(rows) if _NO_NAME_INSIDE.search(row.file_name)]
-    findings.add(
-        "file names that leave the image folder",
-        outside,
-        lambda i: (
-            f"image {ids[i]} has file_name {rows[i].file_name[:60]!a}, which is not a path inside "
-            "the image folder"
-        ),
-    )
-    left_out = {*repeated.tolist(), *outside}
-    return [rows[i] for i in np.argsort(ids) if i not in left_out]
-
-
 def _sound_annotations(
-    ids: Int64[np.ndarray, " K"],
+    rows: list[AnnotationRecord],
     owners: Int64[np.ndarray, " K"],
-    known_ids: Int64[np.ndarray, " known"],
-    image_ids: Int64[np.ndarray, " images"],
+    image_ids: Int64[np.ndarray, " I"],
     findings: Findings,
 ) -> Int64[np.ndarray, " sound"]:
-    """Returns the positions of annotations that can be used, in ascending order of `owners`.
-
-    Those of images that are known and left out are no fault of their own.
-    """
-    repeated = _report_repeated("annotation", ids, findings)
+    """Returns the positions of annotations that can be used, in ascending order of `owners`."""
+    known = np.isin(owners, image_ids)
     findings.add(
         "annotations of unknown images",
-        np.flatnonzero(~np.isin(owners, known_ids)),
-        lambda i: f"annotation {ids[i]} belongs to image {owners[i]}, which is not in 'images'",
+        np.flatnonzero(~known),
+        lambda i: f"annotation {rows[i].id} belongs to image {owners[i]}, which is not in 'images'",
     )
-    sound = np.isin(owners, image_ids)
-    sound[repeated] = False
+    sound = np.zeros(len(rows), bool)
+    sound[_unique_ids("annotation", rows, findings)[1]] = True
     order = np.argsort(owners, kind="stable")
-    return order[sound[order]]
+    return order[(sound & known)[order]]
 
 
-def _report_repeated(
-    what: str, ids: Int64[np.ndarray, " n"], findings: Findings
-) -> Int64[np.ndarray, " repeated"]:
-    """Returns the positions of every id but those where it first occurs."""
+def _unique_ids(
+    what: str, rows: Sequence[Any], findings: Findings
+) -> tuple[Int64[np.ndarray, " unique"], Int64[np.ndarray, " unique"]]:
+    """Returns the ids, ascending, and where each of them occurs first; reports where again."""
+    ids = _column(rows, "id")
+    unique, firsts = np.unique(ids, return_index=True)
     again = np.ones(len(ids), bool)
-    again[np.unique(ids, return_index=True)[1]] = False
-    repeated = np.flatnonzero(again)
+    again[firsts] = False
     findings.add(
-        f"repeated {what} ids", repeated, lambda i: f"{what} id {ids[i]} occurs more than once"
+        f"repeated {what} ids",
+        np.flatnonzero(again),
+        lambda i: f"{what} id {ids[i]} occurs more than once",
     )
-    return repeated
+    return unique, firsts
 
 
 def _check_categories(

@@ -17,6 +17,12 @@ from jaxdet.errors import InputError
 # Larger coordinates and sides are typing errors, and would leave float32's exact integers.
 MAX_PIXELS_PER_SIDE = 1_000_000
 
+# Names that are empty, absolute (also on Windows), climb out, or that no file can have: of control
+# characters or halves of surrogate pairs.
+_NO_NAME_INSIDE = re.compile(
+    r"^\.?$|^[/\\]|^.:|(^|[/\\])\.\.([/\\]|$)|[\x00-\x1f\x7f\ud800-\udfff]"
+)
+
 Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Side = Annotated[int, msgspec.Meta(ge=1, le=MAX_PIXELS_PER_SIDE)]
 Coordinate = Annotated[float, msgspec.Meta(ge=-MAX_PIXELS_PER_SIDE, le=MAX_PIXELS_PER_SIDE)]
@@ -31,6 +37,11 @@ class ImageRecord(msgspec.Struct, gc=False):
     file_name: str
     height: Side
     width: Side
+
+    def __post_init__(self) -> None:
+        if _NO_NAME_INSIDE.search(self.file_name):
+            name = self.file_name[:60]
+            raise ValueError(f"file_name {name!a} is not a path inside the image folder")
 
 
 class AnnotationRecord(msgspec.Struct, gc=False):

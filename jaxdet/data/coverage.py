@@ -7,14 +7,11 @@ import itertools
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Float, Float64, Int64
 
 from jaxdet.config import ModelConfig, TargetConfig
 from jaxdet.ops.anchors import base_anchors
-from jaxdet.ops.boxes import CONVENTIONS, BoxConvention, columns, iou_of_columns, sides
-
-# Boxes at a time: temporary arrays stay in the cache.
-_BLOCK = 8192
+from jaxdet.ops.boxes import CONVENTIONS, columns, iou_of_columns, sides
 
 # Edges of the bins of boxes: of the square root of COCO's area (original pixels, where 32 and 96
 # part small, medium and large boxes), of that of width x height (resized), of height over width.
@@ -44,24 +41,20 @@ def best_ious(
         0 where no anchor overlaps the box, or none fits into the image.
     """
     convention = CONVENTIONS[model.convention]
-    shapes = [
-        (stride, anchor.astype(np.float64))
-        for stride in model.strides
-        for anchor in base_anchors(stride, model.anchor_scales, model.anchor_ratios, convention)
-    ]
+    boxes = boxes.astype(np.float64)
+    wanted = columns(boxes, convention)
+    twice_centre = boxes[:, :2] + boxes[:, 2:]
     best = np.zeros(len(boxes))
-    for start in range(0, len(boxes), _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        block = boxes[rows].astype(np.float64)
-        x1, y1, x2, y2 = block.T
-        heights, widths = sizes[rows].T
-        wanted = columns(block, convention)
-        for stride, anchor in shapes:
-            x, fits_x = _nearest(x1 + x2, widths, anchor[[0, 2]], stride, convention)
-            y, fits_y = _nearest(y1 + y2, heights, anchor[[1, 3]], stride, convention)
-            nearest = columns(np.stack([x[0], y[0], x[1], y[1]], axis=-1), convention)
-            ious = np.where(fits_x & fits_y, iou_of_columns(nearest, wanted, convention), 0)
-            np.maximum(best[rows], ious, out=best[rows])
+    for stride in model.strides:
+        ends = (sizes[:, ::-1] - convention.offset) / stride  # of the image, in cells
+        for base in base_anchors(stride, model.anchor_scales, model.anchor_ratios, convention):
+            anchor = base.astype(np.float64)  # of cell 0
+            first = np.ceil(-anchor[:2] / stride)
+            last = np.floor(ends - anchor[2:] / stride)
+            cell = np.round((twice_centre - anchor[:2] - anchor[2:]) / (2 * stride))
+            nearest = anchor + stride * np.tile(np.clip(cell, first, last), 2)
+            ious = iou_of_columns(columns(nearest, convention), wanted, convention)
+            best = np.maximum(best, np.where((first <= last).all(axis=1), ious, 0))
     return best
 
 
@@ -85,35 +78,18 @@ def summarise(
     for name, edges in _EDGES.items():
         for low, high in itertools.pairwise(edges):
             bins[f"{name} {low:g} to {high:g}"] = (low <= by[name]) & (by[name] < high)
-    return {
-        name: {
-            "boxes": int(inside.sum()),
-            "share": float(inside.mean()),
-            "mean IoU": float(ious[inside].mean()),
-            f"from {targets.positive_iou:g}": float((ious[inside] >= targets.positive_iou).mean()),
-            "from 0.5": float((ious[inside] >= 0.5).mean()),
-            f"under {targets.min_positive_iou:g}": float(
-                (ious[inside] < targets.min_positive_iou).mean()
-            ),
-        }
-        for name, inside in bins.items()
-        if inside.any()
-    }
-
-
-def _nearest(
-    twice_centre: Float64[np.ndarray, " k"],
-    lengths: Int64[np.ndarray, " k"],
-    anchor: Float64[np.ndarray, "2"],
-    stride: int,
-    convention: BoxConvention,
-) -> tuple[Float64[np.ndarray, "2 k"], Bool[np.ndarray, " k"]]:
-    """Returns the interval of the allowed anchor nearest to each centre, and if any is allowed.
-
-    The anchor's interval in cell c is `anchor + stride * c`, and has to lie in the image, which
-    is `lengths` pixels long.
-    """
-    first = np.ceil(-anchor[0] / stride)
-    last = np.floor((lengths - convention.offset - anchor[1]) / stride)
-    cell = np.clip(np.round((twice_centre - anchor.sum()) / (2 * stride)), first, last)
-    return anchor[:, None] + stride * cell, first <= last
+    positive, least = targets.positive_iou, targets.min_positive_iou
+    summary: dict[str, dict[str, Any]] = {}
+    for name, inside in bins.items():
+        if inside.any():
+            of_bin = ious[inside]
+            shares = {
+                "share": inside,
+                "mean IoU": of_bin,
+                f"from {positive:g}": of_bin >= positive,
+                "from 0.5": of_bin >= 0.5,
+                f"under {least:g}": of_bin < least,
+            }
+            means = {key: round(float(np.mean(values)), 4) for key, values in shares.items()}
+            summary[name] = {"boxes": len(of_bin), **means}
+    return summary

@@ -17,7 +17,6 @@ from jaxdet.data.check import (
     check_annotations,
     check_images,
     check_training,
-    count_annotations,
 )
 from jaxdet.data.coco import coco_directory, load_coco
 from jaxdet.data.findings import MAX_LINES, Findings
@@ -70,11 +69,8 @@ def lines_of(kinds):
 
 
 def test_a_clean_set_has_neither_faults_nor_warnings(root):
-    dataset, faults, warnings = check(root)
+    _, faults, warnings = check(root)
     assert faults == warnings == {}
-    assert count_annotations(dataset) == {
-        "annotations": 9, "to_train_on": 9, "crowds": 0, "ignored": 0, "degenerate": 0,
-    }  # fmt: skip
 
 
 MALFORMED = ("malformed images", "malformed annotations")
@@ -110,14 +106,12 @@ def test_faults_of_the_annotation_file_are_all_told_once(root):
     assert len(dataset) == 6
     assert len(dataset.area) == 9
     assert warnings == {}
-    assert faults.pop("file names that leave the image folder") == [
-        f"image {number} has file_name {name!r}, which is not a path inside the image folder"
-        for number, name in ((10, "../0.png"), (11, "/etc/passwd"))
-    ]
     assert {
         what: [line[: line.index(": ")] for line in faults.pop(what)] for what in MALFORMED
     } == {
         "malformed images": [
+            "images[7] (id 10)",
+            "images[8] (id 11)",
             "images[9] (id 12)",
             "images[10] (id 13)",
             "images[11] (id 14)",
@@ -222,9 +216,7 @@ def test_degenerate_boxes_crowds_and_ignored_ones(root):
     (lines,) = warnings.values()
     assert [line.split(" of ")[0] for line in lines] == [f"annotation {i}" for i in (50, 51, 52)]
     assert lines[2].endswith("bbox [4, 5, 20, 16], area 0")
-    assert count_annotations(dataset) == {
-        "annotations": 15, "to_train_on": 9, "crowds": 2, "ignored": 1, "degenerate": 3,
-    }  # fmt: skip
+    assert dataset.usable.sum() == 9
 
 
 def test_categories(root):
