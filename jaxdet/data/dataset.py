@@ -1,7 +1,6 @@
 """A detection data set in a few flat arrays: 118,000 images take some 80 MB.
 
-Glossary: `I` images, `K` annotations of all images, `n` annotations of one image.
-Lengths are in pixels of the original image, before any resizing.
+`K` is annotations of all images, `n` of one.  Lengths are in pixels before any resizing.
 """
 
 import functools
@@ -81,13 +80,8 @@ class Dataset:
     def ground_truth(self, index: int) -> GroundTruth:
         """Returns every annotation of an image."""
         rows = self._rows(index)
-        return GroundTruth(
-            self.annotation_ids[rows],
-            self.xywh[rows],
-            self.area[rows],
-            self.iscrowd[rows],
-            self.ignore[rows],
-        )
+        columns = self.annotation_ids, self.xywh, self.area, self.iscrowd, self.ignore
+        return GroundTruth(*(column[rows] for column in columns))
 
     @functools.cached_property
     def usable(self) -> Bool[np.ndarray, " K"]:
@@ -142,16 +136,16 @@ def from_files(paths: Sequence[str | Path]) -> tuple[Dataset, list[str]]:
             unreadable.append(str(error))
     if not found:
         raise InputError(f"none of {len(paths)} images can be read: {unreadable[0]}")
-    sizes = np.array(found, np.int32)
+    heights, widths = np.array(found, np.int32).T
     nothing = np.zeros(0, np.int64)
     dataset = Dataset(
         source=str(paths[0]),
         image_dir=Path(),
         file_names=tuple(names),
-        image_ids=np.arange(len(sizes)),
-        heights=sizes[:, 0],
-        widths=sizes[:, 1],
-        offsets=np.zeros(len(sizes) + 1, np.int64),
+        image_ids=np.arange(len(names)),
+        heights=heights,
+        widths=widths,
+        offsets=np.zeros(len(names) + 1, np.int64),
         annotation_ids=nothing,
         category_ids=nothing,
         xywh=np.zeros((0, 4)),

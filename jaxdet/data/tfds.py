@@ -1,9 +1,7 @@
 """COCO 2017 as prepared by TensorFlow Datasets, read without TensorFlow.
 
-TFDS stores boxes as fractions in float32 and areas as whole numbers.  COCO gives coordinates to
-a hundredth of a pixel, so rounding to that restores them exactly; images are COCO's own JPEG
-files.  Images and boxes, and so training, are the same as from a COCO directory.  What differs:
-category numbers are positions in the list of categories, and an area under 1 becomes 0.
+Images and boxes, and so training, are the same as from a COCO directory.  What differs: category
+numbers are positions in the list of categories, and an area under 1 becomes 0.
 """
 
 import hashlib
@@ -11,6 +9,7 @@ import io
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,6 @@ from jaxdet.errors import InputError
 from jaxdet.files import cache_folder, make_folder, whole
 
 _LOG = logging.getLogger(__name__)
-
-SPLITS = {"train": "train", "val": "validation"}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -58,8 +55,8 @@ def load_tfds(split: str, data_dir: str | Path | None = None) -> TfdsDataset:
     root = Path(data_dir or "~/tensorflow_datasets").expanduser() / "coco" / "2017"
     folder, records = _open(root, split)
     # The description holds the number of records and bytes of every file.
-    description = (folder / "dataset_info.json").read_bytes()
-    key = hashlib.sha256(b"\0".join([str(folder.resolve()).encode(), description, split.encode()]))
+    description = (folder / "dataset_info.json").read_text()
+    key = hashlib.sha256("\0".join([str(folder.resolve()), description, split]).encode())
     path = cache_folder() / f"tfds-{key.hexdigest()[:16]}.npz"
     try:
         with path.open("rb") as file, np.load(file) as arrays:
@@ -82,15 +79,14 @@ def load_tfds(split: str, data_dir: str | Path | None = None) -> TfdsDataset:
 
 def _make_index(records: Sequence[Any], folder: Path) -> dict[str, Any]:
     """Returns the arrays of a `TfdsDataset`, in ascending order of image ids."""
-    images = [_read_record(records[i], folder) for i in range(len(records))]
-    positions = np.argsort([image["image_ids"] for image in images])
+    images = [{"positions": i, **_read_record(records[i], folder)} for i in range(len(records))]
+    images.sort(key=itemgetter("image_ids"))
     index = {
         # Scalars of the images are put in a row, arrays of their boxes joined.
-        key: np.concatenate([np.atleast_1d(images[position][key]) for position in positions])
+        key: np.concatenate([np.atleast_1d(image[key]) for image in images])
         for key in images[0]
     }
-    offsets = np.cumsum([0, *(len(images[position]["area"]) for position in positions)])
-    return index | {"offsets": offsets, "positions": positions}
+    return index | {"offsets": np.cumsum([0, *(len(image["area"]) for image in images)])}
 
 
 def _open(root: Path, split: str) -> tuple[Path, Sequence[Any]]:
@@ -110,8 +106,9 @@ def _open(root: Path, split: str) -> tuple[Path, Sequence[Any]]:
     # From the folder, not by name: the code behind the name needs TensorFlow.
     builder = tfds.builder_from_directory(versions[-1])
     try:
+        split = {"train": "train", "val": "validation"}[split]
         decoders = {"image": tfds.decode.SkipDecoding()}
-        return versions[-1], builder.as_data_source(split=SPLITS[split], decoders=decoders)
+        return versions[-1], builder.as_data_source(split=split, decoders=decoders)
     except (NotImplementedError, ValueError) as error:
         raise InputError(f"{versions[-1]}: {str(error).splitlines()[0]}") from None
 
@@ -137,9 +134,10 @@ def _read_record(record: dict[str, Any], folder: Path) -> dict[str, Any]:
 def boxes_in_pixels(
     fractions: Float64[np.ndarray, "n 4"], size: tuple[int, int]
 ) -> Float64[np.ndarray, "n 4"]:
-    """Returns TFDS's ymin, xmin, ymax, xmax (shares of the image) as COCO's boxes in pixels."""
+    """Returns TFDS's ymin, xmin, ymax, xmax (shares of the image) as COCO's boxes in pixels.
+
+    COCO gives coordinates to a hundredth of a pixel: rounding to that restores them exactly.
+    """
     height, width = size
-    ymin, xmin, ymax, xmax = fractions.T
-    corners = np.stack([xmin * width, ymin * height, xmax * width, ymax * height], axis=-1)
-    corners = np.round(corners, 2)
-    return np.round(np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1), 2)
+    ymin, xmin, ymax, xmax = np.round(fractions * [height, width, height, width], 2).T
+    return np.round(np.stack([xmin, ymin, xmax - xmin, ymax - ymin], axis=-1), 2)
