@@ -6,24 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 
 from jaxdet import console
 from jaxdet.config import Config
-from jaxdet.data.check import (
-    boxes_as_trained,
-    check_annotations,
-    check_images,
-    check_training,
-)
-from jaxdet.data.coverage import best_ious, summarise
+from jaxdet.data.check import check_anchors, check_annotations, check_images, check_training
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.findings import Findings
 from jaxdet.data.load import load_dataset
 from jaxdet.distributed import is_first_host
 from jaxdet.files import make_folder, write_json
-from jaxdet.ops.boxes import sides
 from jaxdet.training.optimizer import global_batch
 
 SHOWN = 5  # lines printed of each kind; `check.json` has more
@@ -81,31 +73,12 @@ def examine(config: Config, split: str, dataset: Dataset, findings: Findings) ->
     if split == "train":
         batch = global_batch(config, jax.device_count())
         result["training"] = check_training(dataset, findings, config.data, batch)
-    result["anchors"] = _coverage(config, split, dataset, findings)
+    # That no anchor fits an evaluated box is nothing to warn of.
+    warned = findings if split == "train" else Findings()
+    result["anchors"] = check_anchors(dataset, warned, config)
     result["faults"] = list(findings.faults.values())
     result["warnings"] = list(findings.warnings.values())
     return result
-
-
-def _coverage(config: Config, split: str, dataset: Dataset, findings: Findings) -> dict[str, Any]:
-    boxes, sizes = boxes_as_trained(dataset, config.data.image_scale)
-    ious = best_ious(boxes, sizes, config.model)
-    least = config.targets.min_positive_iou
-    usable = dataset.usable
-    ids, owners = dataset.annotation_ids[usable], dataset.owners[usable]
-
-    def line(i: int) -> str:
-        width, height = sides(boxes[i])
-        return (
-            f"annotation {ids[i]} of image {dataset.image_ids[owners[i]]} "
-            f"({dataset.file_names[owners[i]]}): {width:.0f} x {height:.0f} pixels when resized, "
-            f"best IoU {ious[i]:.2f}"
-        )
-
-    if split == "train":
-        what = f"boxes that no anchor overlaps by {least:g}: not learned"
-        findings.add(what, np.flatnonzero(ious < least), line, harmless=True)
-    return summarise(boxes, dataset.area[usable], ious, config.targets)
 
 
 def _print_split(split: str, result: dict[str, Any]) -> None:

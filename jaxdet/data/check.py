@@ -6,17 +6,19 @@ Lengths are in pixels of the original image unless they are said to be resized.
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.pool import ThreadPool
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64
 
-from jaxdet.config import DataConfig
+from jaxdet.config import Config, DataConfig
+from jaxdet.data.coverage import best_ious, summarise
 from jaxdet.data.dataset import Dataset, corners
 from jaxdet.data.findings import Findings
 from jaxdet.data.image import MissingImageError, OtherSizeError, rescale_sizes
 from jaxdet.data.sampler import MIN_SIDE, aspect_groups, steps_per_epoch
 from jaxdet.errors import InputError
-from jaxdet.ops.boxes import clip
+from jaxdet.ops.boxes import clip, sides
 
 # Some of COCO's own boxes end a fraction of a pixel outside.
 SLACK = 1.0
@@ -77,12 +79,11 @@ def check_annotations(dataset: Dataset, findings: Findings) -> None:
     outside = (w > 0) & (h > 0) & (inside_w * inside_h < MIN_INSIDE * w * h)
     beyond = (np.minimum(x, y) < -SLACK) | (x + w > widths + SLACK) | (y + h > heights + SLACK)
     useless = ~dataset.usable & ~dataset.iscrowd & ~dataset.ignore
-    findings.add("boxes mostly outside their image", np.flatnonzero(outside), line)
-    for what, bad in (
-        ("boxes that reach beyond their image: clipped", beyond & ~outside),
-        ("boxes under a pixel wide or high, or of no area: left out", useless),
-    ):
-        findings.add(what, np.flatnonzero(bad), line, harmless=True)
+    findings.add("boxes mostly outside their image", outside, line)
+    clipped = beyond & ~outside
+    findings.add("boxes that reach beyond their image: clipped", clipped, line, harmless=True)
+    what = "boxes under a pixel wide or high, or of no area: left out"
+    findings.add(what, useless, line, harmless=True)
     first: dict[str, int] = {}
     findings.add(
         "images that share a file",
@@ -113,23 +114,40 @@ def check_training(
     small = np.minimum(dataset.heights, dataset.widths) < MIN_SIDE
     empty = ~small & ~visited & (dataset.num_annotations == 0)
     useless = visited & (dataset.num_boxes == 0) & (not data.keep_empty)
+    alone = ~visited & ~small & ~empty
+
+    def line(i: int) -> str:
+        return f"image {dataset.image_ids[i]} ({dataset.file_names[i]})"
+
     for reason, where in (
         (f"images with a side under {MIN_SIDE} pixels: not trained on", small),
         ("images without annotations: not trained on", empty),
         ("images with only crowds, ignored or degenerate boxes: others take their turn", useless),
-        (
-            "images of an orientation in which none has a box to train on: not trained on",
-            ~visited & ~small & ~empty,
-        ),
+        ("images of an orientation in which none has a box to train on: not trained on", alone),
     ):
-        findings.add(
-            reason,
-            np.flatnonzero(where),
-            lambda i: f"image {dataset.image_ids[i]} ({dataset.file_names[i]})",
-            harmless=True,
-        )
+        findings.add(reason, where, line, harmless=True)
     images = int(visited.sum() - useless.sum())
     return {"images": images, "global_batch": global_batch, "steps_per_epoch": steps}
+
+
+def check_anchors(dataset: Dataset, findings: Findings, config: Config) -> dict[str, Any]:
+    """Reports boxes that are not learned; returns how well anchors fit, as `summarise` says it."""
+    boxes, sizes = boxes_as_trained(dataset, config.data.image_scale)
+    ious = best_ious(boxes, sizes, config.model)
+    least = config.targets.min_positive_iou
+    ids, owners = dataset.annotation_ids[dataset.usable], dataset.owners[dataset.usable]
+
+    def line(i: int) -> str:
+        width, height = sides(boxes[i])
+        return (
+            f"annotation {ids[i]} of image {dataset.image_ids[owners[i]]} "
+            f"({dataset.file_names[owners[i]]}): {width:.0f} x {height:.0f} pixels when resized, "
+            f"best IoU {ious[i]:.2f}"
+        )
+
+    what = f"boxes that no anchor overlaps by {least:g}: not learned"
+    findings.add(what, ious < least, line, harmless=True)
+    return summarise(boxes, dataset.area[dataset.usable], ious, config.targets)
 
 
 def boxes_as_trained(

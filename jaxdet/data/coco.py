@@ -93,7 +93,7 @@ def _sound_annotations(
     known = np.isin(owners, image_ids)
     findings.add(
         "annotations of unknown images",
-        np.flatnonzero(~known),
+        ~known,
         lambda i: f"annotation {rows[i].id} belongs to image {owners[i]}, which is not in 'images'",
     )
     sound = np.zeros(len(rows), bool)
@@ -111,9 +111,7 @@ def _unique_ids(
     again = np.ones(len(ids), bool)
     again[firsts] = False
     findings.add(
-        f"repeated {what} ids",
-        np.flatnonzero(again),
-        lambda i: f"{what} id {ids[i]} occurs more than once",
+        f"repeated {what} ids", again, lambda i: f"{what} id {ids[i]} occurs more than once"
     )
     return unique, firsts
 
@@ -125,7 +123,7 @@ def _check_categories(
     used, annotation_ids = dataset.category_ids, dataset.annotation_ids
     findings.add(
         "annotations of unknown categories",
-        np.flatnonzero(~np.isin(used, ids)),
+        ~np.isin(used, ids),
         lambda i: (
             f"annotation {annotation_ids[i]} has category {used[i]}, which is not in 'categories'"
         ),
@@ -133,7 +131,7 @@ def _check_categories(
     )
     findings.add(
         "categories that no annotation has",
-        np.setdiff1d(ids, used),
+        np.setdiff1d(ids, used).tolist(),
         lambda number: f"category {number} has no annotation",
         harmless=True,
     )

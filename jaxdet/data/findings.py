@@ -35,11 +35,12 @@ class Findings:
 
         Args:
             what: The kind, as a heading: "boxes mostly outside their image".
-            where: The items; maybe none.
+            where: The items, or a mask of their positions; maybe none.
             line: Returns what is wrong with an item, naming ids and files.
             harmless: A warning, and not a fault.
         """
-        where = where.tolist() if isinstance(where, np.ndarray) else where
+        if isinstance(where, np.ndarray):
+            where = np.flatnonzero(where).tolist()
         if not where:
             return
         if self._stop_at and not harmless:

@@ -22,8 +22,7 @@ from jaxdet.types import Batch
 
 _LOG = logging.getLogger(__name__)
 
-# Loader processes that are killed are started again, but not for ever: at most so often with
-# fewer than so many batches between one time and the next.
+# How often killed processes are started again, with fewer batches than this between two times.
 MAX_RESTARTS = 5
 FORGOTTEN_AFTER = 100
 
@@ -36,11 +35,7 @@ class Element(NamedTuple):
 
 
 class Loader(Iterator[Element]):
-    """Iterates over batches that are made in the background.
-
-    Attributes:
-        step: of the batch that comes next.
-    """
+    """Iterates over batches that are made in the background; `step` is that of the next."""
 
     def __init__(
         self, source: Any, num_workers: int, start_step: int = 0, warn: bool = True
@@ -54,9 +49,7 @@ class Loader(Iterator[Element]):
             warn: log a warning for each image left out; else the caller reports `skipped`.
         """
         self.step = self._restarted_at = start_step
-        self._warn = warn
-        self._source = source
-        self._num_workers = num_workers
+        self._source, self._num_workers, self._warn = source, num_workers, warn
         self._restarts = 0
         self._elements: Any = None
         self._start()
@@ -147,12 +140,10 @@ def _in_background(source: _From, num_workers: int) -> grain.IterDataset:
     return elements.mp_prefetch(options, worker_init_fn=_start_worker)
 
 
-def _start_worker(worker: int, count: int) -> None:
+def _start_worker(*_: int) -> None:
     """Runs first in every loader process."""
-    del worker, count
     cv2.setNumThreads(1)  # the processes are the parallelism
-    parent = os.getppid()
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:

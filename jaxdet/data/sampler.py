@@ -1,8 +1,7 @@
 """Plans which images make up which training step, from the data set and the seed alone.
 
 Step k is looked up, not reached, so a run goes on exactly, and on any number of devices.
-
-Glossary: `G` images in a global batch (over all devices and hosts).
+`G` is images in a global batch, over all devices and hosts.
 """
 
 import functools
@@ -38,19 +37,12 @@ class Sampler:
     """
 
     def __init__(self, dataset: Dataset, data: DataConfig, *, global_batch: int, seed: int):
-        """Groups the images.
-
-        Args:
-            dataset: the training set.
-            data: for the images' scale, and whether those without boxes are trained on.
-            global_batch: images per step, over all devices.
-            seed: of the run; any integer.
+        """Groups the images; `global_batch` is images per step, `seed` any integer.
 
         Raises:
             InputError: no image can be trained on.
         """
-        self.global_batch = global_batch
-        self.seed = seed
+        self.global_batch, self.seed = global_batch, seed
         self.image_ids = dataset.image_ids
         self.buckets = bucket_sizes(data.image_scale)
         self.sizes = rescale_sizes(dataset.sizes, data.image_scale)

@@ -347,7 +347,7 @@ def test_boxes_are_those_of_the_loader(root):
 def test_only_so_many_lines_are_kept_but_all_are_counted():
     findings = Findings()
     for _ in range(2):
-        findings.add("bad things", np.arange(MAX_LINES - 20))
+        findings.add("bad things", np.ones(MAX_LINES - 20, bool))
     findings.add("nothing", [])
     (kind,) = findings.faults.values()
     assert kind["count"] == 2 * (MAX_LINES - 20)
