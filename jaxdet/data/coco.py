@@ -1,21 +1,88 @@
-"""COCO annotation files: read once, checked completely, kept as flat arrays."""
+"""COCO annotation files: read once, checked completely, kept as flat arrays.
 
+The whole file is decoded at once, and what no field names is skipped, outlines above all.  Only
+where that fails is it gone through record by record, to say which is wrong and why.
+"""
+
+import json
+import re
 from collections.abc import Sequence
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
 from jaxtyping import Int64
 from numpy.typing import DTypeLike
 
-from jaxdet.data.coco_records import AnnotationRecord, decode
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.findings import Findings
 from jaxdet.errors import InputError
 from jaxdet.files import read_bytes
+
+# Larger coordinates and sides are typing errors, and would leave float32's exact integers.
+MAX_PIXELS_PER_SIDE = 1_000_000
+
+# Names that are empty, absolute (also on Windows), climb out, or that no file can have: of control
+# characters or halves of surrogate pairs.
+_NO_NAME_INSIDE = re.compile(
+    r"^\.?$|^[/\\]|^.:|(^|[/\\])\.\.([/\\]|$)|[\x00-\x1f\x7f\ud800-\udfff]"
+)
+
+Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Side = Annotated[int, msgspec.Meta(ge=1, le=MAX_PIXELS_PER_SIDE)]
+Coordinate = Annotated[float, msgspec.Meta(ge=-MAX_PIXELS_PER_SIDE, le=MAX_PIXELS_PER_SIDE)]
+Length = Annotated[float, msgspec.Meta(ge=0, le=MAX_PIXELS_PER_SIDE)]
+Finite = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]
+
+
+class ImageRecord(msgspec.Struct, gc=False):
+    """An image; sides in pixels."""
+
+    id: Integer
+    file_name: str
+    height: Side
+    width: Side
+
+    def __post_init__(self) -> None:
+        if _NO_NAME_INSIDE.search(self.file_name):
+            name = self.file_name[:60]
+            raise ValueError(f"file_name {name!a} is not a path inside the image folder")
+
+
+class AnnotationRecord(msgspec.Struct, gc=False):
+    """An object; its box is x, y, width, height in pixels."""
+
+    id: Integer
+    image_id: Integer
+    bbox: tuple[Coordinate, Coordinate, Length, Length]
+    area: Finite | None = None
+    iscrowd: bool | int = 0
+    ignore: bool | int = 0
+    category_id: Integer = 0
+
+
+class _File(msgspec.Struct):
+    """What is read of a file."""
+
+    images: Annotated[list[ImageRecord], msgspec.Meta(min_length=1)]
+    annotations: list[AnnotationRecord]
+
+
+class _AnyFile(msgspec.Struct):
+    """The same, of any records."""
+
+    images: Annotated[list[Any], msgspec.Meta(min_length=1)]
+    annotations: list[Any]
+
+
+Record = TypeVar("Record", ImageRecord, AnnotationRecord)
+
+# Outlines are four fifths of COCO's text; as Python's objects they would take gigabytes.  Between
+# the opening bracket and the last closing one no quote may occur: a match stays in the value.
+_OUTLINES = re.compile(rb'"segmentation"\s*:\s*\[[][\d\s.,eE+-]*\]')
 
 
 def coco_directory(root: str | Path, split: str, findings: Findings | None = None) -> Dataset:
@@ -56,14 +123,14 @@ def load_coco(
     text = read_bytes(annotation_file)
     if not image_dir.is_dir():
         raise InputError(f"{image_dir}: no such folder of images (for {annotation_file})")
-    file = decode(text, annotation_file, findings)
+    file = _decode(text, annotation_file, findings)
     image_ids, firsts = _unique_ids("image", file.images, findings)
     images = [file.images[i] for i in firsts]
     rows = file.annotations
     owners = _column(rows, "image_id")
     order = _sound_annotations(rows, owners, image_ids, findings)
     xywh = np.fromiter(chain.from_iterable(row.bbox for row in rows), np.float64, 4 * len(rows))
-    dataset = Dataset(
+    return Dataset(
         source=str(annotation_file),
         image_dir=image_dir,
         file_names=tuple(image.file_name for image in images),
@@ -78,9 +145,6 @@ def load_coco(
         iscrowd=_column(rows, "iscrowd", bool)[order],
         ignore=_column(rows, "ignore", bool)[order],
     )
-    if file.categories is not msgspec.UNSET:
-        _check_categories(_column(file.categories, "id"), dataset, findings)
-    return dataset
 
 
 def _sound_annotations(
@@ -116,25 +180,42 @@ def _unique_ids(
     return unique, firsts
 
 
-def _check_categories(
-    ids: Int64[np.ndarray, " categories"], dataset: Dataset, findings: Findings
-) -> None:
-    """Reports what is odd; proposals do not depend on categories, so nothing here does harm."""
-    used, annotation_ids = dataset.category_ids, dataset.annotation_ids
-    findings.add(
-        "annotations of unknown categories",
-        ~np.isin(used, ids),
-        lambda i: (
-            f"annotation {annotation_ids[i]} has category {used[i]}, which is not in 'categories'"
-        ),
-        harmless=True,
-    )
-    findings.add(
-        "categories that no annotation has",
-        np.setdiff1d(ids, used).tolist(),
-        lambda number: f"category {number} has no annotation",
-        harmless=True,
-    )
+def _decode(text: bytes, path: Path, findings: Findings) -> _File:
+    """Returns the file's good records, without the annotations of wrong ones of images."""
+    try:
+        return msgspec.json.decode(text, type=_File)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        pass
+    try:  # Python's own reader knows NaN and infinities, so that their record can be named
+        file = msgspec.convert(json.loads(_OUTLINES.sub(b'"segmentation":0', text)), _AnyFile)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{path}: not a COCO file ({error})") from None
+    except (ValueError, RecursionError) as error:  # bad syntax, encoding or depth
+        raise InputError(f"{path}: not a JSON file ({error})") from None
+    images = _good_records("images", file.images, ImageRecord, findings)
+    left_out = {_id_of(record) for record in file.images} - {image.id for image in images}
+    annotations = _good_records("annotations", file.annotations, AnnotationRecord, findings)
+    return _File(images, [a for a in annotations if a.image_id not in left_out])
+
+
+def _good_records(
+    name: str, records: list[Any], kind: type[Record], findings: Findings
+) -> list[Record]:
+    """Returns the records that are of a kind; the others are reported."""
+    good: list[Record] = []
+    for i, record in enumerate(records):
+        try:
+            good.append(msgspec.convert(record, kind))
+        except (msgspec.MsgspecError, UnicodeError, OverflowError) as error:
+            number = _id_of(record)
+            label = f"{name}[{i}]" if number is None else f"{name}[{i}] (id {number!s:.20})"
+            findings.add(f"malformed {name}", [f"{label}: {error}"])
+    return good
+
+
+def _id_of(record: Any) -> int | None:
+    number = record.get("id") if isinstance(record, dict) else None
+    return number if type(number) is int else None
 
 
 def _area_of(row: AnnotationRecord) -> float:

@@ -22,9 +22,7 @@ from jaxdet.types import Batch
 
 _LOG = logging.getLogger(__name__)
 
-# How often killed processes are started again, with fewer batches than this between two times.
-MAX_RESTARTS = 5
-FORGOTTEN_AFTER = 100
+MAX_RESTARTS = 5  # of killed processes, with no batch between
 
 
 class Element(NamedTuple):
@@ -48,7 +46,7 @@ class Loader(Iterator[Element]):
             start_step: the first step to load.
             warn: log a warning for each image left out; else the caller reports `skipped`.
         """
-        self.step = self._restarted_at = start_step
+        self.step = start_step
         self._source, self._num_workers, self._warn = source, num_workers, warn
         self._restarts = 0
         self._elements: Any = None
@@ -62,6 +60,7 @@ class Loader(Iterator[Element]):
             for message in element.skipped:
                 _LOG.warning("step %d: image skipped: %s", self.step, message)
         self.step += 1
+        self._restarts = 0
         # Out of the workers' shared memory, whose blocks outlive a program that is interrupted.
         return Element(Batch(*(np.array(leaf) for leaf in element.batch)), element.skipped)
 
@@ -85,15 +84,12 @@ class Loader(Iterator[Element]):
             # What grain raises for a process that was killed, for want of memory perhaps.
             if "terminated unexpectedly" not in str(error):
                 raise
-        if self.step - self._restarted_at >= FORGOTTEN_AFTER:
-            self._restarts = 0
         if self._restarts == MAX_RESTARTS:
             raise InputError(
                 "loader processes keep being killed, for want of memory perhaps; set fewer "
                 "config.data.num_workers (0 for none) or give the run more memory"
             )
         self._restarts += 1
-        self._restarted_at = self.step
         _LOG.warning("step %d: a loader process was killed; starting all anew", self.step)
         self._elements.close()
         self._start()

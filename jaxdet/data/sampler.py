@@ -74,7 +74,7 @@ class Sampler:
         rng = np.random.default_rng([self.seed % 2**64, epoch])
         batches = []
         for group in self.groups:
-            shape = _whole_batches(group, self.global_batch), self.global_batch
+            shape = -(-len(group) // self.global_batch), self.global_batch
             order = np.resize(rng.permutation(group), shape)
             # Images without a usable box are exchanged for others of their group.
             pool = group[self.has_use[group]]
@@ -90,11 +90,7 @@ def steps_per_epoch(dataset: Dataset, data: DataConfig, global_batch: int) -> in
         InputError: no image can be trained on.
     """
     groups = aspect_groups(dataset, data.keep_empty)
-    return sum(_whole_batches(group, global_batch) for group in groups)
-
-
-def _whole_batches(group: Int64[np.ndarray, " m"], global_batch: int) -> int:
-    return -(-len(group) // global_batch)
+    return sum(-(-len(group) // global_batch) for group in groups)
 
 
 def aspect_groups(dataset: Dataset, keep_empty: bool = False) -> list[Int64[np.ndarray, " group"]]:

@@ -219,29 +219,10 @@ def test_degenerate_boxes_crowds_and_ignored_ones(root):
     assert dataset.usable.sum() == 9
 
 
-def test_categories(root):
-    categories = [{"id": 1, "name": "a"}, {"id": 5}, {"id": 2}, {"name": "b"}]
-    edit(root, annotations=[annotation(50, 2) | {"category_id": 7}], categories=categories)
-    _, faults, warnings = check(root)
-    assert faults == {}
-    assert warnings == {
-        "malformed categories": ["categories[3]: Object missing required field `id`"],
-        "annotations of unknown categories": [
-            "annotation 50 has category 7, which is not in 'categories'"
-        ],
-        "categories that no annotation has": [
-            "category 2 has no annotation",
-            "category 5 has no annotation",
-        ],
-    }
-
-
 @pytest.mark.parametrize("categories", [{}, None, [], [None], [{"id": 2**62}, {"id": -(2**62)}]])
-def test_odd_categories_do_no_harm(root, categories):
+def test_categories_do_no_harm(root, categories):
     edit(root, categories=categories)
-    _, faults, warnings = check(root)
-    assert faults == {}
-    assert warnings
+    assert check(root)[1:] == ({}, {})
 
 
 def test_images_that_share_a_file(root):
