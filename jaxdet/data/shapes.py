@@ -16,8 +16,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
 
-from jaxdet.errors import InputError
-from jaxdet.files import cache_folder
+from jaxdet.files import cache_folder, reported
 
 SEED = 2018
 NUM_IMAGES = {"train": 400, "val": 100}
@@ -52,37 +51,32 @@ class Pose(NamedTuple):
     angle: float
 
 
-def make_shapes(cache_dir: str | Path | None = None) -> Path:
-    """Makes the set unless it exists, and returns the root of its COCO directory.
+def make_shapes() -> Path:
+    """Makes the set in the cache folder unless it is there; returns its COCO directory.
 
-    The set is written to a folder of another name and renamed when complete, so that a killed or
-    a second process never leaves or sees half of it.
-
-    Args:
-        cache_dir: folder to keep it in; `$JAXDET_CACHE` by default, or else `~/.cache/jaxdet`.
+    It is written to a folder of another name and renamed when complete, so that a killed or a
+    second process never leaves or sees half of it.
 
     Raises:
         InputError: the folder cannot be written.
     """
-    cache = Path(cache_dir) if cache_dir else cache_folder()
+    cache = cache_folder()
     # Changes with the code that draws, so that a cached set is never out of date.
     version = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
     root = cache / f"shapes-{version}"
     if root.is_dir():
         return root
-    try:
+    with reported(cache, "written", "set JAXDET_CACHE to another folder"):
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=root.name, dir=cache) as temporary:
             unfinished = Path(temporary) / "shapes"
             for split, count in NUM_IMAGES.items():
                 _write_split(unfinished, split, count)
-            unfinished.rename(root)
-    except OSError as error:
-        if not root.is_dir():  # else another process was first
-            raise InputError(
-                f"{cache}: the shapes set cannot be written there ({error.strerror}); "
-                "set JAXDET_CACHE to another folder"
-            ) from None
+            try:
+                unfinished.rename(root)
+            except OSError:
+                if not root.is_dir():  # else another process was first
+                    raise
     return root
 
 

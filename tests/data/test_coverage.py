@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxdet.config import ModelConfig, TargetConfig
-from jaxdet.data.coverage import best_ious, summarise
+from jaxdet.data.check import best_ious, summarise
 from jaxdet.detectors.rpn import anchor_grid
 from jaxdet.ops import anchors, boxes
 
