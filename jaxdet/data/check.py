@@ -1,6 +1,6 @@
-"""What is wrong with a data set beyond its annotation file's own faults, which `load_coco` reports.
+"""What is wrong with a data set beyond the annotation file's own faults, which `load_coco` reports.
 
-Lengths are in pixels of the original image unless they are said to be resized.
+Lengths are in original pixels unless they are said to be resized.
 """
 
 import itertools
@@ -21,8 +21,7 @@ from jaxdet.errors import InputError
 from jaxdet.ops.anchors import base_anchors
 from jaxdet.ops.boxes import CONVENTIONS, clip, columns, iou_of_columns, sides
 
-# Some of COCO's own boxes end a fraction of a pixel outside.
-SLACK = 1.0
+SLACK = 1.0  # some of COCO's own boxes end a fraction of a pixel outside
 
 # A proposal is clipped to the image: of a box with less of its area there it can cover no half.
 MIN_INSIDE = 0.5
@@ -45,12 +44,9 @@ _IMAGE_FAULTS = {
 def check_images(
     dataset: Dataset, findings: Findings, progress: Callable[[int], None] = lambda done: None
 ) -> None:
-    """Decodes every image, as training will, in as many threads as there are cores.
+    """Decodes every image, as training will, and reports what cannot be used.
 
-    Args:
-        dataset: Whose images.
-        findings: Gets the images that are missing, unreadable or not of the annotated size.
-        progress: Is called with the number of images read so far.
+    `progress` is called with the number of images read so far.
     """
     with ThreadPool() as pool:  # decoding does not hold Python's lock
         faults = pool.imap(partial(_image_fault, dataset), range(len(dataset)), chunksize=16)
@@ -105,13 +101,9 @@ def check_annotations(dataset: Dataset, findings: Findings) -> None:
 def check_training(
     dataset: Dataset, findings: Findings, data: DataConfig, global_batch: int
 ) -> dict[str, int]:
-    """Returns how many images training visits in an epoch, and in how many steps.
+    """Reports images that training leaves out; returns how many it visits, and in how many steps.
 
-    Args:
-        dataset: The training set.
-        findings: Gets the images that are left out or replaced, and why.
-        data: For whether images without boxes are trained on.
-        global_batch: Images per step over all devices.
+    `global_batch` is images per step over all devices.
     """
     visited = np.zeros(len(dataset), bool)
     steps = 0
@@ -162,10 +154,9 @@ def check_anchors(dataset: Dataset, findings: Findings, config: Config) -> dict[
 def boxes_as_trained(
     dataset: Dataset, image_scale: tuple[int, ...]
 ) -> tuple[Float[np.ndarray, "k 4"], Int64[np.ndarray, "k 2"]]:
-    """Returns all boxes that training uses, as `resize_boxes` makes them, not mirrored.
+    """Returns all boxes that training uses, in resized pixels, as `resize_boxes` makes them.
 
-    Returns:
-        Inclusive corners in resized pixels, and (height, width) of the resized image of each.
+    With them comes (height, width) of the resized image of each.
     """
     sizes, owners = dataset.sizes, dataset.owners[dataset.usable]
     f = np.minimum(max(image_scale) / sizes.max(axis=1), min(image_scale) / sizes.min(axis=1))

@@ -86,13 +86,7 @@ _OUTLINES = re.compile(rb'"segmentation"\s*:\s*\[[][\d\s.,eE+-]*\]')
 
 
 def coco_directory(root: str | Path, split: str, findings: Findings | None = None) -> Dataset:
-    """Returns one split of a folder laid out as COCO 2017; see `load_coco`.
-
-    Args:
-        root: Holds `annotations/instances_<split>2017.json` and `<split>2017/`.
-        split: `train` or `val`.
-        findings: As for `load_coco`.
-    """
+    """Returns the `train` or `val` split of a folder laid out as COCO 2017; see `load_coco`."""
     root = Path(root)
     annotations = root / "annotations" / f"instances_{split}2017.json"
     return load_coco(annotations, root / f"{split}2017", findings)
@@ -114,9 +108,9 @@ def load_coco(
             left out.  By default the first such thing is an error.
 
     Raises:
-        InputError: The file is missing or not COCO; unless there are `findings`, also if an id
-            occurs twice, an annotation belongs to no image, a box is not finite or has a negative
-            size, or a file name leaves the folder.
+        InputError: The file is missing or not COCO, or there are no `findings` to collect an id
+            that occurs twice, an annotation of no image, a box that is not finite or of negative
+            size, a file name that leaves the folder.
     """
     annotation_file, image_dir = Path(annotation_file), Path(image_dir)
     findings = findings or Findings(stop_at=str(annotation_file))
@@ -125,8 +119,7 @@ def load_coco(
         raise InputError(f"{image_dir}: no such folder of images (for {annotation_file})")
     file = _decode(text, annotation_file, findings)
     image_ids, firsts = _unique_ids("image", file.images, findings)
-    images = [file.images[i] for i in firsts]
-    rows = file.annotations
+    images, rows = [file.images[i] for i in firsts], file.annotations
     owners = _column(rows, "image_id")
     order = _sound_annotations(rows, owners, image_ids, findings)
     xywh = np.fromiter(chain.from_iterable(row.bbox for row in rows), np.float64, 4 * len(rows))

@@ -17,16 +17,11 @@ from PIL import ExifTags, Image
 FORMATS = "JPEG, PNG, WebP, BMP, GIF or TIFF"
 
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-# The EXIF orientations that swap height and width.
-_SIDEWAYS = (5, 6, 7, 8)
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 
 def stored_size(file: io.BufferedIOBase) -> tuple[int, int] | None:
-    """Reads (height, width) as stored, before any EXIF rotation.
-
-    Returns:
-        The size in pixels, or None if this is no image of a known format.
-    """
+    """Reads (height, width) before any EXIF rotation; None if this is no image of `FORMATS`."""
     try:
         width, height = _width_and_height(file)
     except struct.error:  # the file ends within its header
@@ -106,10 +101,9 @@ def _jpeg(file: io.BufferedIOBase) -> tuple[int, int]:
             return width, height
         if marker == 0xFF:  # padding
             position += 1
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # without content
-            position += 2
         else:
-            position += 2 + length
+            is_empty = marker == 0x01 or 0xD0 <= marker <= 0xD8
+            position += 2 if is_empty else 2 + length
 
 
 def _webp(start: bytes) -> tuple[int, int]:

@@ -5,17 +5,12 @@ from jaxdet.data.coco import coco_directory
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.findings import Findings
 from jaxdet.data.shapes import make_shapes
+from jaxdet.data.tfds import load_tfds
 from jaxdet.errors import InputError
 
 
 def load_dataset(config: DataConfig, split: str, findings: Findings | None = None) -> Dataset:
-    """Returns the `train` or `val` images of a config.
-
-    Args:
-        config: Which data set, and where.
-        split: `train` or `val`.
-        findings: Gets what is wrong with single items, which are then left out; by default the
-            first such thing is an error.
+    """Returns the `train` or `val` images of a config; `findings` as for `load_coco`.
 
     Raises:
         InputError: files are missing or not what they should be.
@@ -23,8 +18,6 @@ def load_dataset(config: DataConfig, split: str, findings: Findings | None = Non
     if config.name == "shapes":
         return coco_directory(config.root or make_shapes(), split, findings)
     if config.name == "tfds":
-        from jaxdet.data.tfds import load_tfds
-
         return load_tfds(split, config.root or None)
     if not config.root:
         raise InputError(

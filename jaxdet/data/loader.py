@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ class Element(NamedTuple):
     skipped: tuple[str, ...]
 
 
-class Loader(Iterator[Element]):
+class Loader(AbstractContextManager["Loader"], Iterator[Element]):
     """Iterates over batches that are made in the background; `step` is that of the next."""
 
     def __init__(
@@ -70,9 +71,6 @@ class Loader(Iterator[Element]):
             self._elements.close()
             self._elements = None
             gc.collect()  # of cycles that hold the last elements, or they are reported as leaked
-
-    def __enter__(self) -> "Loader":
-        return self
 
     def __exit__(self, *_: Any) -> None:
         self.close()

@@ -18,12 +18,8 @@ from jaxdet.data.sampler import Sampler, flips
 from jaxdet.errors import InputError
 from jaxdet.types import Batch
 
-# After so many unreadable images in a row the folder is wrong rather than a file.
-MAX_SKIPS = 100
-
-# The number of boxes is padded to a multiple, so that similar data sets share compiled programs.
-BOX_MULTIPLE = 8
-
+MAX_SKIPS = 100  # unreadable images in a row: the folder is wrong rather than a file
+BOX_MULTIPLE = 8  # of padded boxes, so that similar data sets share compiled programs
 FILLER_SIZE = 32
 
 

@@ -24,10 +24,8 @@ LONG_SIDE = 160
 SHORT_SIDES = (104, 112, 120, 128, 144)
 
 MAX_SHAPES = 6
-# Square root of width x height, in pixels: most shapes are small, as in COCO.
-SIZE_RANGE = (16.0, 110.0)
-# Width over height, at most this or at least its inverse, before rotation.
-MAX_ASPECT = 2.6
+SIZE_RANGE = (16.0, 110.0)  # square root of width x height, in pixels: most are small
+MAX_ASPECT = 2.6  # width over height, at most this or at least its inverse, before rotation
 MIN_VISIBLE = 0.85  # a shape that would hide more of another one is placed elsewhere
 MIN_BOX_SIDE = 8
 MIN_CONTRAST = 110.0  # RGB distance between a shape and what it covers

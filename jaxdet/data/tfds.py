@@ -6,7 +6,6 @@ numbers are positions in the list of categories, and an area under 1 becomes 0.
 
 import hashlib
 import io
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -20,8 +19,6 @@ from jaxdet.data.dataset import Dataset
 from jaxdet.data.image import decode_image, size_of
 from jaxdet.errors import InputError
 from jaxdet.files import cache_folder, make_folder, whole
-
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -42,7 +39,7 @@ def load_tfds(split: str, data_dir: str | Path | None = None) -> TfdsDataset:
     """Loads `coco/2017`.
 
     TFDS keeps boxes and images together, so the first call goes through the whole split, which
-    takes minutes; what it finds is kept in the cache folder, and later calls take a second.
+    takes minutes; what it finds is kept in the cache folder.
 
     Args:
         split: `train` or `val`.
@@ -62,7 +59,6 @@ def load_tfds(split: str, data_dir: str | Path | None = None) -> TfdsDataset:
         with path.open("rb") as file, np.load(file) as arrays:
             index = dict(arrays)
     except Exception:  # of many kinds: not there, or damaged
-        _LOG.info("%s: reading all boxes once; kept in %s", folder, path)
         index = _make_index(records, folder)
         make_folder(path.parent)
         with whole(path) as new:
