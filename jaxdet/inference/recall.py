@@ -155,18 +155,18 @@ def format_table(result: Mapping[str, Any], title: str = "Recall") -> Table:
     table.add_column("proposals per image")
     for limit in LIMITS:
         table.add_column(str(limit), justify="right")
-    table.add_row("AR, COCO API", *(_percent(result[f"AR@{limit}"]) for limit in LIMITS))
+    table.add_row("AR, COCO API", *(percent(result[f"AR@{limit}"]) for limit in LIMITS))
     table.add_row(
-        "AR, fast", *(_percent(result["fast"][f"AR@{limit}"]) for limit in LIMITS), end_section=True
+        "AR, fast", *(percent(result["fast"][f"AR@{limit}"]) for limit in LIMITS), end_section=True
     )
     by_iou = [result["recall_by_iou"][str(limit)] for limit in LIMITS]
     for threshold in by_iou[0]:
         last = threshold == list(by_iou[0])[-1]
-        cells = [_percent(recalls[threshold]) for recalls in by_iou]
+        cells = [percent(recalls[threshold]) for recalls in by_iou]
         table.add_row(f"recall at IoU {threshold}", *cells, end_section=last)
     for size in SIZES:
         label = f"AR, {size} ({result['boxes_by_size'][size]} boxes)"
-        table.add_row(label, *("" for _ in LIMITS[:-1]), _percent(result["recall_by_size"][size]))
+        table.add_row(label, *("" for _ in LIMITS[:-1]), percent(result["recall_by_size"][size]))
     return table
 
 
@@ -268,5 +268,6 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | int | None) -> str:
+    """Returns a share with one decimal; a dash for none."""
     return "-" if value is None else f"{100 * value:.1f}"
