@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jaxdet.inference.recall import LIMITS, SIZES
+from jaxdet.inference.recall import LIMITS
 
 Row = dict[str, Any]
 Numbers = Sequence[float | int | None]
@@ -45,19 +45,13 @@ def curves(steps: Sequence[Row], evaluations: Sequence[Row], names: Iterable[str
 
 @_style
 def recall(result: Row) -> str:
-    """Draws recall by IoU threshold for each limit, and AR@1000 by the size of the box."""
-    figure, (left, right) = _grid(2)
+    """Draws recall by IoU threshold for each limit."""
+    figure, (ax,) = _grid(1)
     by_limit = {f"best {n}": result["recall_by_iou"][str(n)] for n in LIMITS}
     thresholds = [float(t) for t in by_limit[f"best {LIMITS[0]}"]]
     lines = {name: list(by_iou.values()) for name, by_iou in by_limit.items()}
-    _draw_lines(left, "recall by IoU threshold", "IoU threshold", thresholds, lines)
-    left.set_ylim(0, 1)
-    labels = [f"{size}\n{result['boxes_by_size'][size]} boxes" for size in SIZES]
-    values = [result["recall_by_size"][size] for size in SIZES]
-    bars = right.barh(labels, [value or 0 for value in values])
-    right.bar_label(bars, ["-" if v is None else f"{v:.3f}" for v in values], padding=4)
-    right.set(title="AR@1000 by size of the box", xlim=(0, 1))
-    right.invert_yaxis()
+    _draw_lines(ax, "recall by IoU threshold", "IoU threshold", thresholds, lines)
+    ax.set_ylim(0, 1)
     return _svg(figure)
 
 

@@ -15,7 +15,6 @@ from jaxtyping import Float
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from rich.table import Table
 
 from jaxdet.data.dataset import GroundTruth
 from jaxdet.ops.boxes import iou, to_xywh
@@ -128,25 +127,19 @@ def evaluate_proposals(
     }
 
 
-def format_table(result: Mapping[str, Any]) -> Table:
-    """Returns the figures of `evaluate_proposals` as a table for the console, in percent."""
-    caption = f"{result['num_images']} images, {result['num_boxes']} boxes; percent"
-    table = Table("proposals per image", title="Recall", caption=caption)
-    for limit in LIMITS:
-        table.add_column(str(limit), justify="right")
+def table_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Returns the figures of `evaluate_proposals` by limit, in percent, under what they are."""
+    rows: list[tuple[str, ...]] = []
     for name, figures in (("COCO API", result), ("fast", result["fast"])):
-        table.add_row(f"AR, {name}", *(percent(figures[f"AR@{limit}"]) for limit in LIMITS))
-    table.add_section()
+        rows.append((f"AR, {name}", *(percent(figures[f"AR@{limit}"]) for limit in LIMITS)))
     by_iou = [result["recall_by_iou"][str(limit)] for limit in LIMITS]
-    for iou_name in by_iou[0]:
-        table.add_row(
-            f"recall at IoU {iou_name}", *(percent(recall[iou_name]) for recall in by_iou)
-        )
-    table.add_section()
+    for threshold in by_iou[0]:
+        cells = (percent(recall[threshold]) for recall in by_iou)
+        rows.append((f"recall at IoU {threshold}", *cells))
     for size in SIZES:
         label = f"AR, {size} ({result['boxes_by_size'][size]} boxes)"
-        table.add_row(label, *("" for _ in LIMITS[:-1]), percent(result["recall_by_size"][size]))
-    return table
+        rows.append((label, "", "", percent(result["recall_by_size"][size])))
+    return rows
 
 
 def _best_first(proposals: ImageProposals, limit: int) -> ImageProposals:
@@ -158,25 +151,11 @@ def _best_first(proposals: ImageProposals, limit: int) -> ImageProposals:
 
 def _greedy_ious(ious: np.ndarray) -> np.ndarray:
     """Returns each box's IoU when matched, in the order of being matched: [g, n] -> [g]."""
-    taken = np.zeros(ious.shape[0], np.float32)
-    if ious.size == 0:
-        return taken
-    ious = ious.copy()
-    partner = ious.argmax(axis=1)
-    best = ious[np.arange(len(ious)), partner]
-    for position in range(len(taken)):
-        row = best.argmax()
-        if best[row] <= 0:
-            break
-        taken[position] = best[row]
-        column = partner[row]
-        best[row] = -1
-        ious[:, column] = -1
-        # Only boxes that wanted this very proposal need another look.
-        stale = np.flatnonzero((partner == column) & (best >= 0))
-        if len(stale):
-            partner[stale] = ious[stale].argmax(axis=1)
-            best[stale] = ious[stale, partner[stale]]
+    left, taken = ious.copy(), np.zeros(len(ious), np.float32)
+    for i in range(min(ious.shape)):
+        box, proposal = np.unravel_index(left.argmax(), left.shape)
+        taken[i] = left[box, proposal]
+        left[box, :] = left[:, proposal] = -1
     return taken
 
 

@@ -23,7 +23,7 @@ from jaxdet.distributed import is_first_host
 from jaxdet.environment import environment, peak_memory
 from jaxdet.errors import InputError
 from jaxdet.files import read_bytes, reported, write_json, write_whole
-from jaxdet.inference.recall import LIMITS, SIZES, percent
+from jaxdet.inference.recall import LIMITS, SIZES, percent, table_rows
 from jaxdet.training.metric_writer import read_rows
 from jaxdet.zoo.published import ROWS
 
@@ -35,10 +35,6 @@ ODD_RECORDS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueErr
 
 Row = dict[str, Any]
 Table = tuple[Sequence[str], Sequence[Sequence[Any]]]  # head and rows
-
-# Figures of an evaluation, by the COCO API and by the reference's fast matching.
-WAYS = ("", "fast ")
-RECALLS = [f"{way}AR@{limit}" for way in WAYS for limit in LIMITS]
 
 
 def write_report(workdir: Path, config: Config, trained: bool = False) -> None:
@@ -83,7 +79,8 @@ def _render(workdir: Path, config: Config) -> str:
         rows = [row for _, row in read_rows(workdir / "metrics.jsonl") if row is not None]
     steps, evaluations = (_by_step(rows, kind) for kind in ("train", "eval"))
     names = _numeric_fields(steps)
-    by_size = [f"recall_by_size {size}" for size in SIZES]
+    recalls = [f"{way}AR@{limit}" for way in ("", "fast ") for limit in LIMITS]
+    recalls += [f"recall_by_size {size}" for size in SIZES]
     result = _read_json(workdir / "eval.json")
     machine = _read_json(workdir / "environment.json") or _this_machine("wrote this page")
     published = {row.config: row.ar1000 for row in ROWS if config.data.name != "shapes"}
@@ -100,13 +97,14 @@ def _render(workdir: Path, config: Config) -> str:
         result=result,
         machine=machine,
         published=published.get(config.name),
-        facts=_facts(config, steps, evaluations, machine),
+        facts=_facts(config, result, steps, evaluations, machine),
         limits=LIMITS,
-        recall_table=_recall_table(result) if result else None,
+        recall_head=["percent of boxes, among the best", *LIMITS],
+        recall_table=table_rows(result) if result else None,
         recall_plot=plots.recall(result) if result else None,
         curves=plots.curves(steps, evaluations, names) if steps else None,
         step_table=_log_table(steps, names, _number),
-        evaluation_table=_log_table(evaluations, [*RECALLS, *by_size], percent),
+        evaluation_table=_log_table(evaluations, recalls, percent),
         samples=_samples(workdir / "proposals.png"),
         fields=fields,
         changed=[field for field in fields if field[1] != field[2]],
@@ -137,7 +135,7 @@ def _read_json(path: Path) -> Row:
 
 
 def _facts(
-    config: Config, steps: Sequence[Row], evaluations: Sequence[Row], machine: Row
+    config: Config, result: Row, steps: Sequence[Row], evaluations: Sequence[Row], machine: Row
 ) -> list[tuple[str, str, str]]:
     """Returns names, values and remarks."""
     devices = machine["devices"]
@@ -145,6 +143,9 @@ def _facts(
         ("Data", config.data.name, ""),
         ("Devices", f"{devices['count']} x {devices['kind']}", ""),
     ]
+    for size in SIZES if result else ():
+        recall = percent(result["recall_by_size"][size])
+        facts.append((f"AR@1000, {size}", recall, f"{result['boxes_by_size'][size]} boxes"))
     if steps:
         last = steps[-1]
         # A row has the means over the steps since the row before.
@@ -162,15 +163,6 @@ def _facts(
         best = max(scored, key=lambda row: row["AR@1000"])
         facts.append(("Best AR@1000", percent(best["AR@1000"]), f"at step {best['step']}"))
     return facts
-
-
-def _recall_table(result: Row) -> Table:
-    flat = flatten_dict(result, sep=" ")
-    rows = [("mean", *(percent(flat[name]) for name in RECALLS))]
-    for iou in result["recall_by_iou"][str(LIMITS[0])]:
-        names = [f"{way}recall_by_iou {limit} {iou}" for way in WAYS for limit in LIMITS]
-        rows.append((f"at IoU {iou}", *(percent(flat[name]) for name in names)))
-    return ["recall, percent", *RECALLS], rows
 
 
 def _log_table(

@@ -52,14 +52,11 @@ def draw_proposals(
     label, its IoU and its score; a label that would cover another is left out.
 
     Args:
-        image: RGB.
+        image: RGB; the drawing has a long side of 560 pixels.
         gt_boxes: boxes to find, in pixels of `image`.
         boxes: proposals in pixels of `image`, in any order.
         scores: their scores.
         top: how many of the best proposals are looked at.
-
-    Returns:
-        The drawing, with a long side of 560 pixels, and its counts.
     """
     order = np.argsort(-scores, kind="stable")[:top]
     ious = iou(gt_boxes.astype(np.float32), boxes[order].astype(np.float32))
@@ -85,16 +82,8 @@ def draw_boxes(
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
     """Draws the best proposals of an image without ground truth, labelled with their scores.
 
-    The best is yellow, the last purple; a label that would cover a better one is left out.
-
-    Args:
-        image: RGB.
-        boxes: proposals in pixels of `image`, in any order.
-        scores: their scores.
-        top: how many of the best are drawn.
-
-    Returns:
-        RGB, of the image's size or, if its long side is below 560 pixels, enlarged to that.
+    The best is yellow, the last of `top` purple; a label that would cover a better one is left
+    out.  An image whose long side is below 560 pixels is enlarged to that.
     """
     order = np.argsort(-scores, kind="stable")[:top]
     canvas = _Canvas(image, max(1.0, LONG_SIDE / max(image.shape[:2])))
@@ -111,14 +100,7 @@ def draw_boxes(
 def proposal_grid(
     drawings: Sequence[Drawing], names: Sequence[str], title: str, columns: int = 3
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Returns drawings side by side under a title and a legend, each with its count and its name.
-
-    Args:
-        drawings: of at most 560 x 560 pixels.
-        names: one per drawing.
-        title: first line of the page.
-        columns: at most so many side by side.
-    """
+    """Returns drawings, of at most 560 x 560 pixels, under a title and a legend."""
     columns = max(1, min(columns, len(drawings)))
     height = max((len(drawing.image) for drawing in drawings), default=0) + _CAPTION
     rows = -(-len(drawings) // columns)
