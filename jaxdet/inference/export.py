@@ -26,18 +26,12 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def run_export(config: Config, checkpoint: str | Path, out: Path) -> None:
-    """Writes the model of a checkpoint to the file `out`.
-
-    Raises:
-        InputError: the checkpoint cannot be read or the file not written, or there are several
-            hosts.
-    """
+    """Writes the model of a checkpoint to the file `out`, on a single host."""
     if jax.process_count() > 1:
         raise InputError("--mode=export: runs on one host; start it there, without --distributed")
     params = read_params(checkpoint, param_shapes(build_detector(config)))
     write_exported(config, params, out)
-    megabytes = out.stat().st_size / 1e6
-    print_once(f"wrote {out} ({megabytes:.1f} MB), for jaxdet.load_exported")
+    print_once(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB), for jaxdet.load_exported")
 
 
 def write_exported(config: Config, params: Params, path: Path) -> None:

@@ -19,9 +19,9 @@ A program maps (params, image, image_size) to (boxes, scores, valid):
 for any B.  JAX promises to read programs for six months after the release that wrote them.
 """
 
-import functools
 import io
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,7 +37,6 @@ from jaxdet.inference.single import Result, batch_of_one, result_of
 from jaxdet.types import Batch, Predictions
 
 MANIFEST = "manifest.json"
-keystr = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
 
 Side = Annotated[int, msgspec.Meta(ge=1, le=8192)]  # pixels, as in a config
 
@@ -71,14 +70,7 @@ class ExportedModel:
         self._programs = {k: jax.jit(program.call) for k, program in programs.items()}
 
     def __call__(self, image: np.ndarray | str | Path) -> Result:
-        """Returns proposals of an image.
-
-        Args:
-            image: uint8 (H, W, 3) RGB, or the path of an image.
-
-        Raises:
-            InputError: the file cannot be read, or the array is not such an image.
-        """
+        """Returns the proposals of an image, or of the file of one; see `batch_of_one`."""
         batch = batch_of_one(image, self.manifest.image_scale, self.manifest.buckets)
         return result_of(self.predict(batch), batch)
 
@@ -123,9 +115,8 @@ def _read(stream: io.BufferedReader) -> ExportedModel:
     file = zipfile.ZipFile(stream)
     members = file.infolist()
     # Members that unpack to more than the file holds are a trap.
-    if any(x.compress_type for x in members) or (
-        sum(x.file_size for x in members) > stream.seek(0, io.SEEK_END)
-    ):
+    unpacked, packed = sum(x.file_size for x in members), stream.seek(0, io.SEEK_END)
+    if unpacked > packed or any(x.compress_type for x in members):
         raise ValueError("its members are compressed")
     manifest = msgspec.json.decode(file.read(MANIFEST), type=Manifest)
     for size in bucket_sizes(manifest.image_scale):
@@ -136,9 +127,7 @@ def _read(stream: io.BufferedReader) -> ExportedModel:
     }
     first = programs[manifest.buckets[0]]
     (wanted, _, _), _ = jax.tree.unflatten(first.in_tree, first.in_avals)
-    params = jax.tree_util.tree_map_with_path(
-        lambda path, shape: _read_array(file, f"params/{keystr(path)}.npy", shape), wanted
-    )
+    params = jax.tree_util.tree_map_with_path(partial(_read_array, file), wanted)
     platform = jax.local_devices()[0].platform
     for bucket, program in programs.items():
         # Raises where it takes other parameters or images, or returns something else.
@@ -150,7 +139,8 @@ def _read(stream: io.BufferedReader) -> ExportedModel:
     return ExportedModel(manifest, params, programs)
 
 
-def _read_array(file: zipfile.ZipFile, name: str, wanted: jax.core.ShapedArray) -> np.ndarray:
+def _read_array(file: zipfile.ZipFile, path: Any, wanted: jax.core.ShapedArray) -> np.ndarray:
+    name = f"params/{jax.tree_util.keystr(path, simple=True, separator='/')}.npy"
     array = np.lib.format.read_array(io.BytesIO(file.read(name)), allow_pickle=False)
     if (array.shape, array.dtype) != (wanted.shape, wanted.dtype):
         raise ValueError(f"{name} is {array.dtype} {array.shape}, not {wanted}")

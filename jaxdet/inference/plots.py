@@ -78,7 +78,7 @@ def _draw_lines(
         # matplotlib leaves a gap at NaN, and thins out long lines without losing their peaks.
         marker = "o" if len(places) < 30 else ""
         heights = np.array(values, np.float64)
-        ax.plot(places, heights, marker=marker, markersize=3, linewidth=1.2, label=name)
+        ax.plot(np.array(places), heights, marker=marker, markersize=3, linewidth=1.2, label=name)
     ax.set(title=title, xlabel=x_name)
     ax.grid(alpha=0.3)
     if len(lines) > 1:

@@ -97,7 +97,7 @@ def _render(workdir: Path, config: Config) -> str:
         result=result,
         machine=machine,
         published=published.get(config.name),
-        facts=_facts(config, result, steps, evaluations, machine),
+        facts=_facts(result, steps, evaluations),
         limits=LIMITS,
         recall_head=["percent of boxes, among the best", *LIMITS],
         recall_table=table_rows(result) if result else None,
@@ -135,14 +135,10 @@ def _read_json(path: Path) -> Row:
 
 
 def _facts(
-    config: Config, result: Row, steps: Sequence[Row], evaluations: Sequence[Row], machine: Row
+    result: Row, steps: Sequence[Row], evaluations: Sequence[Row]
 ) -> list[tuple[str, str, str]]:
     """Returns names, values and remarks."""
-    devices = machine["devices"]
-    facts = [
-        ("Data", config.data.name, ""),
-        ("Devices", f"{devices['count']} x {devices['kind']}", ""),
-    ]
+    facts = []
     for size in SIZES if result else ():
         recall = percent(result["recall_by_size"][size])
         facts.append((f"AR@1000, {size}", recall, f"{result['boxes_by_size'][size]} boxes"))

@@ -34,15 +34,12 @@ def fetch(name: str) -> Path:
     Args:
         name: `zoo://<config>`, `torchvision://<backbone>` or `open-mmlab://<backbone>`.
 
-    Returns:
-        The verified file, in `checkpoints` within the cache folder.
-
     Raises:
         InputError: nothing of this name is published, or no site gives the right bytes; the
             message says which file to put where.
     """
-    published = {f"zoo://{row.config}": (ZOO_SITES, row.path) for row in ROWS if row.path}
-    published |= PRETRAINED
+    rows = {f"zoo://{row.config}": (ZOO_SITES, row.path) for row in ROWS if row.path}
+    published: dict[str, tuple[Sequence[str], str]] = {**rows, **PRETRAINED}
     if name not in published:
         known = ", ".join(published)
         raise InputError(f"{name}: no file of this name was published; known are {known}")
@@ -52,14 +49,11 @@ def fetch(name: str) -> Path:
 
 
 def download(urls: Sequence[str], target: Path) -> Path:
-    """Brings a file here unless it is here already.
+    """Returns `target`, verified, which is brought here unless it is here already.
 
     Args:
         urls: of the same file, tried in this order.
         target: ends in `-<hex digits>.<suffix>`, the beginning of the file's SHA-256.
-
-    Returns:
-        `target`, verified.
 
     Raises:
         InputError: no URL gives the right bytes, or the folder cannot be written.

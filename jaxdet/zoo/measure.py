@@ -63,9 +63,8 @@ def measure(
         num_images: validation images to go through; 0 for all.
 
     Returns:
-        A record for JSON: what was measured, and `environment`.  `images_per_step` are over all
-        devices; `seconds_per_step` and `memory_gb` are of training; `AR1000` and `AR1000_fast`
-        are percent, None without a checkpoint or on a part of the images.
+        A record for JSON.  `images_per_step` are over all devices; `AR1000` and `AR1000_fast` are
+        percent, None without a checkpoint or on a part of the images.
 
     Raises:
         InputError: data or checkpoint cannot be used.

@@ -5,7 +5,14 @@ from typing import Any
 
 from jaxdet.zoo.published import ROWS, TOLERANCE, ZOO_SITES, Row
 
-HEADER = ("Backbone", "Style", "Lr schd", "Mem (GB)", "Train time (s/iter)", "Inf time (fps)")
+HEADER: tuple[str, ...] = (
+    "Backbone",
+    "Style",
+    "Lr schd",
+    "Mem (GB)",
+    "Train time (s/iter)",
+    "Inf time (fps)",
+)
 HEADER += ("AR1000", "Download")
 PAGE = """\
 # The zoo, measured
@@ -70,19 +77,9 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _measured_cells(line: Measured, row: Row | None) -> tuple[str, ...]:
-    def rounded(name: str, digits: int) -> str:
-        return "-" if line[name] is None else f"{line[name]:.{digits}f}"
-
-    recall = rounded("AR1000", 1)
+    digits = {"memory_gb": 1, "seconds_per_step": 3, "images_per_second": 1, "AR1000": 1}
+    figures = ["-" if line[k] is None else f"{line[k]:.{n}f}" for k, n in digits.items()]
     if row and line["AR1000"] is not None and row.differs(line["AR1000"]):
-        recall = f"**{recall} ({line['AR1000'] - row.ar1000:+.2f})**"
-    return (
-        f"measured, {line['images_per_step']} images/step",
-        "",
-        "",
-        rounded("memory_gb", 1),
-        rounded("seconds_per_step", 3),
-        rounded("images_per_second", 1),
-        recall,
-        line["checkpoint"] or "fresh parameters",
-    )
+        figures[-1] = f"**{figures[-1]} ({line['AR1000'] - row.ar1000:+.2f})**"
+    name, parameters = f"measured, {line['images_per_step']} images/step", line["checkpoint"]
+    return (name, "", "", *figures, parameters or "fresh parameters")
