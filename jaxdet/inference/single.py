@@ -36,7 +36,12 @@ def batch_of_one(image: Any, image_scale: tuple[int, ...], buckets: Sequence[Siz
     """
     if isinstance(image, str | Path):
         image = read_image(image)
-    _require_image(image)
+    is_array = isinstance(image, np.ndarray)
+    if not (is_array and image.dtype == np.uint8 and image.ndim == 3) or (
+        image.shape[2] != 3 or not image.size
+    ):
+        what = f"{image.dtype} {image.shape}" if is_array else type(image).__name__
+        raise InputError(f"image: must be a path or uint8 (height, width, 3) RGB, not {what}")
     size, scale = rescale_size(image.shape[:2], image_scale)
     return Batch(
         image=pad_to(resize(image, size), bucket_of(size, buckets))[None],
@@ -55,13 +60,3 @@ def result_of(predictions: Predictions, batch: Batch, row: int = 0) -> Result:
     valid = predictions.valid[row]
     boxes = predictions.boxes[row][valid] / batch.scale[row]
     return Result(boxes, predictions.scores[row][valid])
-
-
-def _require_image(image: Any) -> None:
-    if not isinstance(image, np.ndarray):
-        what = type(image).__name__
-    elif image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        what = f"{image.dtype} {image.shape}"
-    else:
-        return
-    raise InputError(f"image: must be a path or uint8 (height, width, 3) RGB, not {what}")
