@@ -89,10 +89,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, params: Params, opt_state: Any, meta: dict[str, Any]) -> None:
-        """Starts writing a checkpoint; returns once the arrays may be reused.
-
-        A converted checkpoint may have no `opt_state`; `meta` holds facts for JSON.
-        """
+        """Starts writing, without `opt_state` if None; returns once the arrays may be reused."""
         with _reported(self.folder):
             self._manager.save(step, args=_save_args(params, opt_state, meta))
 
@@ -138,10 +135,7 @@ class Checkpoints:
 
 
 def save_best(workdir: Path, step: int, params: Params, recall: float) -> None:
-    """Keeps `params` as `workdir`/best if no earlier ones have at least their AR@1000, `recall`.
-
-    Raises `InputError` if they cannot be written.
-    """
+    """Keeps `params` as `workdir`/best if no earlier ones have at least their AR@1000, `recall`."""
     folder = workdir.absolute() / "best"
     with _reported(folder), _manager(folder, keep=1, background=False) as manager:
         latest, best = manager.latest_step(), -1.0
@@ -234,19 +228,17 @@ def _read(folder: Path, targets: dict[str, Any]) -> dict[str, Any]:
 
 
 def _require_same_shapes(params: Params, there: Params, folder: Path) -> None:
-    """Raises `InputError`, with the first names, unless all tensors have their saved shape."""
+    """Raises `InputError`, with the first name, unless all tensors have their saved shape."""
     wanted, saved = (
         {name: tuple(x.shape) for name, x in flatten_dict(tree, sep="/").items()}
         for tree in (params, there)
     )
     names = sorted(k for k in wanted.keys() | saved.keys() if wanted.get(k) != saved.get(k))
     if names:
-        first = ", ".join(
-            f"{k} {saved.get(k, 'absent')} (the config has {wanted.get(k, 'none')})"
-            for k in names[:3]
+        raise InputError(
+            f"{folder}: of another architecture than the config: {len(names)} tensors differ, as "
+            f"{names[0]}: {saved.get(names[0])} there, {wanted.get(names[0])} by the config"
         )
-        count = f"{len(names)} tensors differ"
-        raise InputError(f"{folder}: of another architecture than the config: {count}: {first}")
 
 
 @contextlib.contextmanager

@@ -57,9 +57,6 @@ def run_predict(
     """Writes `<out>/<image's name>.json`, and `.png` if asked, for every image.
 
     Images that cannot be read are left out; each is a line at the end, and the exit code is 2.
-
-    Raises:
-        InputError: nothing can be read or written, or there are several hosts.
     """
     if jax.process_count() > 1:
         raise InputError("--mode=predict: runs on one host; start it there, without --distributed")

@@ -8,7 +8,7 @@ import runpy
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -28,10 +28,7 @@ def jaxdet_command() -> None:
 
 
 def start(main: Callable[[list[str]], None]) -> None:
-    """Calls `main` with the program's name and the arguments that are no flags, and exits.
-
-    Bad input ends with one line and exit code 2.
-    """
+    """Calls `main` with the arguments that are no flags; bad input is one line and exit code 2."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # Errors in the threads of orbax and grain are raised and reported in the main thread.
     absl_logging.set_verbosity(absl_logging.FATAL)
@@ -60,21 +57,12 @@ def start(main: Callable[[list[str]], None]) -> None:
 def mute_abandoned() -> None:
     """Keeps quiet what orbax leaves behind when one of several reads or writes fails.
 
-    It closes its event loop on the others, each of which would print a traceback or a warning,
-    some later; the first failure is raised.  A command may do this to its process, the library
-    may not.
+    The first failure is raised; of the others each would print a traceback or a warning, some
+    later.  A command may do this to its process, the library may not.
     """
-    never = "coroutine .* was never awaited"
-    warnings.filterwarnings("ignore", never, RuntimeWarning)
-    shown = sys.unraisablehook
-
-    def hook(event: Any) -> None:
-        stopped = isinstance(getattr(event.exc_value, "__cause__", None), GeneratorExit)
-        if not stopped and "Event loop is closed" not in str(event.exc_value):
-            shown(event)
-
-    sys.unraisablehook = hook
-    logging.getLogger("asyncio").addFilter(lambda x: "never retrieved" not in x.getMessage())
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = lambda event: None
 
 
 def complain(message: str) -> None:

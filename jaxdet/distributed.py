@@ -57,14 +57,13 @@ def gather(tree: Tree) -> Tree:
 def join_hosts(address: str = "", count: int | None = None, index: int | None = None) -> None:
     """Makes this process one of several; must come before the first use of a device.
 
-    What is not given is read from the environment (`JAX_COORDINATOR_ADDRESS`,
-    `JAX_NUM_PROCESSES`, `JAX_PROCESS_ID`), then asked of the cluster (SLURM, Open MPI,
+    What is not given is read from the environment, then asked of the cluster (SLURM, Open MPI,
     Kubernetes, a TPU pod).
 
     Args:
-        address: `host:port` of the first process.
-        count: how many processes there are.
-        index: which of them this is, from 0.
+        address: `host:port` of the first process; else `JAX_COORDINATOR_ADDRESS`.
+        count: how many processes there are; else `JAX_NUM_PROCESSES`.
+        index: which of them this is, from 0; else `JAX_PROCESS_ID`.
 
     Raises:
         InputError: too little is known, or the others cannot be reached.

@@ -42,15 +42,13 @@ def whole(path: Path) -> Iterator[BinaryIO]:
         path: in a folder that is there.
 
     Raises:
-        InputError: the file cannot be written, the block raised an `OSError`, or `path` is a
-            link, a device or whatever else is no regular file.
+        InputError: the file cannot be written, or the block raised an `OSError`.
     """
     temporary = path.with_name(f".jaxdet-{uuid.uuid4().hex}.tmp")
     with reported(path, "written", ADVICE):
-        with contextlib.suppress(FileNotFoundError):
-            mode = path.lstat().st_mode
-            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # the system refuses a folder
-                raise InputError(f"{path}: cannot be written: not a regular file; {ADVICE}")
+        # A link, a pipe or a device would be replaced; a folder the system refuses.
+        if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
+            raise OSError("not a regular file")
         try:
             with temporary.open("xb") as file:
                 yield file
@@ -58,8 +56,7 @@ def whole(path: Path) -> Iterator[BinaryIO]:
                 os.fsync(file.fileno())
             temporary.replace(path)
         finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+            temporary.unlink(missing_ok=True)
 
 
 def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> io.BufferedReader:

@@ -19,12 +19,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
 from jaxdet.ops import winograd
 
-_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # Channels that a block of groups is filled up to on CPU: fewer leave the vector units idle,
 # more multiply zeros.
 _BLOCK = 32
@@ -44,15 +44,14 @@ def conv2d(
     wide 3x3 convolutions have the rounding error of `winograd.conv3x3`.
 
     Args:
-        x: [B, H, W, C], float32 or bfloat16.
-        kernel: [kh, kw, D, O] with D = C / groups, of `x`'s dtype.
+        x: float32 or bfloat16.
+        kernel: of `x`'s dtype, with D = C / groups.
         stride: step in cells, in both directions.
         padding: zeros put on all four sides, in cells.
         groups: number of blocks the channels are cut into; each sees only its own.
 
     Returns:
-        [B, (H + 2 padding - kh) // stride + 1, (W + 2 padding - kw) // stride + 1, O], of `x`'s
-        dtype.
+        P = (H + 2 padding - kh) // stride + 1 rows and as many columns, of `x`'s dtype.
     """
     # Nothing is added, but inside `shard_map` the kernel now varies with the device as `x` does,
     # and its gradient is summed over devices by JAX and not by the programs below.
@@ -68,12 +67,6 @@ def _conv(stride: int, padding: int, groups: int, x: Array, kernel: Array) -> Ar
         cpu=partial(_cpu_conv, stride, padding, groups),
         default=partial(_lax_conv, stride, padding, groups),
     )
-
-
-def _conv_forward(
-    stride: int, padding: int, groups: int, x: Array, kernel: Array
-) -> tuple[Array, tuple[Array, Array]]:
-    return _conv(stride, padding, groups, x, kernel), (x, kernel)
 
 
 def _conv_backward(
@@ -92,31 +85,21 @@ def _conv_backward(
     return dx, dkernel
 
 
-_conv.defvjp(_conv_forward, _conv_backward)
+_conv.defvjp(lambda *arguments: (_conv(*arguments), arguments[3:]), _conv_backward)
 
 
 def _lax_conv(stride: int, padding: int, groups: int, x: Array, kernel: Array) -> Array:
+    strides, edges, order = (stride, stride), [(padding, padding)] * 2, ("NHWC", "HWIO", "NHWC")
     return lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        ((padding, padding), (padding, padding)),
-        dimension_numbers=_DIMENSIONS,
-        feature_group_count=groups,
+        x, kernel, strides, edges, dimension_numbers=order, feature_group_count=groups
     )
 
 
 def _lax_gradient(
     index: int, stride: int, padding: int, groups: int, x: Array, kernel: Array, dy: Array
 ) -> Array:
-    """Returns XLA's gradient in `x` (index 0) or `kernel` (1); linear, so y is not made."""
-    operands = [x, kernel]
-
-    def conv(operand: Array) -> Array:
-        operands[index] = operand
-        return _lax_conv(stride, padding, groups, *operands)
-
-    return jax.vjp(conv, operands[index])[1](dy)[0]
+    """Returns XLA's gradient in `x` (index 0) or `kernel` (1)."""
+    return jax.vjp(partial(_lax_conv, stride, padding, groups), x, kernel)[1](dy)[index]
 
 
 # The CPU programs of a convolution in groups.  Sums are in float32 whatever the dtype.
@@ -236,17 +219,13 @@ def _dense_kernel_gradient(stride: int, padding: int, kernel: Array, x: Array, d
 def _shifted_products(
     stride: int, padding: int, shape: tuple[int, ...], x: Array, dy: Array
 ) -> Array:
-    """Returns the kernel's gradient, a matrix product over all cells for each of its places.
-
-    `shape` is a kernel's; of it the first two numbers count.
-    """
+    """Returns the gradient in a kernel of `shape`, a product over all cells for each place."""
     kh, kw = shape[:2]
     _, height, width, features = dy.shape
     x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     shifted = [
         x[:, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
-        for i in range(kh)
-        for j in range(kw)
+        for i, j in np.ndindex(kh, kw)
     ]
     cells = jnp.stack([cell.reshape(-1, x.shape[-1]) for cell in shifted])
     dkernel = jnp.einsum("jtc,to->jco", cells, dy.reshape(-1, features))

@@ -167,10 +167,9 @@ def load_batches(run: Run, start: int) -> Loader:
 
 
 def read_metrics(run: Run, number: int, metrics: Metrics, images: np.ndarray) -> dict[str, float]:
-    """Waits for step `number` to end and returns its metrics.
+    """Waits for step `number` on `images` (positions in the data set); returns its metrics.
 
-    Raises:
-        TrainingError: one is not finite; `images` are their positions in the data set.
+    Raises `TrainingError` if one is not finite.
     """
     # A compiled program gives a dict back in the order of its keys; the losses come first here.
     names = sorted(metrics, key=lambda name: not name.startswith("loss"))
@@ -200,7 +199,7 @@ def log(run: Run, number: int, summary: dict[str, float], skipped: int) -> None:
     }
     if skipped := sum(of_all_hosts(skipped)):
         row["skipped_images"] = skipped
-    run.logbook.scalars(number, row)
+    run.logbook.write("train", number, row)
     print_once(progress_line(plan, number, row))
 
 
@@ -229,8 +228,7 @@ def run_evaluation(run: Run, state: TrainState) -> dict[str, Any]:
     save_best(run.workdir, number, params, result["AR@1000"] or 0.0)
     image = results.write_evaluation(run.workdir, result, run.validation, predictions)
     if number not in run.logbook.evaluated:  # as when a run that ended is started again
-        run.logbook.image(number, "proposals", image)
-        run.logbook.evaluation(number, result)
+        run.logbook.write("eval", number, result, image)
     return result
 
 
@@ -250,9 +248,7 @@ def resume(
 ) -> TrainState:
     """Returns the newest saved state, on the host, or `state` if none is saved.
 
-    Raises:
-        InputError: it was made with other steps, on fewer devices perhaps; the line says how to
-            come to the same number of images in a step.
+    Raises `InputError` if it was made with other steps, on fewer devices perhaps.
     """
     saved = checkpoints.restore_newest(state.params, state.opt_state)
     if saved is None:

@@ -67,38 +67,37 @@ class Logbook:
             with self._reported():
                 self._events.close()
 
-    def scalars(self, step: int, values: Mapping[str, Any]) -> None:
-        """Logs finite numbers by name after `step` updates."""
-        self._log("train", step, values)
+    def write(
+        self,
+        kind: str,
+        step: int,
+        values: Mapping[str, Any],
+        image: UInt8[np.ndarray, "h w 3"] | None = None,
+    ) -> None:
+        """Logs what was found after `step` updates.
 
-    def evaluation(self, step: int, result: Mapping[str, Any]) -> None:
-        """Logs an evaluation after `step` updates, nested as in `eval.json`, None for no figure."""
-        self._log("eval", step, result)
-        self.evaluated.add(step)
-
-    def image(self, step: int, name: str, image: UInt8[np.ndarray, "h w 3"]) -> None:
-        """Adds an RGB image to the TensorBoard events, with `name` as its tag."""
-        if self._write:
-            self._add_event(step, summary.image(name, image, dataformats="HWC"))
-
-    def _log(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        Args:
+            kind: `train`, or `eval` for an evaluation.
+            step: updates made.
+            values: finite numbers by name, nested as in `eval.json`; None for no figure.
+            image: the proposals, RGB, for TensorBoard.
+        """
+        if kind == "eval":
+            self.evaluated.add(step)
         if not self._write:
             return
-        record = {"kind": kind, "step": step, **values}
-        line = json.dumps(record, allow_nan=False).encode() + b"\n"
-        numbers = [
+        line = json.dumps({"kind": kind, "step": step, **values}, allow_nan=False).encode() + b"\n"
+        found = [
             Summary.Value(tag=f"{kind}/{name}", simple_value=value)
             for name, value in flatten_dict(dict(values), sep="/").items()
             if isinstance(value, int | float)
         ]
+        if image is not None:
+            found += summary.image("proposals", image, dataformats="HWC").value
         with self._reported():
             while line:  # a full disk takes a part first and complains at the rest
                 line = line[self._file.write(line) :]
-        self._add_event(step, Summary(value=numbers))
-
-    def _add_event(self, step: int, values: Summary) -> None:
-        with self._reported():
-            _write_event(self._events, step=step, summary=values)
+            _write_event(self._events, step=step, summary=Summary(value=found))
 
     def _reported(self) -> contextlib.AbstractContextManager[None]:
         return reported(self._folder, "written", ADVICE)

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import fcntl
-import json
 import os
 import socket
 from collections.abc import Iterator
@@ -102,4 +101,4 @@ def _require_same_run(path: Path, config: Config) -> None:
 
 def _fields(config: Config) -> dict[str, Any]:
     """Returns values by names like `data.root`, as JSON has them."""
-    return flatten_dict(json.loads(json.dumps(dataclasses.asdict(config))), sep=".")
+    return flatten_dict(msgspec.json.decode(msgspec.json.encode(config)), sep=".")

@@ -47,8 +47,8 @@ def scalar_events(folder, tag):
 
 def test_scalars_and_evaluations_reach_both_files(tmp_path):
     with Logbook(tmp_path, 0) as book:
-        book.scalars(1, {"loss": 0.5, "lr": 0.02, "count": 3})
-        book.evaluation(1, {"AR@100": 0.25, "recall_by_size": {"small": None, "large": 0.5}})
+        book.write("train", 1, {"loss": 0.5, "lr": 0.02, "count": 3})
+        book.write("eval", 1, {"AR@100": 0.25, "recall_by_size": {"small": None, "large": 0.5}})
     assert lines(tmp_path) == [
         {"kind": "train", "step": 1, "loss": 0.5, "lr": 0.02, "count": 3},
         {
@@ -68,7 +68,7 @@ def test_scalars_and_evaluations_reach_both_files(tmp_path):
 
 def test_lines_are_on_disk_at_once(tmp_path):
     with Logbook(tmp_path, 0) as book:
-        book.scalars(7, {"loss": 1.5})
+        book.write("train", 7, {"loss": 1.5})
         assert lines(tmp_path) == [{"kind": "train", "step": 7, "loss": 1.5}]
         assert scalar_events(tmp_path, "train/loss") == [(7, 1.5)]
 
@@ -76,16 +76,16 @@ def test_lines_are_on_disk_at_once(tmp_path):
 def test_resume_drops_later_steps_and_a_torn_line(tmp_path):
     with Logbook(tmp_path, 0) as book:
         for step in range(1, 6):
-            book.scalars(step, {"loss": float(step)})
+            book.write("train", step, {"loss": float(step)})
             if step in (2, 4):
-                book.evaluation(step, {"AR@100": step / 10})
+                book.write("eval", step, {"AR@100": step / 10})
     with (tmp_path / "metrics.jsonl").open("ab") as file:
         file.write(b'{"kind": "train", "step": 2, "lo')
     with Logbook(tmp_path, 3) as book:
         assert steps(tmp_path) == [1, 2, 2, 3]
         assert book.evaluated == {2}
-        book.scalars(4, {"loss": 40.0})
-        book.evaluation(4, {"AR@100": 0.5})
+        book.write("train", 4, {"loss": 40.0})
+        book.write("eval", 4, {"AR@100": 0.5})
         assert book.evaluated == {2, 4}
     assert steps(tmp_path) == [1, 2, 2, 3, 4, 4]
     assert lines(tmp_path)[-2]["loss"] == 40.0
@@ -103,20 +103,19 @@ def test_torn_lines_are_dropped_and_whole_ones_kept(tmp_path):
     (tmp_path / "metrics.jsonl").write_bytes(whole + b"".join(torn))
     with Logbook(tmp_path, 9) as book:
         assert (tmp_path / "metrics.jsonl").read_bytes() == whole
-        book.scalars(10, {"loss": 2.0})
+        book.write("train", 10, {"loss": 2.0})
     assert steps(tmp_path) == [9, 10]
 
 
 def test_other_hosts_read_and_write_nothing(tmp_path):
     with Logbook(tmp_path, 0) as first:
-        first.evaluation(4, {"AR@100": 0.5})
-        first.evaluation(6, {"AR@100": 0.5})
+        first.write("eval", 4, {"AR@100": 0.5})
+        first.write("eval", 6, {"AR@100": 0.5})
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with Logbook(tmp_path, 5, write=False) as other:
         assert other.evaluated == {4}
-        other.scalars(6, {"loss": 1.0})
-        other.evaluation(6, {"AR@100": 0.5})
-        other.image(6, "proposals", np.zeros((2, 2, 3), np.uint8))
+        other.write("train", 6, {"loss": 1.0})
+        other.write("eval", 6, {"AR@100": 0.5})
         assert other.evaluated == {4, 6}
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -126,7 +125,7 @@ def test_event_files_follow_each_other_even_if_the_clock_goes_back(tmp_path, mon
     for now in (2_000_000_000.0, 2_000_000_000.0, 1_000_000_000.0):
         monkeypatch.setattr(time, "time", lambda now=now: now)
         with Logbook(tmp_path, 0) as book:
-            book.scalars(1, {"loss": 1.0})
+            book.write("train", 1, {"loss": 1.0})
         new = {path.name for path in tmp_path.glob("events*")} - set(names)
         names += list(new)
     assert len(names) == 3
@@ -136,9 +135,9 @@ def test_event_files_follow_each_other_even_if_the_clock_goes_back(tmp_path, mon
 def test_image_event_is_the_image(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
     with Logbook(tmp_path, 0) as book:
-        book.image(3, "proposals", image)
+        book.write("eval", 3, {"AR@100": 0.5}, image)
     event = events(tmp_path)[-1]
-    value = event.summary.value[0]
+    value = event.summary.value[1]
     assert (event.step, value.tag) == (3, "proposals")
     assert (value.image.height, value.image.width) == (5, 7)
     encoded = np.frombuffer(value.image.encoded_image_string, np.uint8)
@@ -159,7 +158,7 @@ from pathlib import Path
 from jaxdet.training.metric_writer import Logbook
 with Logbook(Path(sys.argv[1]), int(sys.argv[2])) as book:
     for step in range(int(sys.argv[2]) + 1, 100000):
-        book.scalars(step, {"loss": 1.0 / step})
+        book.write("train", step, {"loss": 1.0 / step})
         print(step, flush=True)
 """
 
@@ -191,7 +190,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
 try:
     with Logbook(Path(sys.argv[1]), 0) as book:
         for step in range(1, 100):
-            book.scalars(step, {"a": eval(sys.argv[2])})
+            book.write("train", step, {"a": eval(sys.argv[2])})
 except InputError as error:
     print(error)
     sys.exit(2)
@@ -208,5 +207,5 @@ def test_full_disk_is_one_line_and_the_log_stays_usable(tmp_path, value):
     torn = (tmp_path / "metrics.jsonl").read_bytes()[-1:] != b"\n"
     assert torn == (value != "1")
     with Logbook(tmp_path, 1) as book:
-        book.scalars(2, {"a": 4})
+        book.write("train", 2, {"a": 4})
     assert steps(tmp_path) == [1, 2]
