@@ -165,7 +165,7 @@ def _newest(path: Path) -> Path:
         inside = []
     folders = [p.parent for p in inside if p.parent.name.isdecimal()]
     if not folders:
-        raise InputError(f"{path}: no checkpoint; give a work directory or a .pth file")
+        raise InputError(f"{path}: no such checkpoint; give a work directory or a .pth file")
     return max(folders, key=lambda folder: int(folder.name))
 
 
