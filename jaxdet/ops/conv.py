@@ -181,22 +181,17 @@ def _dense_conv(stride: int, padding: int, kernel: Array, x: Array) -> Array:
 
 
 def _dense_input_gradient(stride: int, padding: int, kernel: Array, x: Array, dy: Array) -> Array:
-    if _is_product(kernel, padding):
-        dx = jnp.einsum("bhwo,co->bhwc", dy, kernel[0, 0])
-        after = [size - (n - 1) * stride - 1 for size, n in zip(x.shape, dy.shape, strict=True)]
-        edges = ((0, 0, 0), (0, after[1], stride - 1), (0, after[2], stride - 1), (0, 0, 0))
-        return lax.pad(dx, jnp.zeros((), dx.dtype), edges)
     if _is_winograd(stride, padding, x, kernel):
         return winograd.conv3x3(dy, kernel[::-1, ::-1].swapaxes(2, 3), 2 - padding)
-    # A convolution of `dy`, zeros put between its cells: XLA's own is as fast outside of loops,
-    # and ten times slower inside.
-    edges = []
+    edges = [(0, 0, 0)]
     for size, outputs, k in zip(x.shape[1:3], dy.shape[1:3], kernel.shape[:2], strict=True):
-        before = k - 1 - padding
-        after = size + k - 1 - before - ((outputs - 1) * stride + 1)
-        edges.append((before, after, stride - 1))
-    spread = lax.pad(dy, jnp.zeros((), dy.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
-    return _lax_conv(1, 0, 1, spread, kernel[::-1, ::-1].swapaxes(2, 3))
+        after = size + padding - 1 - (outputs - 1) * stride
+        edges.append((k - 1 - padding, after, stride - 1))
+    spread = partial(lax.pad, padding_value=jnp.float32(0), padding_config=[*edges, (0, 0, 0)])
+    if _is_product(kernel, padding):
+        return spread(jnp.einsum("bhwo,co->bhwc", dy, kernel[0, 0]))
+    # XLA's own is as fast outside of loops, and ten times slower inside.
+    return _lax_conv(1, 0, 1, spread(dy), kernel[::-1, ::-1].swapaxes(2, 3))
 
 
 def _dense_kernel_gradient(stride: int, padding: int, kernel: Array, x: Array, dy: Array) -> Array:

@@ -262,4 +262,4 @@ def resume(
         )
     print_once(f"going on from step {saved.step} of {workdir}")
     parts = split_params(saved.params, detector.trainable)
-    return TrainState(np.int32(saved.step), *parts, saved.opt_state)
+    return TrainState(jax.numpy.int32(saved.step), *parts, saved.opt_state)
