@@ -76,7 +76,7 @@ def _render(workdir: Path, config: Config) -> str:
     from jaxdet.inference import plots  # late: matplotlib, which most commands do without
 
     with reported(workdir / "metrics.jsonl", "read"):
-        rows = [row for _, row in read_rows(workdir / "metrics.jsonl") if row is not None]
+        rows = read_rows(workdir / "metrics.jsonl")
     steps, evaluations = (_by_step(rows, kind) for kind in ("train", "eval"))
     names = _numeric_fields(steps)
     recalls = [f"{way}AR@{limit}" for way in ("", "fast ") for limit in LIMITS]
