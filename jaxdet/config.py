@@ -17,7 +17,6 @@ from typing import Annotated, Any, Literal
 
 import ml_collections
 import msgspec
-from flax.traverse_util import flatten_dict
 from msgspec import Meta
 
 from jaxdet.errors import InputError
@@ -236,14 +235,23 @@ def parse(config: Any) -> Config:
         raise InputError(f"config{field_name}: {what}{_options(field_name)}") from None
     except Exception as error:  # a placeholder without a value, or references in a circle
         raise InputError(f"config: cannot be read: {error}") from None
-    known = flatten_dict(dataclasses.asdict(parsed), sep=".")
-    for name in flatten_dict(values, sep="."):
+    known = _flat(dataclasses.asdict(parsed))
+    for name in _flat(values):
         if name not in known:
             near = difflib.get_close_matches(name, known, 3)
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
             raise InputError(f"config.{name}: no such field{hint}")
     _check_together(parsed)
     return parsed
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns fields by names like `data.root`."""
+    flat = {}
+    for name, value in values.items():
+        inner = _flat(value) if isinstance(value, dict) else {"": value}
+        flat |= {f"{name}.{key}".rstrip("."): x for key, x in inner.items()}
+    return flat
 
 
 def _options(path: str) -> str:
@@ -279,7 +287,7 @@ def _check_together(config: Config) -> None:
         ("targets.negative_iou", ordered, "at most positive_iou"),
         ("train.num_epochs", config.train.num_epochs + config.train.num_steps > 0, "positive"),
     ]
-    texts = flatten_dict(dataclasses.asdict(config), sep=".").items()
+    texts = _flat(dataclasses.asdict(config)).items()
     # Text may become a file's name.
     rules += [(k, v.isprintable(), "printable text") for k, v in texts if isinstance(v, str)]
     for field_name, ok, what in rules:

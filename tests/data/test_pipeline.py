@@ -99,7 +99,7 @@ def test_training_mirrors_an_image_with_its_boxes(dataset):
     mirrored = 0
     for batch in train(dataset):
         for row, index in enumerate(batch.index):
-            (height, width), f = batch.image_size[row], batch.scale[row]
+            (height, width), f = batch.image_size[row], np.tile(batch.scale[row], 2)
             x1, y1, x2, y2 = np.array([5, 10, 24, 29], np.float32) * f
             flip = flips(batch.seed[row : row + 1], 0.5)[0]
             if flip:

@@ -148,7 +148,7 @@ model = jaxdet.load_exported(sys.argv[1])
 with np.load("in.npz") as images:
     found = [model(image) for image in images.values()]
 np.savez("out.npz", *[x for result in found for x in result])
-needless = ("configs", "jaxdet.config", "jaxdet.models", "jaxdet.ops.nms", "flax", "ml_collections")
+needless = ("configs", "jaxdet.configs", "jaxdet.models", "jaxdet.ops.nms", "flax")
 print(sorted(name for name in sys.modules if name.startswith(needless)))
 try:
     model([[1, 2]])
