@@ -15,13 +15,11 @@ from jaxtyping import Float, Float64, Int64
 from jaxdet.config import Config, DataConfig, ModelConfig, TargetConfig
 from jaxdet.data.dataset import Dataset, corners
 from jaxdet.data.findings import Findings
-from jaxdet.data.image import MissingImageError, OtherSizeError, rescale_sizes
+from jaxdet.data.image import rescale_sizes
 from jaxdet.data.sampler import MIN_SIDE, aspect_groups, steps_per_epoch
 from jaxdet.errors import InputError
 from jaxdet.ops.anchors import base_anchors
 from jaxdet.ops.boxes import CONVENTIONS, clip, columns, iou_of_columns, sides
-
-SLACK = 1.0  # some of COCO's own boxes end a fraction of a pixel outside
 
 # A proposal is clipped to the image: of a box with less of its area there it can cover no half.
 MIN_INSIDE = 0.5
@@ -32,12 +30,6 @@ _EDGES = {
     "area": (0, 32, 96, np.inf),
     "side": (0, 16, 32, 64, 128, 256, 512, np.inf),
     "aspect": (0, 1 / 4, 1 / 2, 1, 2, 4, np.inf),
-}
-
-# By what `Dataset.read` raises; all others are unreadable.
-_IMAGE_FAULTS = {
-    MissingImageError: "missing images",
-    OtherSizeError: "images of another size than annotated",
 }
 
 
@@ -52,17 +44,16 @@ def check_images(
         faults = pool.imap(partial(_image_fault, dataset), range(len(dataset)), chunksize=16)
         for index, fault in enumerate(faults):
             if fault:
-                kind, line = fault
-                findings.add(kind, [f"image {dataset.image_ids[index]}: {line}"])
+                findings.add("unreadable images", [f"image {dataset.image_ids[index]}: {fault}"])
             progress(index + 1)
 
 
-def _image_fault(dataset: Dataset, index: int) -> tuple[str, str] | None:
+def _image_fault(dataset: Dataset, index: int) -> str:
     try:
         dataset.read(index)
     except InputError as error:  # not kept itself, because images hang on its traceback
-        return _IMAGE_FAULTS.get(type(error), "unreadable images"), str(error)
-    return None
+        return str(error)
+    return ""
 
 
 def check_annotations(dataset: Dataset, findings: Findings) -> None:
@@ -82,11 +73,8 @@ def check_annotations(dataset: Dataset, findings: Findings) -> None:
     inside_w = np.clip(np.minimum(x + w, widths) - np.maximum(x, 0), 0, None)
     inside_h = np.clip(np.minimum(y + h, heights) - np.maximum(y, 0), 0, None)
     outside = (w > 0) & (h > 0) & (inside_w * inside_h < MIN_INSIDE * w * h)
-    beyond = (np.minimum(x, y) < -SLACK) | (x + w > widths + SLACK) | (y + h > heights + SLACK)
     useless = ~dataset.usable & ~dataset.iscrowd & ~dataset.ignore
     findings.add("boxes mostly outside their image", outside, line)
-    clipped = beyond & ~outside
-    findings.add("boxes that reach beyond their image: clipped", clipped, line, harmless=True)
     what = "boxes under a pixel wide or high, or of no area: left out"
     findings.add(what, useless, line, harmless=True)
     first: dict[str, int] = {}

@@ -80,8 +80,7 @@ class DatasetPredictions:
             self._dataset,
             self._predictor.config.data,
             batch_size=self._batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            host=(jax.process_index(), jax.process_count()),
             skip_unreadable=self._skip,
         )
         with loader:

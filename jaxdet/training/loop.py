@@ -161,8 +161,7 @@ def load_batches(run: Run, start: int) -> Loader:
         seed=run.config.train.seed,
         start_step=start,
         num_steps=run.plan.total_steps,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        host=(jax.process_index(), jax.process_count()),
     )
 
 
