@@ -142,10 +142,7 @@ def check_anchors(dataset: Dataset, findings: Findings, config: Config) -> dict[
 def boxes_as_trained(
     dataset: Dataset, image_scale: tuple[int, ...]
 ) -> tuple[Float[np.ndarray, "k 4"], Int64[np.ndarray, "k 2"]]:
-    """Returns all boxes that training uses, in resized pixels, as `resize_boxes` makes them.
-
-    With them comes (height, width) of the resized image of each.
-    """
+    """Returns the boxes that training uses, in resized pixels, and the size of each one's image."""
     sizes, owners = dataset.sizes, dataset.owners[dataset.usable]
     f = np.minimum(max(image_scale) / sizes.max(axis=1), min(image_scale) / sizes.min(axis=1))
     resized = rescale_sizes(sizes, image_scale)[owners]
@@ -165,13 +162,7 @@ def best_ious(
     column alone and its row alone.  Either falls with the distance between the centres, to both
     sides alike, so it is largest in the allowed cell that is nearest.
 
-    Args:
-        boxes: In resized pixels, inside their image.
-        sizes: (height, width) of each box's resized image, without padding.
-        model: For strides, scales, ratios and the convention of boxes.
-
-    Returns:
-        0 where no anchor overlaps the box, or none fits into the image.
+    `boxes` are in resized pixels, `sizes` (height, width) of each one's resized image, unpadded.
     """
     convention = CONVENTIONS[model.convention]
     boxes = boxes.astype(np.float64)
@@ -199,11 +190,7 @@ def summarise(
 ) -> dict[str, dict[str, Any]]:
     """Returns how well anchors fit all boxes, and those of each bin that holds any.
 
-    Args:
-        boxes: In resized pixels.
-        areas: Annotated, in square pixels of the original image, as evaluation takes them.
-        ious: Of `best_ious`.
-        targets: For the thresholds.
+    `boxes` are in resized pixels, `areas` as annotated, `ious` those of `best_ious`.
     """
     widths, heights = sides(boxes)
     by = {"area": np.sqrt(areas), "side": np.sqrt(widths * heights), "aspect": heights / widths}

@@ -37,16 +37,9 @@ def train_batches(
 ) -> Loader:
     """Returns this host's part of the batches of steps `start_step` to `num_steps - 1`.
 
-    An unreadable image is replaced by another of its aspect group, and named in `skipped`.
-
-    Args:
-        dataset: the training set.
-        data: for the images' scale, flips, images without boxes and the loader's processes.
-        global_batch: images per step over all hosts; a multiple of their number.
-        seed: of the run.
-        num_steps: where the run ends, counted from its beginning.
-        start_step: where to start; a resumed run gets what the first would have got from there.
-        host: which this is, and of how many.
+    An unreadable image is replaced by another of its aspect group, and named in `skipped`.  What
+    comes from `start_step` on does not depend on it.  `global_batch` is images per step over all
+    hosts, a multiple of their number.
 
     Raises:
         InputError: no image can be trained on; while iterating, if `MAX_SKIPS` images in a
@@ -69,13 +62,8 @@ def eval_batches(
     """Returns this host's part of batches that hold every image once, largest bucket first.
 
     A bucket's last batch is filled up with black images of 32 x 32 pixels whose `index` is -1.
-
-    Args:
-        dataset: any set; images without boxes are included.
-        data: for the images' scale and the loader's processes.
-        batch_size: images per batch over all hosts; a multiple of their number.
-        host: which this is, and of how many.
-        skip_unreadable: leave a filler for an image that cannot be read, and name it in `skipped`.
+    With `skip_unreadable`, such a filler is left for an image that cannot be read, and the image
+    named in `skipped`.  `batch_size` is over all hosts, a multiple of their number.
 
     Raises:
         InputError: while iterating, if an image cannot be read and is not to be skipped.

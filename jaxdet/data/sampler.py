@@ -29,11 +29,7 @@ class Sampler:
     """
 
     def __init__(self, dataset: Dataset, data: DataConfig, *, global_batch: int, seed: int):
-        """Groups the images; `global_batch` is images per step, `seed` any integer.
-
-        Raises:
-            InputError: no image can be trained on.
-        """
+        """Groups the images; `seed` is any integer.  Raises as `aspect_groups`."""
         self.global_batch, self.seed = global_batch, seed
         self.image_ids = dataset.image_ids
         self.buckets = bucket_sizes(data.image_scale)

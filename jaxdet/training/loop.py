@@ -76,10 +76,7 @@ class Run(NamedTuple):
 def train(config: Config, workdir: Path, checkpoint: str = "") -> dict[str, Any]:
     """Trains, or goes on where `workdir` stopped, and returns the last evaluation.
 
-    Args:
-        config: the run.
-        workdir: claimed by `workdir.claim_workdir`.
-        checkpoint: parameters to start from instead of `config.model.pretrained`.
+    `workdir` is claimed by `claim_workdir`; a checkpoint stands in for `config.model.pretrained`.
 
     Raises:
         InputError: data, checkpoint or work directory cannot be used.
