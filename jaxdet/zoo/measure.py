@@ -130,8 +130,10 @@ def _train(config: Config, detector: Detector, params: Params, mesh: Mesh, steps
     optimizer = optim.make_optimizer(config.optimizer, plan.learning_rate)
     state = replicate(init_state(detector, params, optimizer), mesh)
     step = Programs(make_train_step(detector, config.train, optimizer, mesh))
-    settings = {"global_batch": plan.global_batch, "seed": config.train.seed}
-    with train_batches(dataset, config.data, **settings, num_steps=steps + 1) as loader:
+    batch, seed = plan.global_batch, config.train.seed
+    with train_batches(
+        dataset, config.data, global_batch=batch, seed=seed, num_steps=steps + 1
+    ) as loader:
 
         def run() -> Any:
             nonlocal state
