@@ -38,11 +38,9 @@ class Damaged(InputError):
 
 
 def read_params(path: str | Path, shapes: Params) -> Params:
-    """Returns parameters from a work directory, one of its checkpoints, or a PyTorch file.
+    """Returns parameters in the shape of a model's tree, whose leaves have `.shape` and `.dtype`.
 
-    Args:
-        path: `runs/x`, `runs/x/checkpoints/900`, a `.pth` or a `zoo://` name.
-        shapes: the model's parameter tree, leaves with `.shape` and `.dtype`.
+    `path` is `runs/x`, `runs/x/checkpoints/900`, a `.pth` or a `zoo://` name.
 
     Raises:
         InputError: there is no such checkpoint, or its tensors are not the model's or not finite.
@@ -194,9 +192,7 @@ def _checksum(tree: Any) -> int:
 def _read(folder: Path, targets: dict[str, Any]) -> dict[str, Any]:
     """Returns NumPy trees of one checkpoint and its `meta`, checked against the sums written.
 
-    Args:
-        folder: `checkpoints/<step>`.
-        targets: trees by name, leaves with `.shape` and `.dtype`; what was never saved is left out.
+    `targets` has trees by name; what was never saved is left out.
 
     Raises:
         Damaged: a file is missing, cannot be read, or holds other bytes than were written.

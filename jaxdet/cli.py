@@ -81,9 +81,9 @@ def run_predict(
         if draw:
             write_png(out / f"{path.stem}.png", draw_boxes(dataset.read(i), *found))
         write_json(out / f"{path.stem}.json", record)
-    if run.speed.images:
-        rate = run.speed.summary()["images_per_second"]
-        print_once(f"wrote proposals of {run.speed.images} images to {out}/ ({rate:.1f} images/s)")
+    if run.images:
+        rate = run.speed()["images_per_second"]
+        print_once(f"wrote proposals of {run.images} images to {out}/ ({rate:.1f} images/s)")
     unreadable += run.unreadable
     for line in unreadable:
         console.complain(line)

@@ -247,7 +247,7 @@ def parse(config: Any) -> Config:
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:
     """Returns fields by names like `data.root`."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in values.items():
         inner = _flat(value) if isinstance(value, dict) else {"": value}
         flat |= {f"{name}.{key}".rstrip("."): x for key, x in inner.items()}

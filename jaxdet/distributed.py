@@ -58,12 +58,8 @@ def join_hosts(address: str = "", count: int | None = None, index: int | None = 
     """Makes this process one of several; must come before the first use of a device.
 
     What is not given is read from the environment, then asked of the cluster (SLURM, Open MPI,
-    Kubernetes, a TPU pod).
-
-    Args:
-        address: `host:port` of the first process; else `JAX_COORDINATOR_ADDRESS`.
-        count: how many processes there are; else `JAX_NUM_PROCESSES`.
-        index: which of them this is, from 0; else `JAX_PROCESS_ID`.
+    Kubernetes, a TPU pod): `host:port` of the first process (`JAX_COORDINATOR_ADDRESS`), how many
+    there are (`JAX_NUM_PROCESSES`) and which of them, from 0, this is (`JAX_PROCESS_ID`).
 
     Raises:
         InputError: too little is known, or the others cannot be reached.
@@ -104,10 +100,7 @@ def of_all_hosts(value: int) -> list[int]:
 
 @contextlib.contextmanager
 def stop_signal() -> Iterator[Callable[[int], bool]]:
-    """Yields a function that tells whether the run shall end after a step, on all hosts.
-
-    It does once SIGTERM came; ask it at every step.
-    """
+    """Yields a function that tells, at every step, whether SIGTERM came, to all hosts alike."""
     if jax.process_count() > 1:  # jax listens itself, and agrees with the others on the step
         yield multihost_utils.reached_preemption_sync_point
         return

@@ -18,13 +18,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "numpy", "opencv-python-h
 
 
 def environment() -> dict[str, Any]:
-    """Returns hardware and versions, ready for JSON.
-
-    Returns:
-        `date` (UTC), `system`, `cpu` (model), `cores` (that this process may use), `memory_gb`,
-        `devices` (`kind` and `count` over all hosts, `runtime`: the backend's version) and
-        `versions` by package.
-    """
+    """Returns hardware and versions, ready for JSON; devices are counted over all hosts."""
     devices = jax.devices()
     # In reverse, as the first of a name on the path is what is imported.
     installed = {p.name: p.version for p in reversed([*metadata.distributions()])}
@@ -49,10 +43,9 @@ def environment() -> dict[str, Any]:
 
 
 def peak_memory() -> tuple[float, str]:
-    """Returns the largest amount of memory held so far, in GB, and whose it is.
+    """Returns the most memory, in GB, that a local `device` held so far, and that word.
 
-    That of the local `device` that held most, as the zoo's table has it; where devices keep no
-    count (a CPU), that of the `process`.
+    Where devices keep no count (a CPU), it is that of the `process`.
     """
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     if peaks := [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]:

@@ -17,11 +17,9 @@ class Programs:
     def __init__(
         self, function: jax.stages.Wrapped, report: Callable[[str], None] = lambda line: None
     ) -> None:
-        """Takes a `jax.jit` function of which the last argument is a `types.Batch` or `Images`.
+        """Takes a `jax.jit` function whose last argument is a `types.Batch` or `Images`.
 
-        Args:
-            function: its other arguments have the same shapes at every call.
-            report: gets a line before each compilation.
+        The others have the same shapes at every call.  `report` gets a line at each compilation.
         """
         self.seconds = 0.0
         self._function, self._report = function, report

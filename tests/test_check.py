@@ -94,7 +94,7 @@ def test_faults_of_both_splits(root, tmp_path, capsys):
     out, last, result = failing(make_config(root), tmp_path / "run", capsys)
     assert last == (
         "jaxdet: 9 faults: 7 annotations of unknown images (train), "
-        "1 images of another size than annotated (train), 1 missing images (val)"
+        "1 unreadable images (train), 1 unreadable images (val)"
     )
     assert result["faults"] == 9
     assert result["warnings"] == 0
@@ -141,7 +141,7 @@ def test_markup_and_odd_letters_in_names(root, tmp_path, capsys):
     edit(root, "train", change)
     out, last, _ = failing(make_config(root), tmp_path / "run", capsys)
     assert "train2017/[red]\u00e9\u9053[/b].png: no such image" in out
-    assert last == "jaxdet: 1 faults: 1 missing images (train)"
+    assert last == "jaxdet: 1 faults: 1 unreadable images (train)"
 
 
 def test_what_cannot_be_read_at_all(root, tmp_path):
@@ -185,7 +185,7 @@ def test_the_command(root, tmp_path):
 
     result = run(root)
     assert result.returncode == 1, result.stderr
-    last = "jaxdet: 1 faults: 1 missing images (train)"
+    last = "jaxdet: 1 faults: 1 unreadable images (train)"
     assert result.stderr.splitlines()[-1] == last
     assert "2.png: no such image" in result.stdout
     result = run(tmp_path / "nowhere")

@@ -15,7 +15,7 @@ from jaxtyping import Float, Float64, Int64
 from jaxdet.config import Config, DataConfig, ModelConfig, TargetConfig
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.findings import Findings
-from jaxdet.data.image import MissingImageError, OtherSizeError, resized_sizes
+from jaxdet.data.image import resized_sizes
 from jaxdet.data.sampler import MIN_SIDE, aspect_groups, steps_per_epoch
 from jaxdet.errors import InputError
 from jaxdet.ops.anchors import base_anchors
@@ -29,8 +29,6 @@ from jaxdet.ops.boxes import (
     sides,
 )
 
-SLACK = 1.0  # some of COCO's own boxes end a fraction of a pixel outside
-
 # A proposal is clipped to the image: of a box with less of its area there it can cover no half.
 MIN_INSIDE = 0.5
 
@@ -40,12 +38,6 @@ _EDGES = {
     "area": (0, 32, 96, np.inf),
     "side": (0, 16, 32, 64, 128, 256, 512, np.inf),
     "aspect": (0, 1 / 4, 1 / 2, 1, 2, 4, np.inf),
-}
-
-# By what `Dataset.read` raises; all others are unreadable.
-_IMAGE_FAULTS = {
-    MissingImageError: "missing images",
-    OtherSizeError: "images of another size than annotated",
 }
 
 
@@ -60,17 +52,16 @@ def check_images(
         faults = pool.imap(partial(_image_fault, dataset), range(len(dataset)), chunksize=16)
         for index, fault in enumerate(faults):
             if fault:
-                kind, line = fault
-                findings.add(kind, [f"image {dataset.image_ids[index]}: {line}"])
+                findings.add("unreadable images", [f"image {dataset.image_ids[index]}: {fault}"])
             progress(index + 1)
 
 
-def _image_fault(dataset: Dataset, index: int) -> tuple[str, str] | None:
+def _image_fault(dataset: Dataset, index: int) -> str:
     try:
         dataset.read(index)
     except InputError as error:  # not kept itself, because images hang on its traceback
-        return _IMAGE_FAULTS.get(type(error), "unreadable images"), str(error)
-    return None
+        return str(error)
+    return ""
 
 
 def check_annotations(dataset: Dataset, findings: Findings) -> None:
@@ -90,11 +81,8 @@ def check_annotations(dataset: Dataset, findings: Findings) -> None:
     inside_w = np.clip(np.minimum(x + w, widths) - np.maximum(x, 0), 0, None)
     inside_h = np.clip(np.minimum(y + h, heights) - np.maximum(y, 0), 0, None)
     outside = (w > 0) & (h > 0) & (inside_w * inside_h < MIN_INSIDE * w * h)
-    beyond = (np.minimum(x, y) < -SLACK) | (x + w > widths + SLACK) | (y + h > heights + SLACK)
     useless = ~dataset.usable & ~dataset.iscrowd & ~dataset.ignore
     findings.add("boxes mostly outside their image", outside, line)
-    clipped = beyond & ~outside
-    findings.add("boxes that reach beyond their image: clipped", clipped, line, harmless=True)
     what = "boxes under a pixel wide or high, or of no area: left out"
     findings.add(what, useless, line, harmless=True)
     first: dict[str, int] = {}
@@ -163,10 +151,7 @@ def check_anchors(dataset: Dataset, findings: Findings, config: Config) -> dict[
 def boxes_as_trained(
     dataset: Dataset, data: DataConfig
 ) -> tuple[Float[np.ndarray, "k 4"], Int64[np.ndarray, "k 2"]]:
-    """Returns all boxes that training uses, in resized pixels, as `resize_boxes` makes them.
-
-    With them comes (height, width) of the resized image of each.
-    """
+    """Returns the boxes that training uses, in resized pixels, and the size of each one's image."""
     owners = dataset.owners[dataset.usable]
     sizes, scales = (values[owners] for values in resized_sizes(dataset.sizes, data))
     boxes = dataset.corners(dataset.xywh[dataset.usable]) * np.tile(scales, 2)
@@ -188,14 +173,8 @@ def best_ious(
     column alone and its row alone.  Either falls with the distance between the centres, to both
     sides alike, so it is largest in the allowed cell that is nearest.
 
-    Args:
-        boxes: In resized pixels, inside their image.
-        sizes: (height, width) of each box's resized image, without padding.
-        model: For strides, scales, ratios and the convention of boxes.
-        inside_only: Anchors that leave the image are not allowed; else all on its cells are.
-
-    Returns:
-        0 where no anchor overlaps the box, or none fits into the image.
+    `boxes` are in resized pixels, `sizes` (height, width) of each one's resized image, unpadded.
+    Without `inside_only`, anchors that leave the image are allowed as well.
     """
     convention = CONVENTIONS[model.convention]
     boxes = boxes.astype(np.float64)
@@ -224,12 +203,7 @@ def summarise(
 ) -> dict[str, dict[str, Any]]:
     """Returns how well anchors fit all boxes, and those of each bin that holds any.
 
-    Args:
-        boxes: In resized pixels.
-        areas: Annotated, in square pixels of the original image, as evaluation takes them.
-        ious: Of `best_ious`.
-        targets: For the thresholds.
-        convention: What a box is.
+    `boxes` are in resized pixels, `areas` as annotated, `ious` those of `best_ious`.
     """
     widths, heights = sides(boxes, convention)
     by = {"area": np.sqrt(areas), "side": np.sqrt(widths * heights), "aspect": heights / widths}

@@ -31,13 +31,10 @@ class Findings:
         line: Callable[[Any], str] = str,
         harmless: bool = False,
     ) -> None:
-        """Adds what is wrong with some items.
+        """Adds what is wrong with some items, or with the positions in a mask; maybe with none.
 
-        Args:
-            what: The kind, as a heading: "boxes mostly outside their image".
-            where: The items, or a mask of their positions; maybe none.
-            line: Returns what is wrong with an item, naming ids and files.
-            harmless: A warning, and not a fault.
+        `what` is a heading: "boxes mostly outside their image"; `line` says what is wrong with an
+        item, naming ids and files; what is `harmless` is a warning.
         """
         if isinstance(where, np.ndarray):
             where = np.flatnonzero(where).tolist()

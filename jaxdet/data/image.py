@@ -35,14 +35,6 @@ _set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLe
 _set_log_level(0)
 
 
-class MissingImageError(InputError):
-    """The file is not there."""
-
-
-class OtherSizeError(InputError):
-    """The image is not of the size that was annotated."""
-
-
 def read_image(
     path: str | Path, expected_size: tuple[int, int] | None = None
 ) -> UInt8[np.ndarray, "h w 3"]:
@@ -76,7 +68,7 @@ def decode_image(
     image = _decode(data, name)
     size = image.shape[:2]
     if expected_size is not None and size != tuple(expected_size):
-        raise OtherSizeError(
+        raise InputError(
             f"{name}: image of {size[1]} x {size[0]} pixels, "
             f"annotated as {expected_size[1]} x {expected_size[0]}"
         )
@@ -124,7 +116,7 @@ def _opened(path: str | Path) -> Iterator[io.BufferedIOBase]:
         with open_regular(path, MAX_BYTES) as file:
             yield file
     except FileNotFoundError:
-        raise MissingImageError(f"{path}: no such image") from None
+        raise InputError(f"{path}: no such image") from None
     except OSError as error:
         raise InputError(f"{path}: image cannot be read ({error.strerror or error})") from None
 

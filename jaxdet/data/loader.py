@@ -44,8 +44,8 @@ class Loader(AbstractContextManager["Loader"], Iterator[Element]):
         Args:
             source: `Element`s by step, from 0 to its length; must be picklable.
             num_workers: processes; 0 makes batches in two threads of this process.
-            start_step: the first step to load.
-            warn: log a warning for each image left out; else the caller reports `skipped`.
+            start_step: of the first batch.
+            warn: log each image left out; else the caller reports `skipped`.
         """
         self.step = start_step
         self._source, self._num_workers, self._warn = source, num_workers, warn

@@ -22,6 +22,8 @@ MAX_SKIPS = 100  # unreadable images in a row: the folder is wrong rather than a
 BOX_MULTIPLE = 8  # of padded boxes, so that similar data sets share compiled programs
 FILLER_SIZE = 32
 
+Host = tuple[int, int]  # its number from 0, and how many there are
+
 
 def train_batches(
     dataset: Dataset,
@@ -31,29 +33,20 @@ def train_batches(
     seed: int,
     num_steps: int,
     start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    host: Host = (0, 1),
 ) -> Loader:
     """Returns this host's part of the batches of steps `start_step` to `num_steps - 1`.
 
-    An unreadable image is replaced by another of its aspect group, and named in `skipped`.
-
-    Args:
-        dataset: the training set.
-        data: for the images' scale, flips, images without boxes and the loader's processes.
-        global_batch: images per step over all hosts; a multiple of `process_count`.
-        seed: of the run.
-        num_steps: where the run ends, counted from its beginning.
-        start_step: where to start; a resumed run gets what the first would have got from there.
-        process_index: which host this is.
-        process_count: how many hosts there are.
+    An unreadable image is replaced by another of its aspect group, and named in `skipped`.  What
+    comes from `start_step` on does not depend on it.  `global_batch` is images per step over all
+    hosts, a multiple of their number.
 
     Raises:
         InputError: no image can be trained on; while iterating, if `MAX_SKIPS` images in a
             row cannot be read.
     """
     sampler = Sampler(dataset, data, global_batch=global_batch, seed=seed)
-    rows = _host_rows(global_batch, process_index, process_count)
+    rows = _host_rows(global_batch, host)
     source = _TrainSource(dataset, data, rows, max_boxes(dataset), sampler, num_steps)
     return Loader(source, data.num_workers, start_step)
 
@@ -63,26 +56,19 @@ def eval_batches(
     data: DataConfig,
     *,
     batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    host: Host = (0, 1),
     skip_unreadable: bool = False,
 ) -> Loader:
     """Returns this host's part of batches that hold every image once, largest bucket first.
 
     A bucket's last batch is filled up with black images of 32 x 32 pixels whose `index` is -1.
-
-    Args:
-        dataset: any set; images without boxes are included.
-        data: for the images' scale and the loader's processes.
-        batch_size: images per batch over all hosts; a multiple of `process_count`.
-        process_index: which host this is.
-        process_count: how many hosts there are.
-        skip_unreadable: leave a filler for an image that cannot be read, and name it in `skipped`.
+    With `skip_unreadable`, such a filler is left for an image that cannot be read, and the image
+    named in `skipped`.  `batch_size` is over all hosts, a multiple of their number.
 
     Raises:
         InputError: while iterating, if an image cannot be read and is not to be skipped.
     """
-    rows = _host_rows(batch_size, process_index, process_count)
+    rows = _host_rows(batch_size, host)
     batches = []
     for bucket, indices in _by_bucket(dataset, data):
         padded = np.pad(indices, (0, -len(indices) % batch_size), constant_values=-1)
@@ -219,8 +205,9 @@ def _by_bucket(dataset: Dataset, data: DataConfig) -> list[tuple[Size, np.ndarra
     return [(buckets[i], np.flatnonzero(held_by == i)) for i in np.unique(held_by)[::-1]]
 
 
-def _host_rows(batch_size: int, process_index: int, process_count: int) -> slice:
-    if batch_size % process_count:
-        raise InputError(f"a batch of {batch_size} cannot be divided among {process_count} hosts")
-    share = batch_size // process_count
-    return slice(process_index * share, (process_index + 1) * share)
+def _host_rows(batch_size: int, host: Host) -> slice:
+    index, count = host
+    if batch_size % count:
+        raise InputError(f"a batch of {batch_size} cannot be divided among {count} hosts")
+    share = batch_size // count
+    return slice(index * share, (index + 1) * share)

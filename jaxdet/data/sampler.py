@@ -5,7 +5,6 @@ Step k is looked up, not reached, so a run goes on exactly, and on any number of
 """
 
 import functools
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt32, UInt64
@@ -20,13 +19,6 @@ from jaxdet.errors import InputError
 MIN_SIDE = 32
 
 
-class Step(NamedTuple):
-    """A global batch."""
-
-    indices: Int64[np.ndarray, " G"]  # positions in the data set
-    bucket: Size
-
-
 class Sampler:
     """The steps of all epochs, by random access.
 
@@ -37,11 +29,7 @@ class Sampler:
     """
 
     def __init__(self, dataset: Dataset, data: DataConfig, *, global_batch: int, seed: int):
-        """Groups the images; `global_batch` is images per step, `seed` any integer.
-
-        Raises:
-            InputError: no image can be trained on.
-        """
+        """Groups the images; `seed` is any integer.  Raises as `aspect_groups`."""
         self.global_batch, self.seed = global_batch, seed
         self.image_ids = dataset.image_ids
         self.buckets = bucket_sizes(data.image_scale)
@@ -50,13 +38,12 @@ class Sampler:
         self.groups = aspect_groups(dataset, data.keep_empty)
         self.steps_per_epoch = steps_per_epoch(dataset, data, global_batch)
 
-    def __getitem__(self, step: int) -> Step:
-        """Returns the global batch of a step, counted from the beginning of the first epoch."""
+    def __getitem__(self, step: int) -> tuple[Int64[np.ndarray, " G"], Size]:
+        """Returns the positions of a step's images in the data set, and their bucket."""
         epoch, position = divmod(step, self.steps_per_epoch)
         indices = self._epoch(epoch)[position]
-        height, width = self.sizes[indices].max(axis=0)
-        bucket = bucket_of((int(height), int(width)), self.buckets)
-        return Step(indices, bucket)
+        height, width = self.sizes[indices].max(axis=0).tolist()
+        return indices, bucket_of((height, width), self.buckets)
 
     def seeds_of(self, indices: Int64[np.ndarray, "*n"], epoch: int) -> UInt32[np.ndarray, "*n"]:
         """Returns the seeds of images in an epoch."""
@@ -84,11 +71,7 @@ class Sampler:
 
 
 def steps_per_epoch(dataset: Dataset, data: DataConfig, global_batch: int) -> int:
-    """Returns the global batches in an epoch.
-
-    Raises:
-        InputError: no image can be trained on.
-    """
+    """Returns the global batches in an epoch; raises as `aspect_groups`."""
     groups = aspect_groups(dataset, data.keep_empty)
     return sum(-(-len(group) // global_batch) for group in groups)
 

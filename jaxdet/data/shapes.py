@@ -52,11 +52,8 @@ class Pose(NamedTuple):
 def make_shapes() -> Path:
     """Makes the set in the cache folder unless it is there; returns its COCO directory.
 
-    It is written to a folder of another name and renamed when complete, so that a killed or a
-    second process never leaves or sees half of it.
-
-    Raises:
-        InputError: the folder cannot be written.
+    It is renamed when complete, so that a killed or a second process never leaves or sees half of
+    it.  Raises `InputError` if the folder cannot be written.
     """
     cache = cache_folder()
     # Changes with the code that draws, so that a cached set is never out of date.

@@ -39,11 +39,8 @@ def load_tfds(split: str, data_dir: str | Path | None = None) -> TfdsDataset:
     """Loads `coco/2017`.
 
     TFDS keeps boxes and images together, so the first call goes through the whole split, which
-    takes minutes; what it finds is kept in the cache folder.
-
-    Args:
-        split: `train` or `val`.
-        data_dir: Where TFDS keeps data sets; `~/tensorflow_datasets` by default.
+    takes minutes; what it finds is kept in the cache folder.  `data_dir` is where TFDS keeps data
+    sets, `~/tensorflow_datasets` by default.
 
     Raises:
         InputError: tensorflow-datasets is not installed, or the set is not there in a format

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -16,38 +15,17 @@ from jaxdet.inference.single import Result, result_of
 from jaxdet.types import Batch, Predictions
 
 
-@dataclass
-class Speed:
-    """Seconds in which the host waited, summed over images; compiling is apart from the rest.
-
-    Loading, network and post-processing run at the same time, so each counts where the others do
-    not hide it: `data` is the wait for the loader, `forward` the rest of the wait for the
-    devices, `post` what the host does with their results.
-    """
-
-    data: float = 0.0
-    forward: float = 0.0
-    post: float = 0.0
-    compile: float = 0.0
-    images: int = 0
-
-    def summary(self) -> dict[str, Any]:
-        """Returns the fields of `eval.json`."""
-        parts = {"data": self.data, "forward": self.forward, "post": self.post}
-        return {
-            "images_per_second": self.images / sum(parts.values()),
-            "seconds_per_image": {k: v / self.images for k, v in parts.items()},
-            "compile_seconds": self.compile,
-        }
-
-
 class DatasetPredictions:
     """The position and the predictions of every image of a data set; iterate over them once.
 
     They come in the loader's order, and every host sees those of all images.
 
     Attributes:
-        speed: of what has been done so far.
+        images: how many were done so far.
+        seconds: that the host waited so far.  Loading, network and post-processing run at the
+            same time, so each counts where the others do not hide it: `data` is the wait for the
+            loader, `forward` the rest of the wait for the devices, `post` what the host does with
+            their results.
         unreadable: a line for each image that was left out, where that is allowed.
     """
 
@@ -61,14 +39,23 @@ class DatasetPredictions:
             dataset: with or without boxes.
             skip_unreadable: leave images out that cannot be read; else they end the iteration.
         """
-        self.speed, self.unreadable = Speed(), list[str]()
+        self.images, self.unreadable = 0, list[str]()
+        self.seconds = {"data": 0.0, "forward": 0.0, "post": 0.0}
         self._predictor, self._dataset, self._skip = predictor, dataset, skip_unreadable
         self._batch_size = predictor.config.proposals.batch_size * predictor.mesh.size
         before = predictor.programs.seconds
         for bucket in eval_buckets(dataset, predictor.config.data):
             if predictor.compile(self._batch_size, bucket):
                 print_once(f"compiled for {bucket[0]} x {bucket[1]}")
-        self.speed.compile = predictor.programs.seconds - before
+        self._compile_seconds = predictor.programs.seconds - before
+
+    def speed(self) -> dict[str, Any]:
+        """Returns the fields of `eval.json`; compiling is apart from the rest."""
+        return {
+            "images_per_second": self.images / sum(self.seconds.values()),
+            "seconds_per_image": {k: v / self.images for k, v in self.seconds.items()},
+            "compile_seconds": self._compile_seconds,
+        }
 
     def __iter__(self) -> Iterator[tuple[int, Result]]:
         """Yields each image's predictions.
@@ -80,8 +67,7 @@ class DatasetPredictions:
             self._dataset,
             self._predictor.config.data,
             batch_size=self._batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            host=(jax.process_index(), jax.process_count()),
             skip_unreadable=self._skip,
         )
         with loader:
@@ -95,8 +81,8 @@ class DatasetPredictions:
                 if element is not None:
                     self.unreadable += element.skipped
                     current = element.batch, self._predictor.start(element.batch)
-                self.speed.data += loaded - begun
-                self.speed.forward += time.perf_counter() - loaded
+                self.seconds["data"] += loaded - begun
+                self.seconds["forward"] += time.perf_counter() - loaded
                 if previous is not None:
                     yield from self._finish(*previous)
                 if current is None:
@@ -115,16 +101,16 @@ class DatasetPredictions:
             for row, place in enumerate(index)
             if place >= 0
         ]
-        self.speed.forward += ready - begun
-        self.speed.post += time.perf_counter() - ready
-        self.speed.images += len(found)
+        self.seconds["forward"] += ready - begun
+        self.seconds["post"] += time.perf_counter() - ready
+        self.images += len(found)
         yield from found
 
 
 def evaluate(predictor: Predictor, dataset: Dataset) -> tuple[dict[str, Any], list[Result]]:
     """Returns what `eval.json` holds, and the predictions it was measured on, by image.
 
-    See `recall.evaluate_proposals` for the recall fields and `Speed.summary` for the others.
+    The fields are those of `recall.evaluate_proposals` and `DatasetPredictions.speed`.
     """
     run = DatasetPredictions(predictor, dataset)
     results = dict(run)
@@ -132,4 +118,4 @@ def evaluate(predictor: Predictor, dataset: Dataset) -> tuple[dict[str, Any], li
     truth = [dataset.ground_truth(i) for i in range(len(dataset))]
     found = [(x.boxes, x.scores) for x in predictions]
     recall = evaluate_proposals(truth, found, dataset.convention)
-    return {**recall, **run.speed.summary()}, predictions
+    return {**recall, **run.speed()}, predictions

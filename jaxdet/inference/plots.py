@@ -25,10 +25,7 @@ _style = mpl.rc_context(
 def curves(steps: Sequence[Row], evaluations: Sequence[Row], names: Iterable[str]) -> str:
     """Draws what was logged: losses together, recalls together, each other number alone.
 
-    Args:
-        steps: logged steps, in their order.
-        evaluations: by step.
-        names: of the numbers in `steps`.
+    `steps` and `evaluations` are in their order; `names` are those of the numbers in `steps`.
     """
     losses = [name for name in names if name.startswith("loss")]
     panels = [("loss and its terms", steps, losses)] if losses else []
@@ -68,11 +65,7 @@ def _grid(count: int) -> tuple[Figure, Sequence[Axes]]:
 
 
 def _draw_lines(
-    ax: Axes,
-    title: str,
-    x_name: str,
-    places: Numbers,
-    lines: Mapping[str, Numbers],
+    ax: Axes, title: str, x_name: str, places: Numbers, lines: Mapping[str, Numbers]
 ) -> None:
     for name, values in lines.items():
         # matplotlib leaves a gap at NaN, and thins out long lines without losing their peaks.

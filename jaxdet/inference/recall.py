@@ -49,15 +49,8 @@ def fast_recall(
     Of all (box, proposal) pairs of an image the one with the highest IoU is taken and both are
     removed, until boxes or proposals run out; a box that is left without a proposal has IoU 0.
 
-    Args:
-        gt_boxes: per image, the boxes to find, neither crowd nor ignored.
-        proposals: per image, scored boxes in the same pixels; cut to the best by score.
-        limits: how many proposals of an image are looked at.
-        thresholds: a box is found if the IoU of its pair is at least this.
-        convention: what a box is.
-
-    Returns:
-        Share of boxes found, float64; NaN if there is no box at all.
+    `gt_boxes` has the boxes to find, neither crowd nor ignored.  A box is found if the IoU of its
+    pair is at least the threshold.  Returns NaN if there is no box at all.
     """
     matched: list[list[np.ndarray]] = [[] for _ in limits]
     for boxes, image_proposals in zip(gt_boxes, proposals, strict=True):
@@ -80,11 +73,6 @@ def coco_recall(
 
     Detections enter as corner and sides, as the convention has them.  Crowd boxes are never
     counted; boxes flagged `ignore` are, because COCOeval replaces that flag by `iscrowd`.
-
-    Args:
-        ground_truth: per image, all its annotations.
-        proposals: per image, scored boxes in original pixels; cut to the best by score.
-        convention: what a box is.
     """
     areas = np.concatenate([np.zeros(0), *(gt.area[~gt.iscrowd] for gt in ground_truth)])
     records = [
@@ -108,27 +96,24 @@ def evaluate_proposals(
 ) -> dict[str, Any]:
     """Returns all recall figures of a data set, as they are written to `eval.json`.
 
-    Returns:
-        Fractions in [0, 1], `None` where there was no box to find::
+    Fractions are in [0, 1], `None` where there was no box to find::
 
-            {"AR@100", "AR@300", "AR@1000": COCO API, mean over IoU 0.50:0.05:0.95, all sizes,
-             "recall_by_iou": {"100": {"0.50": ..., ..., "0.95": ...}, "300": ..., "1000": ...},
-             "recall_by_size": {"small", "medium", "large"}: AR@1000 of the boxes of that size,
-             "boxes_by_size": {"small", "medium", "large"}: how many boxes these are,
-             "fast": {"AR@100", "AR@300", "AR@1000", "recall_by_iou": as above, "num_boxes"},
-             "num_images": images, "num_boxes": boxes that the COCO API counts}
+        {"AR@100", "AR@300", "AR@1000": COCO API, mean over IoU 0.50:0.05:0.95, all sizes,
+         "recall_by_iou": {"100": {"0.50": ..., ..., "0.95": ...}, "300": ..., "1000": ...},
+         "recall_by_size": {"small", "medium", "large"}: AR@1000 of the boxes of that size,
+         "boxes_by_size": {"small", "medium", "large"}: how many boxes these are,
+         "fast": {"AR@100", "AR@300", "AR@1000", "recall_by_iou": as above, "num_boxes"},
+         "num_images": images, "num_boxes": boxes that the COCO API counts}
     """
     coco = coco_recall(ground_truth, proposals, convention)
     wanted = [from_xywh(gt.xywh[~(gt.iscrowd | gt.ignore)], convention) for gt in ground_truth]
     by_size = map(_number, coco.by_size.mean(axis=1))
+    fast = _figures(fast_recall(wanted, proposals, convention=convention))
     return {
         **_figures(coco.recall),
         "recall_by_size": dict(zip(SIZES, by_size, strict=True)),
         "boxes_by_size": dict(zip(SIZES, coco.num_by_size, strict=True)),
-        "fast": {
-            **_figures(fast_recall(wanted, proposals, convention=convention)),
-            "num_boxes": sum(len(boxes) for boxes in wanted),
-        },
+        "fast": {**fast, "num_boxes": sum(map(len, wanted))},
         "num_images": len(ground_truth),
         "num_boxes": coco.num_boxes,
     }
@@ -141,11 +126,10 @@ def table_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
         rows.append((f"AR, {name}", *(percent(figures[f"AR@{limit}"]) for limit in LIMITS)))
     by_iou = [result["recall_by_iou"][str(limit)] for limit in LIMITS]
     for threshold in by_iou[0]:
-        cells = (percent(recall[threshold]) for recall in by_iou)
-        rows.append((f"recall at IoU {threshold}", *cells))
-    for size in SIZES:
-        label = f"AR, {size} ({result['boxes_by_size'][size]} boxes)"
-        rows.append((label, "", "", percent(result["recall_by_size"][size])))
+        rows.append((f"recall at IoU {threshold}", *(percent(row[threshold]) for row in by_iou)))
+    for size, count in result["boxes_by_size"].items():
+        recall = percent(result["recall_by_size"][size])
+        rows.append((f"AR, {size} ({count} boxes)", "", "", recall))
     return rows
 
 
@@ -218,11 +202,10 @@ def _coco_run(
 def _figures(recall: np.ndarray) -> dict[str, Any]:
     """Returns AR per limit and recall by IoU from recall [L, T]."""
     names = [f"{threshold:.2f}" for threshold in THRESHOLDS]
-    rows = dict(zip(LIMITS, recall, strict=True))
-    means = {f"AR@{limit}": _number(row.mean()) for limit, row in rows.items()}
-    by_iou = {
-        str(limit): dict(zip(names, map(_number, row), strict=True)) for limit, row in rows.items()
-    }
+    means, by_iou = {}, {}
+    for limit, row in zip(LIMITS, recall, strict=True):
+        means[f"AR@{limit}"] = _number(row.mean())
+        by_iou[str(limit)] = dict(zip(names, map(_number, row), strict=True))
     return {**means, "recall_by_iou": by_iou}
 
 

@@ -1,13 +1,12 @@
 """`report.html`: a run on one page that needs no other file, no network and no scripts.
 
-It is made from what the work directory holds, so it can be made again at any time.
-`report.html.jinja` says how it looks.
+It is made from what the work directory holds; `report.html.jinja` says how it looks.
 """
 
 import base64
 import dataclasses
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -40,11 +39,8 @@ Table = tuple[Sequence[str], Sequence[Sequence[Any]]]  # head and rows
 def write_report(workdir: Path, config: Config, trained: bool = False) -> None:
     """Writes `report.html` into a work directory, on the first host only, whole or not at all.
 
-    Args:
-        workdir: of a run at any stage; what it does not hold yet is left out of the page.
-        config: the run's.
-        trained: this process did the training, so its machine and its peak memory are the run's;
-            they are kept in `environment.json`, for when the page is made again elsewhere.
+    What the work directory does not hold yet is left out of the page.  If this process `trained`,
+    its machine and its peak memory are kept in `environment.json`, for pages made elsewhere.
 
     Raises:
         InputError: a file cannot be read or written.
@@ -77,7 +73,10 @@ def _render(workdir: Path, config: Config) -> str:
 
     with reported(workdir / "metrics.jsonl", "read"):
         rows = read_rows(workdir / "metrics.jsonl")
-    steps, evaluations = (_by_step(rows, kind) for kind in ("train", "eval"))
+    # In the order of their steps, the last written one of each.
+    last = {(row["kind"], row["step"]): row for row in rows}
+    ordered = [last[key] for key in sorted(last)]
+    steps, evaluations = ([r for r in ordered if r["kind"] == k] for k in ("train", "eval"))
     names = _numeric_fields(steps)
     recalls = [f"{way}AR@{limit}" for way in ("", "fast ") for limit in LIMITS]
     recalls += [f"recall_by_size {size}" for size in SIZES]
@@ -86,11 +85,8 @@ def _render(workdir: Path, config: Config) -> str:
     published = {row.config: row.ar1000 for row in ROWS if config.data.name != "shapes"}
     values, defaults = (flatten_dict(dataclasses.asdict(c), sep=".") for c in (config, Config()))
     fields = [(name, value, defaults[name]) for name, value in values.items()]
-    templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("jaxdet", "inference"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    loader = jinja2.PackageLoader("jaxdet", "inference")
+    templates = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     templates.filters["percent"] = percent
     return templates.get_template("report.html.jinja").render(
         config=config,
@@ -112,12 +108,6 @@ def _render(workdir: Path, config: Config) -> str:
     )
 
 
-def _by_step(rows: Iterable[Row], kind: str) -> list[Row]:
-    """Returns rows of a kind in the order of their steps, the last written one of each."""
-    found = {row["step"]: row for row in rows if row["kind"] == kind}
-    return [found[step] for step in sorted(found)]
-
-
 def _numeric_fields(rows: Sequence[Row]) -> list[str]:
     """Returns the names of what has numbers (null: one that was not finite), as they appear."""
     items = [item for row in rows for item in row.items()]
@@ -134,9 +124,7 @@ def _read_json(path: Path) -> Row:
         ) from error
 
 
-def _facts(
-    result: Row, steps: Sequence[Row], evaluations: Sequence[Row]
-) -> list[tuple[str, str, str]]:
+def _facts(result: Row, steps: list[Row], evaluations: list[Row]) -> list[tuple[str, str, str]]:
     """Returns names, values and remarks."""
     facts = []
     for size in SIZES if result else ():
@@ -161,9 +149,7 @@ def _facts(
     return facts
 
 
-def _log_table(
-    rows: Sequence[Row], names: Sequence[str], text: Callable[[Any], str]
-) -> Table | None:
+def _log_table(rows: list[Row], names: list[str], text: Callable[[Any], str]) -> Table | None:
     """Returns rows evenly spread over a run, the first and the last among them."""
     if not rows:
         return None

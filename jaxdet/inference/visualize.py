@@ -52,13 +52,8 @@ def draw_proposals(
     A box found has a solid line, one missed a dashed line.  A proposal has a thin line and a
     label, its IoU and its score; a label that would cover another is left out.
 
-    Args:
-        image: RGB; the drawing has a long side of 560 pixels.
-        gt_boxes: boxes to find, in pixels of `image`.
-        boxes: proposals in pixels of `image`, in any order.
-        scores: their scores.
-        top: how many of the best proposals are looked at.
-        convention: what a box is.
+    Boxes are in pixels of the image; the drawing has a long side of 560 pixels.  Of the proposals,
+    in any order, the best `top` are looked at.
     """
     order = np.argsort(-scores, kind="stable")[:top]
     ious = iou(gt_boxes.astype(np.float32), boxes[order].astype(np.float32), convention)
@@ -131,11 +126,7 @@ def proposal_grid(
 
 
 def write_png(path: str | os.PathLike[str], image: UInt8[np.ndarray, "h w 3"]) -> None:
-    """Writes an RGB image as a PNG file that is whole or not there at all.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Writes an RGB image as a PNG file; see `whole`."""
     with whole(Path(path)) as file:
         Image.fromarray(image).save(file, "PNG")
 

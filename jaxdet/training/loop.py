@@ -13,7 +13,6 @@ from jaxdet.checkpoint import Checkpoints, read_backbone, read_params, save_best
 from jaxdet.config import Config
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.load import load_dataset
-from jaxdet.data.loader import Loader
 from jaxdet.data.pipeline import train_batches
 from jaxdet.detectors.build import build_detector
 from jaxdet.distributed import (
@@ -50,21 +49,13 @@ class Stopped(TrainingError):
 
 
 class Window:
-    """What happened since the last logged line."""
+    """What happened since the last logged line; what `step` spends on compiling is left out."""
 
     def __init__(self, step: Programs) -> None:
-        """Starts the clock; what `step` spends on compiling is not counted."""
+        """Starts the clock."""
         self.metrics: list[dict[str, float]] = []
         self.waited = 0.0  # seconds, for the loader
-        self._step, self._start = step, time.perf_counter() - step.seconds
-
-    def summary(self) -> dict[str, float]:
-        """Returns means, seconds per step, and the share of them spent waiting for the loader."""
-        count = len(self.metrics)
-        seconds = time.perf_counter() - self._step.seconds - self._start
-        means = {k: sum(m[k] for m in self.metrics) / count for k in self.metrics[0]}
-        share = min(self.waited / seconds, 1.0)
-        return {**means, "seconds_per_step": seconds / count, "wait_share": share}
+        self.start = time.perf_counter() - step.seconds
 
 
 class Run(NamedTuple):
@@ -85,10 +76,7 @@ class Run(NamedTuple):
 def train(config: Config, workdir: Path, checkpoint: str = "") -> dict[str, Any]:
     """Trains, or goes on where `workdir` stopped, and returns the last evaluation.
 
-    Args:
-        config: the run.
-        workdir: claimed by `workdir.claim_workdir`.
-        checkpoint: parameters to start from instead of `config.model.pretrained`.
+    `workdir` is claimed by `claim_workdir`; a checkpoint stands in for `config.model.pretrained`.
 
     Raises:
         InputError: data, checkpoint or work directory cannot be used.
@@ -121,24 +109,33 @@ def run_steps(run: Run, state: TrainState) -> dict[str, Any]:
     due = plan.evaluation_due(start) and start not in run.logbook.evaluated
     if due or start == plan.total_steps:
         result = run_evaluation(run, state)
-    skipped, pending, window = 0, None, Window(run.step)
-    with load_batches(run, start) as loader, stop_signal() as stop:
+    loader = train_batches(
+        run.training,
+        run.config.data,
+        global_batch=plan.global_batch,
+        seed=run.config.train.seed,
+        start_step=start,
+        num_steps=plan.total_steps,
+        host=(jax.process_index(), jax.process_count()),
+    )
+    skipped, pending, window = 0, list[tuple[int, Metrics, np.ndarray]](), Window(run.step)
+    with loader, stop_signal() as stop:
         for number in range(start + 1, plan.total_steps + 1):
             begun = time.perf_counter()
             element = next(loader)
             window.waited += time.perf_counter() - begun
             skipped += len(element.skipped)
             state, metrics = run.step(state, split(element.batch, run.mesh))
-            # Results are read one step late, so that the device never waits for the host.
-            if pending is not None:
-                window.metrics.append(read_metrics(run, *pending))
-            pending = number, metrics, element.batch.index
+            pending.append((number, metrics, element.batch.index))
             stopping = stop(number)
-            if not (stopping or plan.logging_due(number)):
+            due = stopping or plan.logging_due(number)
+            # Results are read one step late, so that the device never waits for the host.
+            while len(pending) > (0 if due else 1):
+                window.metrics.append(read_metrics(run, *pending.pop(0)))
+            if not due:
                 continue
-            window.metrics.append(read_metrics(run, *pending))
-            log(run, number, window.summary(), skipped)
-            pending, window = None, Window(run.step)
+            log(run, number, window, skipped)
+            window = Window(run.step)
             if stopping or plan.saving_due(number):
                 facts = {"config": run.config.name, "global_batch": plan.global_batch}
                 meta = {"step": number, **facts}
@@ -150,20 +147,6 @@ def run_steps(run: Run, state: TrainState) -> dict[str, Any]:
                 result = run_evaluation(run, state)
                 window = Window(run.step)
     return result
-
-
-def load_batches(run: Run, start: int) -> Loader:
-    """Returns this host's part of the batches from step `start` on."""
-    return train_batches(
-        run.training,
-        run.config.data,
-        global_batch=run.plan.global_batch,
-        seed=run.config.train.seed,
-        start_step=start,
-        num_steps=run.plan.total_steps,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
 
 
 def read_metrics(run: Run, number: int, metrics: Metrics, images: np.ndarray) -> dict[str, float]:
@@ -184,17 +167,20 @@ def read_metrics(run: Run, number: int, metrics: Metrics, images: np.ndarray) ->
     return values
 
 
-def log(run: Run, number: int, summary: dict[str, float], skipped: int) -> None:
+def log(run: Run, number: int, window: Window, skipped: int) -> None:
     """Writes and prints the line of a window that ends with step `number`.
 
     `skipped` counts unreadable images since this process began.
     """
-    plan = run.plan
+    plan, metrics = run.plan, window.metrics
+    seconds = time.perf_counter() - run.step.seconds - window.start
     row = {
         "epoch": -(-number // plan.steps_per_epoch),
-        **summary,
+        **{name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]},
+        "seconds_per_step": seconds / len(metrics),
+        "wait_share": min(window.waited / seconds, 1.0),
         "learning_rate": float(plan.learning_rate(number - 1)),
-        "images_per_second": plan.global_batch / summary["seconds_per_step"],
+        "images_per_second": plan.global_batch * len(metrics) / seconds,
         "memory_gb": peak_memory()[0],
     }
     if skipped := sum(of_all_hosts(skipped)):

@@ -1,8 +1,7 @@
 """What a run leaves for reading: `metrics.jsonl` and TensorBoard events.
 
-`metrics.jsonl` holds one JSON object per line: `{"kind": "train", "step": 50, "loss": ...}` for a
-logged step and `{"kind": "eval", "step": 7330, "AR@100": ..., ...}` for an evaluation.  Step k
-means that k updates were made.
+`metrics.jsonl` holds one JSON object per line: `{"kind": "train", "step": 50, "loss": ...}` after
+50 updates, and `{"kind": "eval", "step": 7330, "AR@100": ..., ...}` for an evaluation.
 """
 
 import contextlib
@@ -28,10 +27,9 @@ EVENTS_PREFIX = "events.out.tfevents."
 class Logbook:
     """Writes `metrics.jsonl` and TensorBoard events into a work directory; use it as a context.
 
-    When a method returns, what it wrote outlives the process.  A checkpoint of step k must
-    therefore be saved after the lines of step k were written; a run that resumes from it then
-    goes on with steps neither doubled nor missing.  Methods raise `InputError` when the folder
-    cannot be written.
+    When a method returns, what it wrote outlives the process: a run that goes on from a checkpoint
+    saved after the lines of its step has steps neither doubled nor missing.  Methods raise
+    `InputError` when the folder cannot be written.
 
     Attributes:
         evaluated: steps of which `metrics.jsonl` has an evaluation.
@@ -41,11 +39,10 @@ class Logbook:
         """Opens the files.
 
         Args:
-            workdir: folder of the run.
-            resume_step: updates made so far, 0 for a run that starts.  Lines and events of later
-                steps are what an earlier, killed run left: they are dropped.
-            write: False on all hosts but the first; they read what the first has, in a work
-                directory that they share, and write nothing.
+            workdir: folder of the run, which its hosts share.
+            resume_step: updates made so far.  What an earlier, killed run left of later steps is
+                dropped.
+            write: False on all hosts but the first: they only read.
         """
         self._folder, self._write = workdir, write
         path = workdir / "metrics.jsonl"
@@ -77,7 +74,7 @@ class Logbook:
         """Logs what was found after `step` updates.
 
         Args:
-            kind: `train`, or `eval` for an evaluation.
+            kind: `train` or `eval`.
             step: updates made.
             values: finite numbers by name, nested as in `eval.json`; None for no figure.
             image: the proposals, RGB, for TensorBoard.

@@ -36,9 +36,7 @@ ADVICE = "choose another --workdir"
 def claim_workdir(workdir: Path, config: Config) -> Iterator[None]:
     """Makes the folder, leaves `config.json` there and keeps other runs out while it lasts.
 
-    Raises:
-        InputError: the folder cannot be written, belongs to another config, or a run that has
-            not ended uses it.
+    Raises `InputError` if it cannot be written, is of another config or used by another run.
     """
     path = workdir / "config.json"
     fault = ""

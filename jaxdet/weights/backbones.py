@@ -25,17 +25,11 @@ _CONV_BIAS = re.compile(r"(.*\.)?(conv\d|downsample\.0)\.bias")
 
 
 def read_backbone(path: str | os.PathLike[str], template: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads an ImageNet backbone as a parameter tree.
+    """Reads an ImageNet backbone in the structure of a template, the tree under 'backbone'.
 
-    The classifier, and stages that the template lacks, are left out.
-
-    Args:
-        path: a `.pth` with torchvision's names (`conv1.weight`, ..., `fc.bias`), or a Detectron
-            `.pkl` (`conv1_w`, `res2_0_branch2a_bn_s`, ...).
-        template: the tree under 'backbone', leaves with a `.shape`.
-
-    Returns:
-        The template's structure with float32 arrays, kernels HWIO.
+    It is a `.pth` with torchvision's names (`conv1.weight`, ..., `fc.bias`), or a Detectron `.pkl`
+    (`conv1_w`, `res2_0_branch2a_bn_s`, ...).  The classifier, and stages that the template lacks,
+    are left out.
 
     Raises:
         InputError: the file cannot be read or is the backbone of another architecture.

@@ -70,16 +70,13 @@ def to_params(
     allow_unused: tuple[str, ...] = (),
     source: str = "the checkpoint",
 ) -> dict[str, Any]:
-    """Returns a parameter tree from the reference's tensors, every one of them accounted for.
+    """Returns the reference's tensors, every one accounted for, in the structure of a template.
 
     Args:
-        checkpoint: as for `state_dict`, by the reference's names, kernels OIHW.
-        template: nested dict with leaves that have a `.shape`, kernels HWIO.
+        checkpoint: as for `state_dict`.
+        template: a parameter tree, leaves with a `.shape`; the result is such a tree in float32.
         allow_unused: prefixes of names that may be left over, e.g. 'neck.'.
         source: the file's name, for messages.
-
-    Returns:
-        The template's structure with float32 arrays, contiguous and HWIO.
 
     Raises:
         InputError: it holds no state dict, or tensors are missing, unused, misshaped or not
@@ -133,14 +130,7 @@ def require_finite(params: Mapping[str, Any], source: str) -> None:
 
 
 def to_state_dict(params: Mapping[str, Any]) -> "OrderedDict[str, np.ndarray]":
-    """Returns the reference's state dict, in its order and complete for loading with strict keys.
-
-    Args:
-        params: nested dict of arrays, kernels HWIO.
-
-    Returns:
-        Name to contiguous array, kernels OIHW; every batch norm has its `num_batches_tracked`.
-    """
+    """Returns the reference's state dict, contiguous, in its order and complete for strict keys."""
     tensors: OrderedDict[str, np.ndarray] = OrderedDict()
     for path, leaf in leaves(params):
         name, array = torch_name(path), np.asarray(leaf)
@@ -155,9 +145,8 @@ def torch_name(path: Path) -> str:
     """Returns the reference's name of the tensor at ('neck', 'fpn_convs_0', 'bias')."""
     room, *scopes, conv, leaf = path
     if room == "neck":
-        convs, _, index = conv.rpartition("_")
-        module = f"{convs}.{index}.conv"
-    elif room == "backbone" and conv == "downsample":
+        module = conv.replace("_convs_", "_convs.") + ".conv"
+    elif conv == "downsample":
         module = "downsample.0" if leaf == "kernel" else "downsample.1"
     elif room == "backbone" and leaf != "kernel":
         module = conv.replace("conv", "bn")

@@ -27,15 +27,11 @@ class _UnsupportedError(ValueError):
 
 
 def read(path: str | os.PathLike[str]) -> Any:
-    """Reads a `.pth` file, or a plain pickle of NumPy arrays such as Detectron's `.pkl` files.
+    """Reads what `torch.save` wrote, or a plain pickle of arrays such as Detectron's `.pkl` files.
 
-    Args:
-        path: a file written by `torch.save` since 0.1.10; or a pickle of any protocol below 5,
-            from Python 2 (whose text is decoded as latin1) or 3.
-
-    Returns:
-        What was saved, with np.ndarray in place of tensors and plain containers around them.
-        bfloat16 is widened to float32; other dtypes stay.  Devices are forgotten.
+    A plain pickle is of any protocol below 5, from Python 2 (whose text is decoded as latin1) or 3.
+    Tensors become np.ndarray, in plain containers; bfloat16 is widened to float32, other dtypes
+    stay, and devices are forgotten.
 
     Raises:
         InputError: the file cannot be opened, is damaged, is no `.pth`, or its pickle asks
@@ -142,17 +138,12 @@ def _read_zip(stream: BinaryIO, size: int) -> Any:
 def write(path: str | os.PathLike[str], obj: Any) -> None:
     """Writes a zip-format `.pth` that `torch.load(path, weights_only=True)` reads.
 
-    Every array becomes a contiguous CPU tensor of its own, bit for bit.  The same `obj` gives
-    the same bytes.
-
-    Args:
-        path: replaced only once the file is complete.
-        obj: dict, OrderedDict, list, tuple, str, int, float, bool, None, np.ndarray and NumPy
-            scalars (written as Python's numbers), nested as you like.
+    Every array becomes a contiguous CPU tensor of its own, bit for bit; NumPy scalars become
+    Python's numbers.  The same `obj` gives the same bytes.
 
     Raises:
         InputError: the file cannot be written.
-        TypeError: `obj` holds something else, or an array of a dtype that PyTorch lacks.
+        TypeError: `obj` holds what is no plain container, number, text or array of PyTorch's types.
     """
     pickled, arrays = write_pickle.dumps(obj)
     with whole(Path(path)) as file, zipfile.ZipFile(file, "w") as archive:

@@ -23,7 +23,10 @@ FLAGS = flags.FLAGS
 def main(argv: list[str]) -> None:
     """Prints the table, or measures."""
     if FLAGS.measure:
-        _measure([_config(path) for path in argv[1:]], Path(FLAGS.out))
+        configs = [config_lib.parse(config_lib.load_file(path)) for path in argv[1:]]
+        if FLAGS.root:
+            configs = [replace(c, data=replace(c.data, root=FLAGS.root)) for c in configs]
+        _measure(configs, Path(FLAGS.out))
     elif len(argv) > 1:
         raise InputError(f"{argv[1]}: not understood; configs to measure follow --measure")
     else:
@@ -53,11 +56,6 @@ def _measure(configs: list[Config], out: Path) -> None:
         write_json(out / "zoo.json", measured)
         print(f"{config.name}: done; {out}/zoo.md and {out}/zoo.json written", flush=True)
     print(markdown_table(measured))
-
-
-def _config(path: str) -> Config:
-    config = config_lib.parse(config_lib.load_file(path))
-    return replace(config, data=replace(config.data, root=FLAGS.root or config.data.root))
 
 
 def define_flags() -> None:

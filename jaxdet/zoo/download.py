@@ -29,10 +29,9 @@ class _SiteError(Exception):
 
 
 def fetch(name: str) -> Path:
-    """Returns the published file of this name, downloading it at first use.
+    """Returns a published file, downloading it at first use.
 
-    Args:
-        name: `zoo://<config>`, `torchvision://<backbone>` or `open-mmlab://<backbone>`.
+    It is named `zoo://<config>`, `torchvision://<backbone>` or `open-mmlab://<backbone>`.
 
     Raises:
         InputError: nothing of this name is published, or no site gives the right bytes; the
@@ -49,11 +48,9 @@ def fetch(name: str) -> Path:
 
 
 def download(urls: Sequence[str], target: Path) -> Path:
-    """Returns `target`, verified, which is brought here unless it is here already.
+    """Returns `target`, verified, brought here from the first URL that gives it if need be.
 
-    Args:
-        urls: of the same file, tried in this order.
-        target: ends in `-<hex digits>.<suffix>`, the beginning of the file's SHA-256.
+    Its name ends in `-<hex digits>.<suffix>`, the beginning of the file's SHA-256.
 
     Raises:
         InputError: no URL gives the right bytes, or the folder cannot be written.

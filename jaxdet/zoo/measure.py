@@ -54,17 +54,11 @@ def measure_apart(config: Config, *arguments: Any) -> dict[str, Any]:
 def measure(
     config: Config, checkpoint: str = "", steps: int = 20, num_images: int = 0
 ) -> dict[str, Any]:
-    """Trains a few steps, then goes through the validation images.
+    """Trains a few steps, then goes through the validation images; returns a record for JSON.
 
-    Args:
-        config: says which data set, too.
-        checkpoint: a work directory, a `.pth` file or zoo://NAME; none: fresh parameters.
-        steps: training steps to time; 0 leaves training out.
-        num_images: validation images to go through; 0 for all.
-
-    Returns:
-        A record for JSON.  `images_per_step` are over all devices; `AR1000` and `AR1000_fast` are
-        percent, None without a checkpoint or on a part of the images.
+    Without a checkpoint, parameters are fresh; no `steps` leave training out, and `num_images` 0
+    takes all.  `images_per_step` are over all devices; `AR1000` and `AR1000_fast` are percent,
+    None without a checkpoint or on a part of the images.
 
     Raises:
         InputError: data or checkpoint cannot be used.
@@ -106,10 +100,8 @@ def measure(
 def seconds_per_step(run: Callable[[], Any], step: Programs, steps: int) -> float:
     """Returns the mean wall time of `steps` steps after a first one, compiling not included.
 
-    Args:
-        run: loads a batch, makes the step and returns arrays that are ready when it is done.
-        step: what `run` compiles with.
-        steps: at least 1.
+    `run` loads a batch, makes the step and returns arrays that are ready when it is done; it
+    compiles with `step`.
     """
     jax.block_until_ready(run())
     begun, compiled = time.perf_counter(), step.seconds
@@ -138,8 +130,10 @@ def _train(config: Config, detector: Detector, params: Params, mesh: Mesh, steps
     optimizer = optim.make_optimizer(config.optimizer, plan.learning_rate)
     state = replicate(init_state(detector, params, optimizer), mesh)
     step = Programs(make_train_step(detector, config.train, optimizer, mesh))
-    settings = {"global_batch": plan.global_batch, "seed": config.train.seed}
-    with train_batches(dataset, config.data, **settings, num_steps=steps + 1) as loader:
+    batch, seed = plan.global_batch, config.train.seed
+    with train_batches(
+        dataset, config.data, global_batch=batch, seed=seed, num_steps=steps + 1
+    ) as loader:
 
         def run() -> Any:
             nonlocal state

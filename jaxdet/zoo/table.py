@@ -5,15 +5,10 @@ from typing import Any
 
 from jaxdet.zoo.published import ROWS, TOLERANCE, ZOO_SITES, Row
 
-HEADER: tuple[str, ...] = (
-    "Backbone",
-    "Style",
-    "Lr schd",
-    "Mem (GB)",
-    "Train time (s/iter)",
-    "Inf time (fps)",
+HEADER = (
+    *("Backbone", "Style", "Lr schd", "Mem (GB)", "Train time (s/iter)", "Inf time (fps)"),
+    *("AR1000", "Download"),
 )
-HEADER += ("AR1000", "Download")
 PAGE = """\
 # The zoo, measured
 

@@ -184,7 +184,9 @@ def test_pipes_devices_and_oversized_files_are_not_waited_for(tmp_path, monkeypa
         read_image("a\0.jpg")
     with (tmp_path / "large.bmp").open("wb") as file:
         file.truncate(transforms.MAX_BYTES + 1)  # sparse: takes no room
-    with pytest.raises(InputError, match=r"large\.bmp: .*not a regular file of at most 1600000000 bytes"):
+    with pytest.raises(
+        InputError, match=r"large\.bmp: .*not a regular file of at most 1600000000 bytes"
+    ):
         read_image(tmp_path / "large.bmp")
 
 

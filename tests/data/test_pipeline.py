@@ -133,14 +133,14 @@ def test_resuming_gives_the_rest_of_the_run(dataset):
 
 def test_hosts_divide_the_global_batch(dataset):
     whole = train(dataset)
-    halves = [train(dataset, process_index=i, process_count=2) for i in (0, 1)]
+    halves = [train(dataset, host=(i, 2)) for i in (0, 1)]
     joined = [
         type(a)(*(np.concatenate(leaves) for leaves in zip(a, b, strict=True)))
         for a, b in zip(*halves, strict=True)
     ]
     assert_same(joined, whole)
     with pytest.raises(InputError, match="batch of 4 cannot be divided among 3 hosts"):
-        train(dataset, process_count=3)
+        train(dataset, host=(0, 3))
 
 
 def test_an_epoch_trains_on_every_annotated_image(dataset):
@@ -201,7 +201,7 @@ def test_fillers_are_harmless(dataset):
 
 
 def test_evaluation_is_divided_among_hosts(dataset):
-    parts = [evaluate(dataset, batch_size=4, process_index=i, process_count=2) for i in (0, 1)]
+    parts = [evaluate(dataset, batch_size=4, host=(i, 2)) for i in (0, 1)]
     assert [b.image.shape for b in parts[0]] == [b.image.shape for b in parts[1]]
     seen = np.concatenate([b.index for part in parts for b in part])
     assert sorted(seen[seen >= 0]) == list(range(9))
