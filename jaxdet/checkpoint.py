@@ -20,7 +20,7 @@ from flax import traverse_util
 from jaxdet.distributed import is_first_host, of_all_hosts, print_once
 from jaxdet.errors import InputError
 from jaxdet.types import Params
-from jaxdet.weights import backbones, layout, torch_file
+from jaxdet.weights import backbones, layout, systems, torch_file
 from jaxdet.zoo.download import fetch
 
 PYTORCH_SUFFIXES = (".pth", ".pt", ".pkl")
@@ -39,23 +39,33 @@ class Damaged(InputError):
     """A checkpoint that is not what was written."""
 
 
-def read_params(path: str | Path, shapes: Params) -> Params:
-    """Returns parameters from a work directory, one of its checkpoints, or a PyTorch file.
+def read_params(path: str | Path, shapes: Params, convention: str = "") -> Params:
+    """Returns parameters from a work directory, one of its checkpoints, or another system's file.
 
     Args:
-        path: `runs/x`, `runs/x/checkpoints/900`, a `.pth` or a `zoo://` name.
+        path: `runs/x`, `runs/x/checkpoints/900`, a `.pth`, a `.pkl` or a `zoo://` name.
         shapes: the model's parameter tree, leaves with `.shape`.
+        convention: `config.model.convention`, which a file must be of; without, any file is read.
 
     Raises:
         InputError: there is no such checkpoint, or its tensors are not the model's or not finite.
     """
     path = _local(path)
     if path.suffix in PYTORCH_SUFFIXES:
-        return layout.to_params(torch_file.read(path), shapes, source=str(path))
+        return params_of_file(torch_file.read(path), path, shapes, convention)
     folder = _newest(path)
     params = _read(folder, {"params": shapes})["params"]
     layout.require_finite(params, str(folder))
     return params
+
+
+def params_of_file(
+    checkpoint: Any, path: Path, shapes: Params, convention: str, bn_eps: float = 0.0
+) -> Params:
+    """Returns the parameters in what `path` holds; see `read_params` and `layout.to_params`."""
+    tensors = layout.state_dict(checkpoint, str(path))
+    systems.require_convention(checkpoint, tensors, convention, str(path))
+    return layout.to_params(tensors, shapes, source=str(path), bn_eps=bn_eps)
 
 
 def read_backbone(name: str | Path, shapes: Params) -> Params:

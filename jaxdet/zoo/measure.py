@@ -135,7 +135,8 @@ def _start_process() -> None:
 def _params(config: Config, detector: Detector, checkpoint: str) -> Params:
     """Returns parameters on the host: training donates the devices' copies."""
     if checkpoint:
-        return jax.device_get(read_params(checkpoint, param_shapes(detector)))
+        shapes = param_shapes(detector)
+        return jax.device_get(read_params(checkpoint, shapes, config.model.convention))
     return jax.device_get(jax.jit(detector.init)(jax.random.key(config.train.seed)))
 
 
