@@ -242,8 +242,8 @@ def test_a_file_is_told_by_its_names_and_by_what_it_says():
     logs = {"message_hub": {}, "meta": {"mmengine_version": "0.7"}}
     assert not fits(logs, HEADS["mmdet1"], "mmdet1")
     assert not fits({"meta": 3}, ["bbox_head.rpn_cls.weight"], "mmdet1")
+    tensors = {key: np.zeros(1) for key in HEADS["torchvision_v2"]}
     with pytest.raises(InputError, match=r"of torchvision_v2; .*=torchvision_rpn_r50_fpn_v2, or"):
-        tensors = {key: np.zeros(1) for key in HEADS["torchvision_v2"]}
         require_convention({}, tensors, "mmdet1", "x.pth")
     for own, config in CONFIGS.items():
         assert config_lib.load_file(config).model.convention == own
@@ -375,7 +375,7 @@ SEALED = name("argparse", "Namespace") + b")\x81"
         (name("builtins", "getattr") + many(SEALED, text("__class__")) + b"R", "makes"),
         (name("builtins", "getattr"), "not data"),
         (name("argparse", "Namespace"), "not data"),
-        (SEALED + b"}" + text("a") + number(1) + b"s", "no dict"),
+        (SEALED + text("a") + number(1) + b"s", "no dict"),
         (SEALED + b")R", "makes"),
         (b"}" + SEALED + b"Ns", "a key that"),
         (name("argparse", "_ActionsContainer") + b")\x81", "'argparse._ActionsContainer'"),
