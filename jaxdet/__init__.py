@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from jaxdet.errors import InputError
+
 __version__ = "0.1.0"
 __all__ = ["InputError", "load", "load_exported"]
 
@@ -16,8 +18,4 @@ def __getattr__(name: str) -> Any:
         from jaxdet.inference.exported import load_exported
 
         return load_exported
-    if name == "InputError":
-        from jaxdet.errors import InputError
-
-        return InputError
     raise AttributeError(f"module 'jaxdet' has no attribute {name!r}")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from flax import traverse_util
+from flax.traverse_util import flatten_dict
 
 from jaxdet.distributed import is_first_host, of_all_hosts, print_once
 from jaxdet.errors import InputError
@@ -23,11 +23,11 @@ from jaxdet.types import Params
 from jaxdet.weights import backbones, layout, systems, torch_file
 from jaxdet.zoo.download import fetch
 
-PYTORCH_SUFFIXES = (".pth", ".pt", ".pkl")
+FILE_SUFFIXES = (".pth", ".pt", ".pkl")  # of other systems' checkpoints
 
 
 class Restored(NamedTuple):
-    """What a checkpoint held; `opt_state` is the given one where it held none."""
+    """What a checkpoint held, on the host; `opt_state` is the given one where it held none."""
 
     step: int
     params: Params
@@ -44,16 +44,16 @@ def read_params(path: str | Path, shapes: Params, convention: str = "") -> Param
 
     Args:
         path: `runs/x`, `runs/x/checkpoints/900`, a `.pth`, a `.pkl` or a `zoo://` name.
-        shapes: the model's parameter tree, leaves with `.shape`.
+        shapes: the model's parameter tree, leaves with `.shape` and `.dtype`.
         convention: `config.model.convention`, which a file must be of; without, any file is read.
 
     Raises:
         InputError: there is no such checkpoint, or its tensors are not the model's or not finite.
     """
     path = _local(path)
-    if path.suffix in PYTORCH_SUFFIXES:
+    if path.suffix in FILE_SUFFIXES:
         return params_of_file(torch_file.read(path), path, shapes, convention)
-    folder = _newest(path)
+    folder = _newest(path.absolute())
     params = _read(folder, {"params": shapes})["params"]
     layout.require_finite(params, str(folder))
     return params
@@ -69,29 +69,21 @@ def params_of_file(
 
 
 def read_backbone(name: str | Path, shapes: Params) -> Params:
-    """Returns an ImageNet backbone.
-
-    Args:
-        name: a `.pth` or `.pkl` file, `torchvision://resnet50` or `open-mmlab://resnet50_caffe`.
-        shapes: the tree under `backbone`, leaves with `.shape`.
-
-    Raises:
-        InputError: it cannot be read or downloaded, or is of another architecture.
-    """
+    """Returns an ImageNet backbone, by file or by name; see `backbones.read_backbone`."""
     return backbones.read_backbone(_local(name), shapes)
 
 
 class Checkpoints:
-    """The numbered checkpoints of a work directory.
+    """The numbered checkpoints of a work directory; each appears when it is complete.
 
-    A checkpoint appears under its number only when it is complete.
+    Methods raise `InputError` if the folder cannot be written.
     """
 
     def __init__(self, workdir: str | Path, keep: int = 3) -> None:
         """Opens, or creates, `workdir`/checkpoints and keeps the newest `keep` of it."""
         self.folder = Path(workdir).absolute() / "checkpoints"
         with _reported(self.folder):
-            self._manager = ocp.CheckpointManager(self.folder, options=_options(keep, True))
+            self._manager = _manager(self.folder, keep, background=True)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -109,37 +101,33 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, params: Params, opt_state: Any, meta: dict[str, Any]) -> None:
-        """Starts writing a checkpoint; returns once the arrays may be reused.
-
-        A converted checkpoint may have no `opt_state`; `meta` holds facts for JSON.  Raises
-        `InputError` if this checkpoint or the one before cannot be written.
-        """
+        """Starts writing, without `opt_state` if None; returns once the arrays may be reused."""
         with _reported(self.folder):
             self._manager.save(step, args=_save_args(params, opt_state, meta))
 
     def wait(self) -> None:
-        """Returns when everything is on disk; raises `InputError` if it cannot be written."""
+        """Returns when everything is on disk."""
         with _reported(self.folder):
             self._manager.wait_until_finished()
 
     def restore_newest(self, params_like: Params, opt_state_like: Any) -> Restored | None:
-        """Returns the newest checkpoint that is whole; None if none is saved.
+        """Returns the newest checkpoint that is whole, as NumPy arrays; None if none is saved.
 
-        Arrays are laid out and placed as those given are.  A damaged checkpoint is put aside into
-        `damaged/`, and the one before it is used.
+        A damaged one is put aside into `damaged/`, and the one before it is used.
 
         Raises:
             InputError: the checkpoints are of another architecture, or all of them damaged.
         """
         tried = []
         while (step := self._manager.latest_step()) is not None:
-            folder, found, fault = self.folder / str(step), None, ""
+            folder, found, fault = self.folder / str(step), {}, ""
             try:
-                found = _restore(folder, params_like, opt_state_like)
+                found = _read(folder, {"params": params_like, "optimizer": opt_state_like})
             except Damaged as error:
                 fault = str(error)
-            if all(of_all_hosts(found is not None)):
-                return found
+            if all(of_all_hosts(not fault)):
+                opt_state = found.get("optimizer", opt_state_like)
+                return Restored(step, found["params"], opt_state, found["meta"])
             tried.append(fault or f"{folder}: damaged on another host")
             self._put_aside(folder, tried[-1])
         if tried:
@@ -148,7 +136,7 @@ class Checkpoints:
 
     def _put_aside(self, folder: Path, fault: str) -> None:
         damaged = self.folder.parent / "damaged"
-        print_once(f"{fault}; put aside in {damaged / folder.name}")
+        print_once(f"{fault}; put aside in {damaged}")
         with _reported(self.folder):
             if is_first_host():
                 damaged.mkdir(exist_ok=True)
@@ -159,13 +147,9 @@ class Checkpoints:
 
 
 def save_best(workdir: Path, step: int, params: Params, recall: float) -> None:
-    """Keeps `params` as `workdir`/best if no earlier ones have at least their AR@1000, `recall`.
-
-    Raises `InputError` if they cannot be written.
-    """
+    """Keeps `params` as `workdir`/best if no earlier ones have at least their AR@1000, `recall`."""
     folder = workdir.absolute() / "best"
-    options = _options(keep=1, background=False)
-    with _reported(folder), ocp.CheckpointManager(folder, options=options) as manager:
+    with _reported(folder), _manager(folder, keep=1, background=False) as manager:
         latest, best = manager.latest_step(), -1.0
         if latest is not None:
             with contextlib.suppress(Exception):  # a damaged one gives way to any
@@ -185,28 +169,23 @@ def _local(name: str | Path) -> Path:
 
 def _newest(path: Path) -> Path:
     """Returns the folder of one checkpoint: the newest below a work directory."""
-    path = path.absolute()
     try:
-        path.stat()
-    except (OSError, ValueError):  # not there, or a name that none can have
-        raise InputError(f"{path}: no such checkpoint") from None
-    if not path.is_dir():
-        raise InputError(f"{path}: neither a work directory nor a .pth file")
-    if (path / "params").is_dir():
-        return path
-    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    steps = [
-        int(p.name) for p in folder.iterdir() if p.name.isdecimal() and (p / "params").is_dir()
-    ]
-    if not steps:
-        raise InputError(f"{path}: holds no checkpoint; give a work directory or a .pth file")
-    return folder / str(max(steps))
+        if (path / "params").is_dir():
+            return path
+        inside = [*path.glob("checkpoints/*/params"), *path.glob("*/params")]
+    except (OSError, ValueError):  # a name that no file can have
+        inside = []
+    folders = [p.parent for p in inside if p.parent.name.isdecimal()]
+    if not folders:
+        raise InputError(f"{path}: no such checkpoint; give a work directory or a .pth file")
+    return max(folders, key=lambda folder: int(folder.name))
 
 
-def _options(keep: int, background: bool) -> ocp.CheckpointManagerOptions:
-    return ocp.CheckpointManagerOptions(
+def _manager(folder: Path, keep: int, background: bool) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(
         max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=background
     )
+    return ocp.CheckpointManager(folder, options=options)
 
 
 def _save_args(params: Params, opt_state: Any, meta: dict[str, Any]) -> ocp.args.Composite:
@@ -224,22 +203,12 @@ def _checksum(tree: Any) -> int:
     return crc
 
 
-def _restore(folder: Path, params_like: Params, opt_state_like: Any) -> Restored:
-    """Returns all of one checkpoint, `checkpoints/<step>`; raises as `_read`."""
-    targets = {"params": params_like}
-    if (folder / "optimizer").exists():  # not in a converted checkpoint
-        targets["optimizer"] = opt_state_like
-    found = _read(folder, targets)
-    if missing := found["meta"]["checksums"].keys() - targets.keys():
-        raise Damaged(f"{folder}: damaged: {', '.join(missing)} is missing")
-    opt_state = found.get("optimizer", opt_state_like)
-    return Restored(int(folder.name), found["params"], opt_state, found["meta"])
-
-
 def _read(folder: Path, targets: dict[str, Any]) -> dict[str, Any]:
-    """Returns trees of one checkpoint and its `meta`, checked against the sums that were written.
+    """Returns NumPy trees of one checkpoint and its `meta`, checked against the sums written.
 
-    `targets` are trees by name; their leaves have `.shape`, `.dtype` and perhaps `.sharding`.
+    Args:
+        folder: `checkpoints/<step>`.
+        targets: trees by name, leaves with `.shape` and `.dtype`; what was never saved is left out.
 
     Raises:
         Damaged: a file is missing, cannot be read, or holds other bytes than were written.
@@ -247,7 +216,10 @@ def _read(folder: Path, targets: dict[str, Any]) -> dict[str, Any]:
     """
     trees, json = ocp.StandardCheckpointHandler, ocp.JsonCheckpointHandler
     handler = ocp.CompositeCheckpointHandler(params=trees(), optimizer=trees(), meta=json())
-    args = {name: ocp.args.StandardRestore(_target(tree)) for name, tree in targets.items()}
+    # Arrays of NumPy to fill: those of jax would go to the devices that they were saved from.
+    empty = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), targets)
+    there = [name for name in targets if (folder / name).exists()]
+    args = {name: ocp.args.StandardRestore(empty[name]) for name in there}
     try:
         with ocp.Checkpointer(handler) as reader:
             saved = dict(reader.metadata(folder).item_metadata["params"])
@@ -261,36 +233,24 @@ def _read(folder: Path, targets: dict[str, Any]) -> dict[str, Any]:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise Damaged(f"{folder}: not a readable checkpoint: {reason}") from error
     for name in targets:
-        if _checksum(found[name]) != checksums.get(name):
-            raise Damaged(f"{folder}: damaged: the bytes of {name} are not those written")
+        sum_found = _checksum(found[name]) if name in found else None
+        if sum_found != checksums.get(name):
+            raise Damaged(f"{folder}: damaged: {name} is not what was written")
     return found
 
 
 def _require_same_shapes(params: Params, there: Params, folder: Path) -> None:
-    """Raises `InputError`, with the first names, unless all tensors have their saved shape."""
+    """Raises `InputError`, with the first name, unless all tensors have their saved shape."""
     wanted, saved = (
-        {name: tuple(x.shape) for name, x in traverse_util.flatten_dict(tree, sep="/").items()}
+        {name: tuple(x.shape) for name, x in flatten_dict(tree, sep="/").items()}
         for tree in (params, there)
     )
     names = sorted(k for k in wanted.keys() | saved.keys() if wanted.get(k) != saved.get(k))
     if names:
-        first = ", ".join(
-            f"{k} {saved.get(k, 'absent')} (the config has {wanted.get(k, 'none')})"
-            for k in names[:3]
+        raise InputError(
+            f"{folder}: of another architecture than the config: {len(names)} tensors differ, as "
+            f"{names[0]}: {saved.get(names[0])} there, {wanted.get(names[0])} by the config"
         )
-        count = f"{len(names)} tensors differ"
-        raise InputError(f"{folder}: of another architecture than the config: {count}: {first}")
-
-
-def _target(tree: Any) -> Any:
-    """Returns shapes, dtypes and devices to restore (the first, where none is named)."""
-    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-    def leaf(x: Any) -> jax.ShapeDtypeStruct:
-        sharding = getattr(x, "sharding", None) or first
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-
-    return jax.tree.map(leaf, tree)
 
 
 @contextlib.contextmanager
@@ -298,13 +258,10 @@ def _reported(folder: Path) -> Iterator[None]:
     """Raises `InputError` where the system refuses to write; what was there before is kept."""
     try:
         yield
-    except InputError:
-        raise
     # An error of the system comes as any of these, its number among tensorstore's words.
     except (OSError, ValueError, RuntimeError) as error:
-        code = getattr(error, "errno", None)
-        if code is None and (found := re.search(r"os_error_code='(\d+)'", str(error))):
-            code = int(found[1])
+        found = re.search(r"os_error_code='(\d+)'", str(error))
+        code = getattr(error, "errno", None) or (found and int(found[1]))
         if not code:
             raise
         raise InputError(

@@ -12,7 +12,7 @@ from jaxdet.data.dataset import from_files
 from jaxdet.data.load import load_dataset
 from jaxdet.distributed import data_mesh, print_once
 from jaxdet.errors import InputError
-from jaxdet.files import make_folder, write_json
+from jaxdet.files import make_folder, reported, write_json
 from jaxdet.inference import results as report
 from jaxdet.inference.evaluate import DatasetPredictions, evaluate
 from jaxdet.inference.predictor import load_predictor
@@ -57,15 +57,14 @@ def run_predict(
     """Writes `<out>/<image's name>.json`, and `.png` if asked, for every image.
 
     Images that cannot be read are left out; each is a line at the end, and the exit code is 2.
-
-    Raises:
-        InputError: nothing can be read or written, or there are several hosts.
     """
     if jax.process_count() > 1:
         raise InputError("--mode=predict: runs on one host; start it there, without --distributed")
     paths = _images(images)
-    if draw:
-        _require_apart(paths, [out / f"{path.stem}.png" for path in paths])
+    sources = {path.resolve() for path in paths}
+    for drawing in (out / f"{path.stem}.png" for path in paths if draw):
+        if drawing.resolve() in sources:
+            raise InputError(f"{drawing}: a drawing would replace this image; set another --out")
     dataset, unreadable = from_files(paths)
     make_folder(out)
     predictor = load_predictor(config, checkpoint, data_mesh())
@@ -109,22 +108,10 @@ def _images(names: list[str]) -> list[Path]:
 
 
 def _images_in(name: Path) -> list[Path]:
-    try:
+    with reported(name, "read"):
         if name.is_file():
             return [name]
-        if not name.is_dir():
-            raise InputError(f"{name}: no such image or folder")
-        inside = sorted(p for p in name.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-    except OSError as error:
-        raise InputError(f"{name}: cannot be read: {error.strerror or error}") from error
-    if not inside:
+        images = sorted(p for p in name.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not images:
         raise InputError(f"{name}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return inside
-
-
-def _require_apart(paths: list[Path], drawings: list[Path]) -> None:
-    """Refuses drawings that would replace the images."""
-    sources = {path.resolve() for path in paths}
-    for drawing in drawings:
-        if drawing.resolve() in sources:
-            raise InputError(f"{drawing}: a drawing would replace this image; set another --out")
+    return images

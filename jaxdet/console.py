@@ -1,16 +1,14 @@
 """What the commands share: flags, one line where input is bad, and how far something has come."""
 
 import contextlib
-import dataclasses
 import logging
-import math
 import os
 import re
 import runpy
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -18,7 +16,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 
 import jaxdet
-from jaxdet.config import Config
 from jaxdet.errors import InputError
 
 # Takes how much is done, and how much there is in all once that is known.
@@ -31,10 +28,7 @@ def jaxdet_command() -> None:
 
 
 def start(main: Callable[[list[str]], None]) -> None:
-    """Calls `main` with the program's name and the arguments that are no flags, and exits.
-
-    Bad input ends with one line and exit code 2.
-    """
+    """Calls `main` with the arguments that are no flags; bad input is one line and exit code 2."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # Errors in the threads of orbax and grain are raised and reported in the main thread.
     absl_logging.set_verbosity(absl_logging.FATAL)
@@ -63,21 +57,12 @@ def start(main: Callable[[list[str]], None]) -> None:
 def mute_abandoned() -> None:
     """Keeps quiet what orbax leaves behind when one of several reads or writes fails.
 
-    It closes its event loop on the others, each of which would print a traceback or a warning,
-    some later; the first failure is raised.  A command may do this to its process, the library
-    may not.
+    The first failure is raised; of the others each would print a traceback or a warning, some
+    later.  A command may do this to its process, the library may not.
     """
-    never = "coroutine .* was never awaited"
-    warnings.filterwarnings("ignore", never, RuntimeWarning)
-    shown = sys.unraisablehook
-
-    def hook(event: Any) -> None:
-        stopped = isinstance(getattr(event.exc_value, "__cause__", None), GeneratorExit)
-        if not stopped and "Event loop is closed" not in str(event.exc_value):
-            shown(event)
-
-    sys.unraisablehook = hook
-    logging.getLogger("asyncio").addFilter(lambda x: "never retrieved" not in x.getMessage())
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = lambda event: None
 
 
 def complain(message: str) -> None:
@@ -101,13 +86,11 @@ def _parse(argv: list[str]) -> list[str]:
         fail(f"{' '.join(str(error).split())} (see --help)", 2)
     except Exception as error:  # whatever ml_collections raises for an override
         what = " ".join(str(error).split())
-        names = re.findall(r"\w+", what)
-        fields = [a for a in argv if set(names) & set(a.split("=")[0].split(".")[1:])]
-        if fields and isinstance(error, AttributeError | KeyError):
-            sections = ", ".join(field.name for field in dataclasses.fields(Config))
-            fail(f"{fields[0]}: no such field; see jaxdet/config.py ({sections})", 2)
-        file = next((a for a in argv if a.lstrip("-").startswith("config=")), "--config")
-        fail(f"{file}: cannot be used as a config: {type(error).__name__}: {what}", 2)
+        names = set(re.findall(r"\w+", what))
+        given = [a for a in argv if a.lstrip("-").startswith("config")]
+        named = [a for a in given if names & set(a.split("=")[0].split(".")[1:])]
+        flag = next(iter([*named, *given]), "--config")
+        fail(f"{flag}: no such field or value; see jaxdet/config.py ({what})", 2)
 
 
 @contextlib.contextmanager
@@ -129,53 +112,3 @@ def progress(
             bar.update(task, completed=done, total=total)  # None leaves the total as it is
 
         yield advance
-
-
-@dataclasses.dataclass(frozen=True)
-class ProgressLine:
-    """Formats the line that a person watches; equal widths from step to step."""
-
-    total_steps: int
-    num_epochs: int
-
-    def format(
-        self,
-        step: int,
-        epoch: int,
-        losses: Mapping[str, float],
-        learning_rate: float,
-        seconds_per_step: float,
-        images_per_second: float,
-        wait_share: float,
-    ) -> str:
-        """Returns one line about the last few steps.
-
-        `step` counts updates, `epoch` from 1; `losses` are terms by name, in the order to show;
-        `wait_share` is the share of the time spent waiting for the loader, 0 to 1.
-        """
-        remaining = (self.total_steps - step) * seconds_per_step
-        return "  ".join(
-            [
-                f"step {step:{len(str(self.total_steps))}d}/{self.total_steps}",
-                f"epoch {epoch:{len(str(self.num_epochs))}d}/{self.num_epochs}",
-                *(f"{name} {_loss(value)}" for name, value in losses.items()),
-                f"lr {learning_rate:.2e}",
-                f"{seconds_per_step:7.3f} s/it",
-                f"{images_per_second:7.1f} img/s",
-                f"wait {100 * wait_share:3.0f}%",
-                f"ETA {_duration(remaining):>9}",
-            ]
-        )
-
-
-def _loss(value: float) -> str:
-    """Returns seven characters, with four decimals while they fit."""
-    return f"{value:7.1e}" if 100 <= abs(value) < math.inf else f"{value:7.4f}"
-
-
-def _duration(seconds: float) -> str:
-    """Returns hours, minutes and seconds."""
-    if not math.isfinite(seconds):
-        return "-:--:--"
-    minutes, second = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}"

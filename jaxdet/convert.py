@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import optax
 
-from jaxdet.checkpoint import PYTORCH_SUFFIXES, Checkpoints, params_of_file, read_params
+from jaxdet.checkpoint import FILE_SUFFIXES, Checkpoints, params_of_file, read_params
 from jaxdet.config import Config
 from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.errors import InputError
@@ -45,9 +45,9 @@ def convert(
         InputError: a name does not fit; the checkpoint cannot be read or is of another model, and
             nothing is written; or the target cannot be written.
     """
-    reading = source.endswith(PYTORCH_SUFFIXES) or "://" in source
+    reading = source.endswith(FILE_SUFFIXES) or "://" in source
     suffix, convention = SYSTEMS[system].suffix, config.model.convention
-    if reading == target.endswith(PYTORCH_SUFFIXES):
+    if reading == target.endswith(FILE_SUFFIXES):
         raise InputError(f"exactly one of source and target must be a {suffix} file")
     if with_optimizer and (not reading or system != "mmdet" or config.optimizer.name != "sgd"):
         raise InputError("--with_optimizer: only to read mmdet's, and config.optimizer.name=sgd")

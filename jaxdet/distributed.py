@@ -3,10 +3,12 @@
 One process on each host; on one host nothing here communicates.
 """
 
+import contextlib
 import functools
 import os
 import signal
-from types import FrameType
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -49,33 +51,33 @@ def split(tree: Tree, mesh: Mesh) -> Tree:
 
 def gather(tree: Tree) -> Tree:
     """Returns every host's rows, as NumPy arrays, on every host."""
-    if jax.process_count() == 1:
-        return jax.device_get(tree)
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def join_hosts(address: str = "", count: int | None = None, index: int | None = None) -> None:
     """Makes this process one of several; must come before the first use of a device.
 
-    What is not given is read from the environment (`JAX_COORDINATOR_ADDRESS`,
-    `JAX_NUM_PROCESSES`, `JAX_PROCESS_ID`), then asked of the cluster (SLURM, Open MPI,
+    What is not given is read from the environment, then asked of the cluster (SLURM, Open MPI,
     Kubernetes, a TPU pod).
 
     Args:
-        address: `host:port` of the first process.
-        count: how many processes there are.
-        index: which of them this is, from 0.
+        address: `host:port` of the first process; else `JAX_COORDINATOR_ADDRESS`.
+        count: how many processes there are; else `JAX_NUM_PROCESSES`.
+        index: which of them this is, from 0; else `JAX_PROCESS_ID`.
 
     Raises:
         InputError: too little is known, or the others cannot be reached.
     """
+
+    def known(given: int | None, variable: str) -> int | None:
+        text = os.environ.get(variable)
+        return int(text) if given is None and text else given
+
     address = address or os.environ.get(ADDRESS, "")
-    if address and not address.rpartition(":")[2].isdecimal():
-        raise InputError(f"--coordinator_address: must be HOST:PORT, not {address!r}")
-    count = _number(COUNT) if count is None else count
-    index = _number(INDEX) if index is None else index
     try:
-        jax.distributed.initialize(address or None, count, index)
+        if address and not address.rpartition(":")[2].isdecimal():
+            raise ValueError(f"{address!r} is not HOST:PORT")
+        jax.distributed.initialize(address or None, known(count, COUNT), known(index, INDEX))
     except (ValueError, TypeError, RuntimeError) as error:
         what = str(error).splitlines()[0]
         raise InputError(
@@ -97,37 +99,21 @@ def print_once(text: str) -> None:
 
 def of_all_hosts(value: int) -> list[int]:
     """Returns the number that each host gives, the first host's first; all must call this."""
-    if jax.process_count() == 1:
-        return [value]
     return multihost_utils.process_allgather(np.array(value)).tolist()
 
 
-class StopSignal:
-    """Asks between two steps whether SIGTERM came; use it as a context."""
+@contextlib.contextmanager
+def stop_signal() -> Iterator[Callable[[int], bool]]:
+    """Yields a function that tells whether the run shall end after a step, on all hosts.
 
-    def __enter__(self) -> "StopSignal":
-        self._came = False
-        # With several hosts jax listens itself, and agrees with the others on the step.
-        self._alone = jax.process_count() == 1
-        self._before: Any = None
-        if self._alone:
-            self._before = signal.signal(signal.SIGTERM, self._on_signal)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self._alone:
-            signal.signal(signal.SIGTERM, self._before)
-
-    def asked(self, step: int) -> bool:
-        """Returns whether the run shall end after this step, on all hosts; ask at every one."""
-        return self._came if self._alone else multihost_utils.reached_preemption_sync_point(step)
-
-    def _on_signal(self, _: int, frame: FrameType | None) -> None:
-        self._came = True
-
-
-def _number(variable: str) -> int | None:
-    text = os.environ.get(variable)
-    if text is not None and not (text.isascii() and text.isdecimal()):
-        raise InputError(f"{variable}: must be a number, not {text!r}")
-    return None if text is None else int(text)
+    It does once SIGTERM came; ask it at every step.
+    """
+    if jax.process_count() > 1:  # jax listens itself, and agrees with the others on the step
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    came = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: came.set())
+    try:
+        yield lambda step: came.is_set()
+    finally:
+        signal.signal(signal.SIGTERM, before)

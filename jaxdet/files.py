@@ -1,12 +1,10 @@
 """Files that are whole or not there at all, reading regular files only, and the cache folder."""
 
 import contextlib
-import functools
 import io
 import json
 import os
 import stat
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,16 +13,10 @@ from typing import Any, BinaryIO
 from jaxdet.errors import InputError
 
 ADVICE = "make room there or choose another folder"
-_PREFIX, _SUFFIX = ".jaxdet-", ".tmp"
-_ABANDONED = 24 * 3600.0  # seconds since the last write to a temporary file
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder, and those that it lies in, where they are missing.
-
-    Raises:
-        InputError: that cannot be done.
-    """
+    """Makes a folder and those that it lies in; raises `InputError` if that cannot be done."""
     with reported(path, "made", ADVICE):
         path.mkdir(parents=True, exist_ok=True)
 
@@ -36,11 +28,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a file whole or not at all.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Writes or replaces a file; see `whole`."""
     write_whole(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
@@ -48,23 +36,19 @@ def write_json(path: Path, value: Any) -> None:
 def whole(path: Path) -> Iterator[BinaryIO]:
     """Yields a file to write to, which replaces `path` at the end of the block.
 
-    Whatever goes wrong in the block or here, `path` stays as it was.  What a killed process left
-    is removed by a later write to the same folder.
+    Whatever goes wrong in the block or here, `path` stays as it was.
 
     Args:
         path: in a folder that is there.
 
     Raises:
-        InputError: the file cannot be written, the block raised an `OSError`, or `path` is a
-            link, a device or whatever else is no regular file.
+        InputError: the file cannot be written, or the block raised an `OSError`.
     """
-    temporary = path.with_name(f"{_PREFIX}{uuid.uuid4().hex}{_SUFFIX}")
+    temporary = path.with_name(f".jaxdet-{uuid.uuid4().hex}.tmp")
     with reported(path, "written", ADVICE):
-        with contextlib.suppress(FileNotFoundError):
-            mode = path.lstat().st_mode
-            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # the system refuses a folder
-                raise InputError(f"{path}: cannot be written: not a regular file; {ADVICE}")
-        _remove_abandoned(path.parent)
+        # A link, a pipe or a device would be replaced; a folder the system refuses.
+        if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
+            raise OSError("not a regular file")
         try:
             with temporary.open("xb") as file:
                 yield file
@@ -72,16 +56,7 @@ def whole(path: Path) -> Iterator[BinaryIO]:
                 os.fsync(file.fileno())
             temporary.replace(path)
         finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-
-
-@functools.cache  # once a process, as a folder may have many files
-def _remove_abandoned(folder: Path) -> None:
-    for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
-        with contextlib.suppress(OSError):  # as when another process was first
-            if path.stat().st_mtime < time.time() - _ABANDONED:
-                path.unlink()
+            temporary.unlink(missing_ok=True)
 
 
 def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> io.BufferedReader:
@@ -95,15 +70,11 @@ def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> io.B
     def opener(path: str, flags: int) -> int:
         descriptor = os.open(path, flags | os.O_NONBLOCK)
         status = os.fstat(descriptor)
-        reason = ""
-        if not stat.S_ISREG(status.st_mode):
-            reason = "not a regular file"
-        elif limit is not None and status.st_size > limit:
-            reason = f"{status.st_size} bytes; at most {limit} are read"
-        if reason:
-            os.close(descriptor)
-            raise OSError(reason)
-        return descriptor
+        if stat.S_ISREG(status.st_mode) and (limit is None or status.st_size <= limit):
+            return descriptor
+        os.close(descriptor)
+        bound = "" if limit is None else f" of at most {limit} bytes"
+        raise OSError(f"not a regular file{bound}")
 
     try:
         return open(path, "rb", opener=opener)
@@ -111,27 +82,14 @@ def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> io.B
         raise OSError(str(error)) from error
 
 
-def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
-    """Returns the content of a file; see `open_regular`.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    with reported(path, "read"), open_regular(path, limit) as file:
-        return file.read()
-
-
 @contextlib.contextmanager
 def reported(path: str | Path, done: str, advice: str = "") -> Iterator[None]:
-    """Turns what the system says within the block into one line.
+    """Turns an `OSError` in the block into an `InputError`: one line that names `path`.
 
     Args:
         path: what the block reads or writes.
         done: what cannot be done to it: "read", "written", "made".
         advice: what the user can do about it.
-
-    Raises:
-        InputError: the block raised an `OSError`.
     """
     try:
         yield

@@ -23,10 +23,7 @@ class _ConfigParser(flags.ArgumentParser):
 
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    f"A config's file or name, by default {DEFAULT_CONFIG}; any field can follow as "
-    "--config.x.y=z.",
+    "config", None, f"A config's file or name ({DEFAULT_CONFIG}); fields follow: --config.x.y=z."
 )
 flags.FLAGS["config"].parser = _ConfigParser()
 _MODE = flags.DEFINE_enum(

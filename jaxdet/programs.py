@@ -15,9 +15,9 @@ class Programs:
     """
 
     def __init__(
-        self, function: jax.stages.Wrapped, report: Callable[[str], None] | None = None
+        self, function: jax.stages.Wrapped, report: Callable[[str], None] = lambda line: None
     ) -> None:
-        """Takes a `jax.jit` function of which the last argument is a `types.Batch`.
+        """Takes a `jax.jit` function of which the last argument is a `types.Batch` or `Images`.
 
         Args:
             function: its other arguments have the same shapes at every call.
@@ -33,16 +33,11 @@ class Programs:
         return self._compiled[arguments[-1].image.shape](*arguments)
 
     def compile(self, *arguments: Any) -> bool:
-        """Compiles for arguments of such shapes; returns whether that was new.
-
-        Args:
-            arguments: arrays, or `jax.ShapeDtypeStruct`s with shardings.
-        """
+        """Compiles for arguments (or their `jax.ShapeDtypeStruct`s); tells whether that was new."""
         shape = arguments[-1].image.shape
         if shape in self._compiled:
             return False
-        if self._report:
-            self._report(f"compiling for images of {shape[1]} x {shape[2]}")
+        self._report(f"compiling for images of {shape[1]} x {shape[2]}")
         begun = time.perf_counter()
         self._compiled[shape] = self._function.lower(*arguments).compile()
         self.seconds += time.perf_counter() - begun

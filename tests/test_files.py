@@ -1,15 +1,12 @@
 """Files are whole or absent, and whatever stands in their way is one line."""
 
 import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from jaxdet.errors import InputError
-from jaxdet.files import make_folder, open_regular, read_bytes, whole, write_whole
+from jaxdet.files import make_folder, open_regular, reported, whole, write_whole
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -90,48 +87,23 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path, kind):
     assert not other.exists() or other.read_bytes() == b"old"
 
 
-KILLED = """
-import os, sys
-from pathlib import Path
-from jaxdet.files import whole
-with whole(Path(sys.argv[1])) as file:
-    file.write(b"half")
-    file.flush()
-    os.kill(os.getpid(), 9)
-"""
-
-
-def test_what_a_killed_process_left_is_removed_a_day_later(tmp_path):
-    for folder in (tmp_path / "today", tmp_path / "yesterday"):
-        folder.mkdir()
-        command = [sys.executable, "-c", KILLED, str(folder / "a")]
-        assert subprocess.run(command, check=False).returncode == -9
-        (left,) = folder.iterdir()
-        if folder.name == "yesterday":
-            os.utime(left, (time.time() - 25 * 3600,) * 2)
-        write_whole(folder / "a", b"new")
-        names = {path.name for path in folder.iterdir()}
-        assert names == ({"a", left.name} if folder.name == "today" else {"a"})
-
-
 def test_reading(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"text")
-    assert read_bytes(path, limit=4) == b"text"
-    with open_regular(path) as file:
-        assert file.read(2) == b"te"
+    with open_regular(path, limit=4) as file:
+        assert file.read() == b"text"
     os.mkfifo(tmp_path / "pipe")
     reasons = {
-        tmp_path / "pipe": "not a regular file",
-        Path("/dev/null"): "not a regular file",
-        tmp_path: "not a regular file",
+        tmp_path / "pipe": "not a regular file of at most 3 bytes",
+        Path("/dev/null"): "not a regular file of at most 3 bytes",
+        tmp_path: "not a regular file of at most 3 bytes",
         tmp_path / "none": "No such file or directory",
         Path("a\0b"): "embedded null byte",
-        path: "4 bytes; at most 3 are read",
+        path: "not a regular file of at most 3 bytes",
     }
     for bad, reason in reasons.items():
-        with pytest.raises(InputError) as caught:
-            read_bytes(bad, limit=3)
+        with pytest.raises(InputError) as caught, reported(bad, "read"):
+            open_regular(bad, limit=3)
         assert str(caught.value) == str(InputError(f"{bad}: cannot be read: {reason}"))
 
 

@@ -81,8 +81,7 @@ def refused(results, expected) -> None:
 
 OVERRIDES = {
     "proposals.nms_threshold=nan": "0 to 1, not nan",
-    "test.nms_threshold=0.5": "no such field; see jaxdet/config.py (name, model, data, targets, "
-    "optimizer, train, proposals)",
+    "test.nms_threshold=0.5": "--config.test.nms_threshold=0.5: no such field or value",
     "train.seed=99999999999999999999": "config.train.seed: must be 0 to 4294967295",
     "train.seed=" + 5000 * "9": "config.train.seed",
     "data.image_scale=()": "(long side, short side), not ()",
@@ -93,8 +92,8 @@ OVERRIDES = {
     "name=../x": "config.name",
     "model.depth=[50]": "config.model.depth",
     "model.depth": "Missing value for flag --config.model.depth",
-    "model.depth.x=3": "--config.model.depth.x=3: no such field",
-    "model.__class__=x": "--config.model.__class__=x: no such field",
+    "model.depth.x=3": "--config.model.depth.x=3: no such field or value",
+    "model.__class__=x": "--config.model.__class__=x: no such field or value",
     "model={}": "config.model.",
     "model.train_norm=maybe": "train_norm=maybe",
     "train=3": "config.train=3",
@@ -136,12 +135,12 @@ def test_config_files_flags_and_paths(tmp_path):
         ("x\ny",): "x\\x0ay: not understood",
         ("--num_processes=x",): "num_processes",
         ("--mode=predict",): "--images",
-        ("--mode=predict", f"--images={pipe}"): "no such image or folder",
+        ("--mode=predict", f"--images={pipe}"): "pipe.pth: cannot be read",
         ("--mode=predict", f"--images={tmp_path}"): "holds no images",
         ("--mode=eval", f"--checkpoint={pipe}"): "not a regular file",
-        ("--mode=eval", f"--checkpoint={'a' * 5000}"): "no such checkpoint",
+        ("--mode=eval", f"--checkpoint={'a' * 5000}"): "no such checkpoint; give",
         ("--mode=eval", "--checkpoint=zoo://../../x"): "nothing of this name is published",
-        ("--mode=export", "--checkpoint=/dev/null"): "neither a work directory nor",
+        ("--mode=export", "--checkpoint=/dev/null"): "no such checkpoint; give",
         ("--mode=eval", coco, f"--config.data.root={tmp_path}"): "instances_val2017.json",
     }
     out = f"--out={tmp_path}/out"

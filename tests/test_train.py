@@ -21,7 +21,7 @@ from jaxdet.data.load import load_dataset
 from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.inference.evaluate import evaluate
 from jaxdet.inference.predictor import make_predictor
-from jaxdet.training.loop import TrainingError, train
+from jaxdet.training.loop import TrainingError, progress_line, train
 from jaxdet.training.plan import make_plan
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +47,27 @@ def test_plan_counts_repeated_images(tmp_path):
     assert plan.global_batch == 4
     assert plan.steps_per_epoch == 2  # six images of one aspect group, filled up to eight
     assert plan.total_steps == 6
+
+
+def test_progress_line_by_hand(tmp_path):
+    config = tiny_config(write_coco(tmp_path))
+    plan = make_plan(config, load_dataset(config.data, "train"), num_devices=4)
+    plan = plan._replace(total_steps=87960, steps_per_epoch=7330)
+    row = {
+        "epoch": 1,
+        "loss": 0.7243,
+        "loss_cls": 0.693,
+        "grad_norm": 1.0,
+        "seconds_per_step": 0.25,
+        "wait_share": 0.034,
+        "learning_rate": 0.02,
+        "images_per_second": 64.0,
+    }
+    # 87460 steps of a quarter second are 21865 s: 6 h, 4 min, 25 s.
+    assert progress_line(plan, 500, row) == (
+        "step   500/87960  epoch  1/12  loss  0.7243  loss_cls  0.6930  lr 2.00e-02"
+        "    0.250 s/it     64.0 img/s  wait   3%  ETA   6:04:25"
+    )
 
 
 @pytest.mark.slow

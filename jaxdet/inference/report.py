@@ -70,7 +70,7 @@ def this_machine(process: str) -> dict[str, Any]:
 
 def render(workdir: Path, config: Config) -> str:
     """Returns the page's text; see `write_report`."""
-    rows = [row for _, row in read_rows(workdir / "metrics.jsonl") if row is not None]
+    rows = read_rows(workdir / "metrics.jsonl")
     steps, evaluations = (_by_step(rows, kind) for kind in ("train", "eval"))
     result = _read_json(workdir / "eval.json")
     machine = _read_json(workdir / "environment.json") or this_machine(REPORTED)

@@ -10,20 +10,21 @@ programs are slow, above all for kernel gradients, so there:
 
 Glossary: `B` images, `H, W` height and width of the map in cells, `P, Q` those of the output,
 `C` input channels, `O` output channels, `D` input channels per group, `kh, kw` the kernel's
-size, `N` blocks of groups.
+size, `N` blocks of groups, `dy` the gradient in the output.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
 from jaxdet.ops import winograd
 
-_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # Channels that a block of groups is filled up to on CPU: fewer leave the vector units idle,
 # more multiply zeros.
 _BLOCK = 32
@@ -39,21 +40,18 @@ def conv2d(
 ) -> Float[Array, "B P Q O"]:
     """Cross-correlates `x` with `kernel`, as `torch.nn.functional.conv2d` does.
 
-    Keeps `x` and `kernel` alone for the gradient.  Differentiable once, in reverse mode.
-
-    On CPU wide 3x3 convolutions carry four times the rounding error of a direct sum: 1.5e-6 of
-    the output's standard deviation.
+    Keeps `x` and `kernel` alone for the gradient.  Differentiable once, in reverse mode.  On CPU
+    wide 3x3 convolutions have the rounding error of `winograd.conv3x3`.
 
     Args:
-        x: [B, H, W, C], float32 or bfloat16.
-        kernel: [kh, kw, D, O] with D = C / groups, of `x`'s dtype.
+        x: float32 or bfloat16.
+        kernel: of `x`'s dtype, with D = C / groups.
         stride: step in cells, in both directions.
         padding: zeros put on all four sides, in cells.
         groups: number of blocks the channels are cut into; each sees only its own.
 
     Returns:
-        [B, (H + 2 padding - kh) // stride + 1, (W + 2 padding - kw) // stride + 1, O], of `x`'s
-        dtype.
+        P = (H + 2 padding - kh) // stride + 1 rows and as many columns, of `x`'s dtype.
     """
     # Nothing is added, but inside `shard_map` the kernel now varies with the device as `x` does,
     # and its gradient is summed over devices by JAX and not by the programs below.
@@ -69,12 +67,6 @@ def _conv(stride: int, padding: int, groups: int, x: Array, kernel: Array) -> Ar
         cpu=partial(_cpu_conv, stride, padding, groups),
         default=partial(_lax_conv, stride, padding, groups),
     )
-
-
-def _conv_forward(
-    stride: int, padding: int, groups: int, x: Array, kernel: Array
-) -> tuple[Array, tuple[Array, Array]]:
-    return _conv(stride, padding, groups, x, kernel), (x, kernel)
 
 
 def _conv_backward(
@@ -93,31 +85,21 @@ def _conv_backward(
     return dx, dkernel
 
 
-_conv.defvjp(_conv_forward, _conv_backward)
+_conv.defvjp(lambda *arguments: (_conv(*arguments), arguments[3:]), _conv_backward)
 
 
 def _lax_conv(stride: int, padding: int, groups: int, x: Array, kernel: Array) -> Array:
+    strides, edges, order = (stride, stride), [(padding, padding)] * 2, ("NHWC", "HWIO", "NHWC")
     return lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        ((padding, padding), (padding, padding)),
-        dimension_numbers=_DIMENSIONS,
-        feature_group_count=groups,
+        x, kernel, strides, edges, dimension_numbers=order, feature_group_count=groups
     )
 
 
 def _lax_gradient(
     index: int, stride: int, padding: int, groups: int, x: Array, kernel: Array, dy: Array
 ) -> Array:
-    """Returns XLA's gradient in `x` (index 0) or `kernel` (1); linear, so y is not made."""
-    operands = [x, kernel]
-
-    def conv(operand: Array) -> Array:
-        operands[index] = operand
-        return _lax_conv(stride, padding, groups, *operands)
-
-    return jax.vjp(conv, operands[index])[1](dy)[0]
+    """Returns XLA's gradient in `x` (index 0) or `kernel` (1)."""
+    return jax.vjp(partial(_lax_conv, stride, padding, groups), x, kernel)[1](dy)[index]
 
 
 # The CPU programs of a convolution in groups.  Sums are in float32 whatever the dtype.
@@ -125,25 +107,25 @@ def _lax_gradient(
 
 def _cpu_conv(stride: int, padding: int, groups: int, x: Array, kernel: Array) -> Array:
     dense = partial(_dense_conv, stride, padding)
-    x32, kernel32 = x.astype(jnp.float32), kernel.astype(jnp.float32)
-    if groups == 1:
-        return dense(x32, kernel32).astype(x.dtype)
-    blocks = _split_kernel(kernel32, groups)
-    y = lax.map(lambda block: dense(*block), (_split(x32, len(blocks)), blocks))
-    return _join(y).astype(x.dtype)
+    return _in_blocks(dense, groups, kernel, x).astype(x.dtype)
 
 
 def _cpu_input_gradient(
     stride: int, padding: int, groups: int, x: Array, kernel: Array, dy: Array
 ) -> Array:
     dense = partial(_dense_input_gradient, stride, padding)
-    x32, kernel32, dy32 = (a.astype(jnp.float32) for a in (x, kernel, dy))
+    return _in_blocks(dense, groups, kernel, x, dy).astype(x.dtype)
+
+
+def _in_blocks(dense: Callable[..., Array], groups: int, kernel: Array, *maps: Array) -> Array:
+    """Returns the map that `dense` gives of a kernel and maps, block of groups by block."""
+    kernel, *maps32 = (a.astype(jnp.float32) for a in (kernel, *maps))
     if groups == 1:
-        return dense(x32, kernel32, dy32).astype(x.dtype)
-    blocks = _split_kernel(kernel32, groups)
-    split = [_split(a, len(blocks)) for a in (x32, dy32)]
-    dx = lax.map(lambda block: dense(*block), (split[0], blocks, split[1]))
-    return _join(dx).astype(x.dtype)
+        return dense(kernel, *maps32)
+    blocks = _split_kernel(kernel, groups)
+    split = [_split(a, len(blocks)) for a in maps32]
+    y = jnp.moveaxis(lax.map(lambda block: dense(*block), (blocks, *split)), 0, 3)
+    return y.reshape(*y.shape[:3], -1)
 
 
 def _cpu_kernel_gradient(
@@ -151,7 +133,7 @@ def _cpu_kernel_gradient(
 ) -> Array:
     x32, kernel32, dy32 = (a.astype(jnp.float32) for a in (x, kernel, dy))
     if groups == 1:
-        return _dense_kernel_gradient(stride, padding, x32, kernel32, dy32).astype(kernel.dtype)
+        return _dense_kernel_gradient(stride, padding, kernel32, x32, dy32).astype(kernel.dtype)
     blocks = groups // _block_groups(kernel.shape[2], groups)
     # XLA's own kernel gradient is a hundred times slower inside a loop.
     dense = partial(_shifted_products, stride, padding, kernel.shape)
@@ -167,12 +149,6 @@ def _block_groups(depth: int, groups: int) -> int:
 def _split(x: Array, blocks: int) -> Array:
     """Turns [B, H, W, C] into [N, B, H, W, C / N]."""
     return jnp.moveaxis(x.reshape(*x.shape[:3], blocks, -1), 3, 0)
-
-
-def _join(x: Array) -> Array:
-    """Returns the inverse of `_split`."""
-    x = jnp.moveaxis(x, 0, 3)
-    return x.reshape(*x.shape[:3], -1)
 
 
 def _split_kernel(kernel: Array, groups: int) -> Array:
@@ -196,7 +172,7 @@ def _join_kernel(blocks: Array, shape: tuple[int, ...], groups: int) -> Array:
 # The CPU programs of a dense convolution in float32.
 
 
-def _dense_conv(stride: int, padding: int, x: Array, kernel: Array) -> Array:
+def _dense_conv(stride: int, padding: int, kernel: Array, x: Array) -> Array:
     if _is_product(kernel, padding):
         return jnp.einsum("bhwc,co->bhwo", x[:, ::stride, ::stride], kernel[0, 0])
     if _is_winograd(stride, padding, x, kernel):
@@ -204,33 +180,21 @@ def _dense_conv(stride: int, padding: int, x: Array, kernel: Array) -> Array:
     return _lax_conv(stride, padding, 1, x, kernel)
 
 
-def _dense_input_gradient(stride: int, padding: int, x: Array, kernel: Array, dy: Array) -> Array:
-    if _is_product(kernel, padding):
-        dx = jnp.einsum("bhwo,co->bhwc", dy, kernel[0, 0])
-        after = [size - (n - 1) * stride - 1 for size, n in zip(x.shape, dy.shape, strict=True)]
-        edges = ((0, 0, 0), (0, after[1], stride - 1), (0, after[2], stride - 1), (0, 0, 0))
-        return lax.pad(dx, jnp.zeros((), dx.dtype), edges)
+def _dense_input_gradient(stride: int, padding: int, kernel: Array, x: Array, dy: Array) -> Array:
     if _is_winograd(stride, padding, x, kernel):
         return winograd.conv3x3(dy, kernel[::-1, ::-1].swapaxes(2, 3), 2 - padding)
-    return _transposed_conv(stride, padding, x, kernel, dy)
+    edges = [(0, 0, 0)]
+    for size, outputs, k in zip(x.shape[1:3], dy.shape[1:3], kernel.shape[:2], strict=True):
+        after = size + padding - 1 - (outputs - 1) * stride
+        edges.append((k - 1 - padding, after, stride - 1))
+    spread = partial(lax.pad, padding_value=jnp.float32(0), padding_config=[*edges, (0, 0, 0)])
+    if _is_product(kernel, padding):
+        return spread(jnp.einsum("bhwo,co->bhwc", dy, kernel[0, 0]))
+    # XLA's own is as fast outside of loops, and ten times slower inside.
+    return _lax_conv(1, 0, 1, spread(dy), kernel[::-1, ::-1].swapaxes(2, 3))
 
 
-def _transposed_conv(stride: int, padding: int, x: Array, kernel: Array, dy: Array) -> Array:
-    """Returns the gradient in `x` as a convolution of `dy`, zeros put between its cells.
-
-    XLA's own is as fast outside of loops, and ten times slower inside.
-    """
-    sides = zip(x.shape[1:3], dy.shape[1:3], kernel.shape[:2], strict=True)
-    edges = []
-    for size, outputs, k in sides:
-        before = k - 1 - padding
-        after = size + k - 1 - before - ((outputs - 1) * stride + 1)
-        edges.append((before, after, stride - 1))
-    spread = lax.pad(dy, jnp.zeros((), dy.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
-    return _lax_conv(1, 0, 1, spread, kernel[::-1, ::-1].swapaxes(2, 3))
-
-
-def _dense_kernel_gradient(stride: int, padding: int, x: Array, kernel: Array, dy: Array) -> Array:
+def _dense_kernel_gradient(stride: int, padding: int, kernel: Array, x: Array, dy: Array) -> Array:
     channels, features = kernel.shape[2:]
     if _is_product(kernel, padding):
         cells, outputs = x[:, ::stride, ::stride].reshape(-1, channels), dy.reshape(-1, features)
@@ -250,17 +214,13 @@ def _dense_kernel_gradient(stride: int, padding: int, x: Array, kernel: Array, d
 def _shifted_products(
     stride: int, padding: int, shape: tuple[int, ...], x: Array, dy: Array
 ) -> Array:
-    """Returns the kernel's gradient, a matrix product over all cells for each of its places.
-
-    `shape` is a kernel's; of it the first two numbers count.
-    """
+    """Returns the gradient in a kernel of `shape`, a product over all cells for each place."""
     kh, kw = shape[:2]
     _, height, width, features = dy.shape
     x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     shifted = [
         x[:, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
-        for i in range(kh)
-        for j in range(kw)
+        for i, j in np.ndindex(kh, kw)
     ]
     cells = jnp.stack([cell.reshape(-1, x.shape[-1]) for cell in shifted])
     dkernel = jnp.einsum("jtc,to->jco", cells, dy.reshape(-1, features))

@@ -48,13 +48,7 @@ def conv3x3(
     The rounding error is about 1.5e-6 of the output's standard deviation, four times that of
     the direct sum.  Takes memory for 2.25 copies of `x` twice over, or of the output.
 
-    Args:
-        x: [B, H, W, C] float32.
-        kernel: [3, 3, C, O] float32.
-        padding: 0, 1 or 2.
-
-    Returns:
-        [B, H + 2 padding - 2, W + 2 padding - 2, O] float32.
+    `padding` is 0, 1 or 2; P = H + 2 padding - 2, and Q likewise.
     """
     batch, height, width, channels = x.shape
     height, width = height + 2 * padding - 2, width + 2 * padding - 2
@@ -92,8 +86,7 @@ def _input_tiles(x: Array, padding: int) -> Array:
     x = x.reshape(batch, rows + 1, _TILE, columns + 1, _TILE, channels)
     cells = [
         x[:, i // _TILE :, i % _TILE, j // _TILE :, j % _TILE][:, :rows, :columns]
-        for i in range(_WINDOW)
-        for j in range(_WINDOW)
+        for i, j in np.ndindex(_WINDOW, _WINDOW)
     ]
     tiles = jnp.stack([cell.reshape(-1, channels) for cell in cells])
     return jnp.dot(_B, tiles.reshape(len(cells), -1)).reshape(tiles.shape)

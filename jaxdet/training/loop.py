@@ -1,6 +1,7 @@
 """Training from the first step to the last evaluation, resumable at any checkpoint."""
 
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,14 +11,12 @@ from jax.sharding import Mesh
 
 from jaxdet.checkpoint import Checkpoints, read_backbone, read_params, save_best
 from jaxdet.config import Config
-from jaxdet.console import ProgressLine
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.load import load_dataset
 from jaxdet.data.loader import Loader
 from jaxdet.data.pipeline import train_batches
 from jaxdet.detectors.build import build_detector
 from jaxdet.distributed import (
-    StopSignal,
     data_mesh,
     gather,
     is_first_host,
@@ -25,6 +24,7 @@ from jaxdet.distributed import (
     print_once,
     replicate,
     split,
+    stop_signal,
 )
 from jaxdet.environment import peak_memory
 from jaxdet.errors import InputError
@@ -49,14 +49,6 @@ class Stopped(TrainingError):
     """SIGTERM came; the state is saved."""
 
 
-class Step(NamedTuple):
-    """A step whose result has not been looked at."""
-
-    number: int  # updates made with it
-    metrics: Metrics
-    images: np.ndarray  # their positions in the data set
-
-
 class Window:
     """What happened since the last logged line."""
 
@@ -64,13 +56,12 @@ class Window:
         """Starts the clock; what `step` spends on compiling is not counted."""
         self.metrics: list[dict[str, float]] = []
         self.waited = 0.0  # seconds, for the loader
-        self._step, self._compiled = step, step.seconds
-        self._start = time.perf_counter()
+        self._step, self._start = step, time.perf_counter() - step.seconds
 
     def summary(self) -> dict[str, float]:
         """Returns means, seconds per step, and the share of them spent waiting for the loader."""
         count = len(self.metrics)
-        seconds = time.perf_counter() - self._start - (self._step.seconds - self._compiled)
+        seconds = time.perf_counter() - self._step.seconds - self._start
         means = {k: sum(m[k] for m in self.metrics) / count for k in self.metrics[0]}
         share = min(self.waited / seconds, 1.0)
         return {**means, "seconds_per_step": seconds / count, "wait_share": share}
@@ -110,9 +101,8 @@ def train(config: Config, workdir: Path, checkpoint: str = "") -> dict[str, Any]
     optimizer = optim.make_optimizer(config.optimizer, plan.learning_rate)
     step = Programs(make_train_step(detector, config.train, optimizer, mesh), report=print_once)
     with Checkpoints(workdir, config.train.keep_checkpoints) as checkpoints:
-        params = first_params(config, detector, checkpoint)
-        state = replicate(init_state(detector, params, optimizer), mesh)
-        state = resume(state, checkpoints, detector, plan, workdir)
+        state = init_state(detector, first_params(config, detector, checkpoint), optimizer)
+        state = replicate(resume(state, checkpoints, detector, plan, workdir), mesh)
         start = int(state.step)
         print_once(describe(config, plan, mesh.size))
         predictor = make_predictor(config, detector, state.params, mesh)
@@ -128,12 +118,11 @@ def run_steps(run: Run, state: TrainState) -> dict[str, Any]:
     """Steps from `state` to the end of the plan; returns the last evaluation."""
     plan, start = run.plan, int(state.step)
     result: dict[str, Any] = {}
-    if plan.evaluation_due(start) and not run.logbook.evaluated(start):
+    due = plan.evaluation_due(start) and start not in run.logbook.evaluated
+    if due or start == plan.total_steps:
         result = run_evaluation(run, state)
-    if start == plan.total_steps:
-        return result or run_evaluation(run, state)
     skipped, pending, window = 0, None, Window(run.step)
-    with load_batches(run, start) as loader, StopSignal() as stop:
+    with load_batches(run, start) as loader, stop_signal() as stop:
         for number in range(start + 1, plan.total_steps + 1):
             begun = time.perf_counter()
             element = next(loader)
@@ -142,12 +131,12 @@ def run_steps(run: Run, state: TrainState) -> dict[str, Any]:
             state, metrics = run.step(state, split(element.batch, run.mesh))
             # Results are read one step late, so that the device never waits for the host.
             if pending is not None:
-                window.metrics.append(read_metrics(run, pending))
-            pending = Step(number, metrics, element.batch.index)
-            stopping = stop.asked(number)
+                window.metrics.append(read_metrics(run, *pending))
+            pending = number, metrics, element.batch.index
+            stopping = stop(number)
             if not (stopping or plan.logging_due(number)):
                 continue
-            window.metrics.append(read_metrics(run, pending))
+            window.metrics.append(read_metrics(run, *pending))
             log(run, number, window.summary(), skipped)
             pending, window = None, Window(run.step)
             if stopping or plan.saving_due(number):
@@ -177,50 +166,58 @@ def load_batches(run: Run, start: int) -> Loader:
     )
 
 
-def read_metrics(run: Run, step: Step) -> dict[str, float]:
-    """Waits for a step to end and returns its metrics.
+def read_metrics(run: Run, number: int, metrics: Metrics, images: np.ndarray) -> dict[str, float]:
+    """Waits for step `number` on `images` (positions in the data set); returns its metrics.
 
-    Raises:
-        TrainingError: one is not finite.
+    Raises `TrainingError` if one is not finite.
     """
     # A compiled program gives a dict back in the order of its keys; the losses come first here.
-    names = sorted(step.metrics, key=lambda name: not name.startswith("loss"))
-    values = {name: float(step.metrics[name]) for name in names}
+    names = sorted(metrics, key=lambda name: not name.startswith("loss"))
+    values = {name: float(metrics[name]) for name in names}
     if not np.isfinite(list(values.values())).all():
         terms = ", ".join(f"{k} {v:g}" for k, v in values.items())
-        (index,) = gather((split(step.images, run.mesh),))
-        ids = ", ".join(str(run.training.image_ids[i]) for i in index)
+        ids = ", ".join(str(run.training.image_ids[i]) for i in gather(split(images, run.mesh)))
         raise TrainingError(
-            f"step {step.number}: not finite: {terms}; image ids {ids}; "
+            f"step {number}: not finite: {terms}; image ids {ids}; "
             f"the last good checkpoint is of step {run.checkpoints.latest_step()}"
         )
     return values
 
 
 def log(run: Run, number: int, summary: dict[str, float], skipped: int) -> None:
-    """Writes and prints the line of a window that ends with step `number`."""
+    """Writes and prints the line of a window that ends with step `number`.
+
+    `skipped` counts unreadable images since this process began.
+    """
     plan = run.plan
-    rate = float(plan.learning_rate(number - 1))
-    images = plan.global_batch / summary["seconds_per_step"]
-    epoch = (number - 1) // plan.steps_per_epoch + 1
-    row = {"epoch": epoch, **summary, "learning_rate": rate, "images_per_second": images}
-    if (memory := peak_memory()[0]) is not None:
-        row["memory_gb"] = memory
-    # Unreadable images since these processes began.
+    row = {
+        "epoch": -(-number // plan.steps_per_epoch),
+        **summary,
+        "learning_rate": float(plan.learning_rate(number - 1)),
+        "images_per_second": plan.global_batch / summary["seconds_per_step"],
+        "memory_gb": peak_memory()[0],
+    }
     if skipped := sum(of_all_hosts(skipped)):
         row["skipped_images"] = skipped
-    run.logbook.scalars(number, row)
-    epochs = -(-plan.total_steps // plan.steps_per_epoch)
-    line = ProgressLine(plan.total_steps, epochs).format(
-        step=number,
-        epoch=epoch,
-        losses={k: v for k, v in summary.items() if k.startswith("loss")},
-        learning_rate=rate,
-        seconds_per_step=summary["seconds_per_step"],
-        images_per_second=images,
-        wait_share=summary["wait_share"],
-    )
-    print_once(line)
+    run.logbook.write("train", number, row)
+    print_once(progress_line(plan, number, row))
+
+
+def progress_line(plan: Plan, number: int, row: dict[str, Any]) -> str:
+    """Returns what a person watches; equal widths from step to step."""
+    steps, epochs = plan.total_steps, -(-plan.total_steps // plan.steps_per_epoch)
+    remaining = timedelta(seconds=round((steps - number) * row["seconds_per_step"]))
+    parts = [
+        f"step {number:{len(str(steps))}d}/{steps}",
+        f"epoch {row['epoch']:{len(str(epochs))}d}/{epochs}",
+        *(f"{name} {value:7.4f}" for name, value in row.items() if name.startswith("loss")),
+        f"lr {row['learning_rate']:.2e}",
+        f"{row['seconds_per_step']:7.3f} s/it",
+        f"{row['images_per_second']:7.1f} img/s",
+        f"wait {row['wait_share']:4.0%}",
+        f"ETA {remaining!s:>9}",
+    ]
+    return "  ".join(parts)
 
 
 def run_evaluation(run: Run, state: TrainState) -> dict[str, Any]:
@@ -230,9 +227,8 @@ def run_evaluation(run: Run, state: TrainState) -> dict[str, Any]:
     result = {"step": number, **figures}
     save_best(run.workdir, number, params, result["AR@1000"] or 0.0)
     image = results.write_evaluation(run.workdir, result, run.validation, predictions)
-    if not run.logbook.evaluated(number):  # as when a run that ended is started again
-        run.logbook.image(number, "proposals", image)
-        run.logbook.evaluation(number, result)
+    if number not in run.logbook.evaluated:  # as when a run that ended is started again
+        run.logbook.write("eval", number, result, image)
     return result
 
 
@@ -250,11 +246,9 @@ def first_params(config: Config, detector: Detector, checkpoint: str) -> Params:
 def resume(
     state: TrainState, checkpoints: Checkpoints, detector: Detector, plan: Plan, workdir: Path
 ) -> TrainState:
-    """Returns the newest saved state, placed as `state` is, or `state` if none is saved.
+    """Returns the newest saved state, on the host, or `state` if none is saved.
 
-    Raises:
-        InputError: it was made with other steps, on fewer devices perhaps; the line says how to
-            come to the same number of images in a step.
+    Raises `InputError` if it was made with other steps, on fewer devices perhaps.
     """
     saved = checkpoints.restore_newest(state.params, state.opt_state)
     if saved is None:
@@ -267,5 +261,5 @@ def resume(
             f"device x accumulation is {before}, or choose another --workdir"
         )
     print_once(f"going on from step {saved.step} of {workdir}")
-    step = jax.device_put(np.int32(saved.step), state.step.sharding)
-    return TrainState(step, *split_params(saved.params, detector.trainable), saved.opt_state)
+    parts = split_params(saved.params, detector.trainable)
+    return TrainState(jax.numpy.int32(saved.step), *parts, saved.opt_state)

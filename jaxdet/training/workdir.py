@@ -3,19 +3,19 @@
 import contextlib
 import dataclasses
 import fcntl
-import json
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import msgspec
 from flax.traverse_util import flatten_dict
 
 from jaxdet.config import Config
 from jaxdet.distributed import is_first_host, of_all_hosts
 from jaxdet.errors import InputError
-from jaxdet.files import make_folder, read_bytes, reported, write_json
+from jaxdet.files import make_folder, open_regular, reported, write_json
 
 # A run may be resumed with another value of these: they do not change what is learned.
 FREE_FIELDS = {
@@ -61,12 +61,12 @@ def claim_workdir(workdir: Path, config: Config) -> Iterator[None]:
 def _lock(path: Path) -> IO[str]:
     """Returns an open file that locks the folder until the process ends, however it ends."""
     with reported(path, "locked", ADVICE):
-        file = open(path, "a+", opener=_open_no_link)  # noqa: SIM115
+        # Not through a link: the file that it names would be emptied.
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             with file:
-                file.seek(0)
                 run = file.read().strip() or "starting"
             raise InputError(
                 f"{path.parent}: in use by another run ({run}); wait for its end or {ADVICE}"
@@ -77,25 +77,17 @@ def _lock(path: Path) -> IO[str]:
         return file
 
 
-def _open_no_link(path: str, flags: int) -> int:
-    # The file that a link names would be emptied.
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
-
-
 def _require_same_run(path: Path, config: Config) -> None:
     """Raises `InputError` unless the config in `path` learns what `config` does."""
     try:
-        found = json.loads(read_bytes(path))
-        if not isinstance(found, dict):
-            raise ValueError("no JSON object")
-        if "test" in found:  # the name of `proposals` in earlier versions
-            found["proposals"] = found.pop("test")
-        # A field that came after the run began had its default then.
-        found = _fields(Config()) | flatten_dict(found, sep=".")
-    except InputError:
-        raise
-    except (ValueError, RecursionError) as error:
+        with reported(path, "read"), open_regular(path) as file:
+            found = msgspec.json.decode(file.read(), type=dict)
+    except (msgspec.DecodeError, RecursionError) as error:
         raise InputError(f"{path}: not a config: {error}; {ADVICE}") from error
+    if "test" in found:  # the name of `proposals` in earlier versions
+        found["proposals"] = found.pop("test")
+    # A field that came after the run began had its default then.
+    found = _fields(Config()) | flatten_dict(found, sep=".")
     wanted = _fields(config)
     names = sorted((found.keys() | wanted.keys()) - FREE_FIELDS)
     other = [name for name in names if found.get(name) != wanted.get(name)]
@@ -109,4 +101,4 @@ def _require_same_run(path: Path, config: Config) -> None:
 
 def _fields(config: Config) -> dict[str, Any]:
     """Returns values by names like `data.root`, as JSON has them."""
-    return flatten_dict(json.loads(json.dumps(dataclasses.asdict(config))), sep=".")
+    return flatten_dict(msgspec.json.decode(msgspec.json.encode(config)), sep=".")

@@ -370,4 +370,7 @@ def test_command(workdir, tmp_path):
 
     result = run_command(f"--checkpoint={tmp_path}/none", f"--out={out}")
     assert result.returncode == 2
-    assert result.stderr == f"jaxdet: {tmp_path}/none: no such checkpoint\n"
+    assert (
+        result.stderr
+        == f"jaxdet: {tmp_path}/none: no such checkpoint; give a work directory or a .pth file\n"
+    )
