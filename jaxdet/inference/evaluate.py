@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
@@ -14,13 +14,6 @@ from jaxdet.inference.predictor import Predictor
 from jaxdet.inference.recall import evaluate_proposals
 from jaxdet.inference.single import Result, result_of
 from jaxdet.types import Batch, Predictions
-
-
-class Found(NamedTuple):
-    """The predictions of one image of a data set."""
-
-    position: int  # in the data set
-    result: Result
 
 
 @dataclass
@@ -49,7 +42,7 @@ class Speed:
 
 
 class DatasetPredictions:
-    """The predictions of every image of a data set; iterate over them once.
+    """The position and the predictions of every image of a data set; iterate over them once.
 
     They come in the loader's order, and every host sees those of all images.
 
@@ -72,16 +65,12 @@ class DatasetPredictions:
         self._predictor, self._dataset, self._skip = predictor, dataset, skip_unreadable
         self._batch_size = predictor.config.proposals.batch_size * predictor.mesh.size
         before = predictor.programs.seconds
-        buckets = eval_buckets(dataset, predictor.config.data)
-        for number, (height, width) in enumerate(buckets, 1):
-            begun = predictor.programs.seconds
-            if predictor.compile(self._batch_size, (height, width)):
-                seconds = predictor.programs.seconds - begun
-                place = f"{number} of {len(buckets)}"
-                print_once(f"compiled for {height} x {width} ({place}): {seconds:.1f} s")
+        for bucket in eval_buckets(dataset, predictor.config.data):
+            if predictor.compile(self._batch_size, bucket):
+                print_once(f"compiled for {bucket[0]} x {bucket[1]}")
         self.speed.compile = predictor.programs.seconds - before
 
-    def __iter__(self) -> Iterator[Found]:
+    def __iter__(self) -> Iterator[tuple[int, Result]]:
         """Yields each image's predictions.
 
         Raises:
@@ -114,7 +103,7 @@ class DatasetPredictions:
                     return
                 previous = current
 
-    def _finish(self, batch: Batch, started: Predictions) -> Iterator[Found]:
+    def _finish(self, batch: Batch, started: Predictions) -> Iterator[tuple[int, Result]]:
         """Waits for a batch, and yields its images (fillers left out) in original pixels."""
         begun = time.perf_counter()
         jax.block_until_ready(started)
@@ -122,7 +111,7 @@ class DatasetPredictions:
         predictions, index, scale = gather((started, batch.index, batch.scale))
         rows = batch._replace(index=index, scale=scale)
         found = [
-            Found(int(place), result_of(predictions, rows, row))
+            (int(place), result_of(predictions, rows, row))
             for row, place in enumerate(index)
             if place >= 0
         ]

@@ -1,14 +1,11 @@
 """Writes a model as one file that runs without the config; `exported` reads it."""
 
-import contextlib
-import dataclasses
-import json
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 from flax import traverse_util
 from jax import export
@@ -22,26 +19,20 @@ from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.distributed import print_once
 from jaxdet.errors import InputError
 from jaxdet.files import make_folder, whole
-from jaxdet.inference.exported import FORMAT, FORMAT_VERSION, MANIFEST, Manifest, program_member
+from jaxdet.inference.exported import MANIFEST, Manifest, program_member
 from jaxdet.types import Array, Images, Params
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def run_export(config: Config, checkpoint: str | Path, out: Path) -> None:
-    """Writes the model of a checkpoint to the file `out`.
-
-    Raises:
-        InputError: the checkpoint cannot be read or the file not written, or there are several
-            hosts.
-    """
+    """Writes the model of a checkpoint to the file `out`, on a single host."""
     if jax.process_count() > 1:
         raise InputError("--mode=export: runs on one host; start it there, without --distributed")
     shapes = param_shapes(build_detector(config))
     params = read_params(checkpoint, shapes, config.model.convention)
     write_exported(config, params, out)
-    megabytes = out.stat().st_size / 1e6
-    print_once(f"wrote {out} ({megabytes:.1f} MB), for jaxdet.load_exported")
+    print_once(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB), for jaxdet.load_exported")
 
 
 def write_exported(config: Config, params: Params, path: Path) -> None:
@@ -53,36 +44,25 @@ def write_exported(config: Config, params: Params, path: Path) -> None:
     if path.is_dir():
         raise InputError(f"{path}: is a folder; give --out the name of a file")
     make_folder(path.parent)
-    with whole(path) as file, zipfile.ZipFile(file, "w") as members:
-        _write_members(members, config, params)
-
-
-def _write_members(file: zipfile.ZipFile, config: Config, params: Params) -> None:
-    buckets = bucket_sizes(config.data.image_scale)
     long, short = config.data.image_scale
     manifest = Manifest(
-        format=FORMAT,
-        format_version=FORMAT_VERSION,
         name=config.name,
         image_scale=(long, short),
-        buckets=buckets,
+        buckets=bucket_sizes(config.data.image_scale),
         jaxdet=jaxdet.__version__,
         jax=jax.__version__,
     )
-    text = json.dumps(dataclasses.asdict(manifest), indent=2) + "\n"
-    _write_member(file, MANIFEST, text.encode())
-    for name, value in traverse_util.flatten_dict(params, sep="/").items():
-        # Members carry no time, so that the same model makes the same file.
-        with file.open(zipfile.ZipInfo(f"params/{name}.npy"), "w") as member:
-            np.lib.format.write_array(member, np.asarray(value, np.float32))
-    for i, bucket in enumerate(buckets):
-        print_once(f"bucket {bucket[0]} x {bucket[1]} ({i + 1} of {len(buckets)})")
-        _write_member(file, program_member(bucket), _program(config, bucket).serialize())
-
-
-def _write_member(file: zipfile.ZipFile, name: str, data: bytes | bytearray) -> None:
-    with file.open(zipfile.ZipInfo(name), "w") as member:
-        member.write(data)
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    # Members carry no time, so that the same model makes the same file.
+    with whole(path) as stream, zipfile.ZipFile(stream, "w") as file:
+        file.writestr(zipfile.ZipInfo(MANIFEST), text)
+        for name, value in traverse_util.flatten_dict(params, sep="/").items():
+            with file.open(zipfile.ZipInfo(f"params/{name}.npy"), "w") as member:
+                np.save(member, np.asarray(value, np.float32))
+        for i, bucket in enumerate(manifest.buckets, 1):
+            print_once(f"bucket {bucket[0]} x {bucket[1]} ({i} of {len(manifest.buckets)})")
+            program = _program(config, bucket).serialize()
+            file.writestr(zipfile.ZipInfo(program_member(bucket)), bytes(program))
 
 
 def _program(config: Config, bucket: Size) -> export.Exported:
@@ -101,17 +81,11 @@ def _program(config: Config, bucket: Size) -> export.Exported:
         jax.ShapeDtypeStruct((batch, *bucket, 3), jnp.uint8),
         jax.ShapeDtypeStruct((batch, 2), jnp.int32),
     )
-    with _without_source_lines():
-        return export.export(jax.jit(run), platforms=PLATFORMS)(*arguments)
-
-
-@contextlib.contextmanager
-def _without_source_lines() -> Iterator[None]:
-    """Programs name no file of this machine, and do not depend on who called."""
+    # Programs name no file of this machine, and do not depend on who called.
     option = "jax_traceback_in_locations_limit"
     before = getattr(jax.config, option)
     jax.config.update(option, 0)
     try:
-        yield
+        return export.export(jax.jit(run), platforms=PLATFORMS)(*arguments)
     finally:
         jax.config.update(option, before)

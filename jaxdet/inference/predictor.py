@@ -30,13 +30,9 @@ class Predictor:
     programs: Programs
 
     def __call__(self, image: np.ndarray | str | Path) -> Result:
-        """Returns the predictions of an image; the mesh has one device.
+        """Returns the predictions of an image, or of the file of one; see `batch_of_one`.
 
-        Args:
-            image: uint8 (H, W, 3) RGB, or the path of an image.
-
-        Raises:
-            InputError: the file cannot be read, or the array is not such an image.
+        The mesh has one device.
         """
         data = self.config.data
         batch = batch_of_one(image, data, bucket_sizes(data.image_scale))

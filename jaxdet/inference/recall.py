@@ -7,7 +7,7 @@ corners, in pixels of the original image.  Everything runs on the host in NumPy.
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,6 @@ from jaxtyping import Float
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from rich.table import Table
 
 from jaxdet.data.dataset import GroundTruth
 from jaxdet.ops.boxes import MMDET1, BoxConvention, from_xywh, iou, to_xywh
@@ -25,8 +24,8 @@ SIZES = ("small", "medium", "large")  # area up to 32^2, 32^2 to 96^2, from 96^2
 # The reference's own values: 0.7500000000000002 and the like, so that ties fall as they do there.
 THRESHOLDS = np.arange(0.5, 0.96, 0.05)
 
-# One image's proposals: [n, 5] of x1 y1 x2 y2 score, or boxes [n, 4] and scores [n]; any order.
-ImageProposals = Float[np.ndarray, "_ 5"] | tuple[Float[np.ndarray, "_ 4"], Float[np.ndarray, " _"]]
+# One image's boxes and scores, in any order.
+ImageProposals = tuple[Float[np.ndarray, "_ 4"], Float[np.ndarray, " _"]]
 
 
 class CocoRecall(NamedTuple):
@@ -59,9 +58,6 @@ def fast_recall(
 
     Returns:
         Share of boxes found, float64; NaN if there is no box at all.
-
-    Raises:
-        ValueError: the lists differ in length.
     """
     matched: list[list[np.ndarray]] = [[] for _ in limits]
     for boxes, image_proposals in zip(gt_boxes, proposals, strict=True):
@@ -70,7 +66,7 @@ def fast_recall(
         for limit, kept in zip(limits, matched, strict=True):
             kept.append(_greedy_ious(ious[:, :limit]))
     found = np.stack([np.concatenate([np.zeros(0, np.float32), *kept]) for kept in matched])
-    if found.shape[1] == 0:
+    if not found.size:
         return np.full((len(limits), len(thresholds)), np.nan)
     return (found[:, :, None] >= thresholds[None, None, :]).mean(axis=1)
 
@@ -82,27 +78,24 @@ def coco_recall(
 ) -> CocoRecall:
     """Returns recall by `pycocotools` with `useCats=0` and 100, 300 and 1000 detections.
 
-    Detections enter as corner and sides, as the convention has them.  Crowd boxes are never counted; boxes
-    flagged `ignore` are, because COCOeval replaces that flag by `iscrowd`.
+    Detections enter as corner and sides, as the convention has them.  Crowd boxes are never
+    counted; boxes flagged `ignore` are, because COCOeval replaces that flag by `iscrowd`.
 
     Args:
         ground_truth: per image, all its annotations.
         proposals: per image, scored boxes in original pixels; cut to the best by score.
-
-    Returns:
-        Recall at IoU 0.50:0.05:0.95 for each limit, and by object size at 1000.
-
-    Raises:
-        ValueError: the lists differ in length.
+        convention: what a box is.
     """
     areas = np.concatenate([np.zeros(0), *(gt.area[~gt.iscrowd] for gt in ground_truth)])
-    scored = [_best_first(image_proposals, LIMITS[-1]) for image_proposals in proposals]
-    # COCOeval is slow Python, quadratic in the worst case.  A detection whose IoU with every
-    # annotation is below 0.5 can match none at any threshold and so leaves recall as it is; they
-    # are left out, which is why each limit has its own run: ranks are counted before that.
+    records = [
+        {"image_id": image_id, "bbox": box.tolist(), "iscrowd": int(crowd), "area": float(area)}
+        for image_id, gt in enumerate(ground_truth, start=1)
+        for box, crowd, area in zip(gt.xywh, gt.iscrowd, gt.area, strict=True)
+    ]
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = _coco_object(len(scored), _truth_records(ground_truth))
-        runs = [_coco_run(truth, ground_truth, scored, limit, convention) for limit in LIMITS]
+        truth = _coco_object(len(ground_truth), records)
+        detections = list(_detections(ground_truth, proposals, convention))
+        runs = [_coco_run(truth, detections, limit) for limit in LIMITS]
     ranges = COCOeval(iouType="bbox").params.areaRng[1:]
     num_by_size = tuple(int(((areas >= low) & (areas <= high)).sum()) for low, high in ranges)
     return CocoRecall(np.stack([run[0] for run in runs]), runs[-1][1:], len(areas), num_by_size)
@@ -115,10 +108,6 @@ def evaluate_proposals(
 ) -> dict[str, Any]:
     """Returns all recall figures of a data set, as they are written to `eval.json`.
 
-    Args:
-        ground_truth: per image, all its annotations.
-        proposals: per image, scored boxes in original pixels.
-
     Returns:
         Fractions in [0, 1], `None` where there was no box to find::
 
@@ -128,97 +117,56 @@ def evaluate_proposals(
              "boxes_by_size": {"small", "medium", "large"}: how many boxes these are,
              "fast": {"AR@100", "AR@300", "AR@1000", "recall_by_iou": as above, "num_boxes"},
              "num_images": images, "num_boxes": boxes that the COCO API counts}
-
-    Raises:
-        ValueError: the lists differ in length.
     """
     coco = coco_recall(ground_truth, proposals, convention)
     wanted = [from_xywh(gt.xywh[~(gt.iscrowd | gt.ignore)], convention) for gt in ground_truth]
-    fast = fast_recall(wanted, proposals, convention=convention)
-    by_size = [_number(value) for value in coco.by_size.mean(axis=1)]
+    by_size = map(_number, coco.by_size.mean(axis=1))
     return {
         **_figures(coco.recall),
         "recall_by_size": dict(zip(SIZES, by_size, strict=True)),
         "boxes_by_size": dict(zip(SIZES, coco.num_by_size, strict=True)),
-        "fast": {**_figures(fast), "num_boxes": sum(len(boxes) for boxes in wanted)},
+        "fast": {
+            **_figures(fast_recall(wanted, proposals, convention=convention)),
+            "num_boxes": sum(len(boxes) for boxes in wanted),
+        },
         "num_images": len(ground_truth),
         "num_boxes": coco.num_boxes,
     }
 
 
-def format_table(result: Mapping[str, Any], title: str = "Recall") -> Table:
-    """Returns the figures of `evaluate_proposals` as a table for the console, in percent.
-
-    Args:
-        result: what `evaluate_proposals` returned, or the same read from `eval.json`.
-        title: printed above the table.
-
-    Returns:
-        A table for `rich.console.Console.print`.
-    """
-    caption = f"{result['num_images']} images, {result['num_boxes']} boxes; percent"
-    table = Table(title=title, caption=caption)
-    table.add_column("proposals per image")
-    for limit in LIMITS:
-        table.add_column(str(limit), justify="right")
-    table.add_row("AR, COCO API", *(_percent(result[f"AR@{limit}"]) for limit in LIMITS))
-    table.add_row(
-        "AR, fast", *(_percent(result["fast"][f"AR@{limit}"]) for limit in LIMITS), end_section=True
-    )
+def table_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Returns the figures of `evaluate_proposals` by limit, in percent, under what they are."""
+    rows: list[tuple[str, ...]] = []
+    for name, figures in (("COCO API", result), ("fast", result["fast"])):
+        rows.append((f"AR, {name}", *(percent(figures[f"AR@{limit}"]) for limit in LIMITS)))
     by_iou = [result["recall_by_iou"][str(limit)] for limit in LIMITS]
     for threshold in by_iou[0]:
-        last = threshold == list(by_iou[0])[-1]
-        cells = [_percent(recalls[threshold]) for recalls in by_iou]
-        table.add_row(f"recall at IoU {threshold}", *cells, end_section=last)
+        cells = (percent(recall[threshold]) for recall in by_iou)
+        rows.append((f"recall at IoU {threshold}", *cells))
     for size in SIZES:
         label = f"AR, {size} ({result['boxes_by_size'][size]} boxes)"
-        table.add_row(label, *("" for _ in LIMITS[:-1]), _percent(result["recall_by_size"][size]))
-    return table
+        rows.append((label, "", "", percent(result["recall_by_size"][size])))
+    return rows
 
 
-def _best_first(proposals: ImageProposals, limit: int) -> tuple[np.ndarray, np.ndarray]:
+def _best_first(proposals: ImageProposals, limit: int) -> ImageProposals:
     """Returns the best `limit` boxes and scores by falling score; equal scores keep their order."""
-    if isinstance(proposals, tuple):
-        boxes, scores = proposals
-    else:
-        boxes, scores = proposals[:, :4], proposals[:, 4]
+    boxes, scores = proposals
     order = np.argsort(-scores, kind="stable")[:limit]
     return boxes[order], scores[order]
 
 
 def _greedy_ious(ious: np.ndarray) -> np.ndarray:
     """Returns each box's IoU when matched, in the order of being matched: [g, n] -> [g]."""
-    taken = np.zeros(ious.shape[0], np.float32)
-    if ious.size == 0:
-        return taken
-    ious = ious.copy()
-    partner = ious.argmax(axis=1)
-    best = ious[np.arange(len(ious)), partner]
-    for position in range(len(taken)):
-        row = best.argmax()
-        if best[row] <= 0:
-            break
-        taken[position] = best[row]
-        column = partner[row]
-        best[row] = -1
-        ious[:, column] = -1
-        # Only boxes that wanted this very proposal need another look.
-        stale = np.flatnonzero((partner == column) & (best >= 0))
-        if len(stale):
-            partner[stale] = ious[stale].argmax(axis=1)
-            best[stale] = ious[stale, partner[stale]]
+    left, taken = ious.copy(), np.zeros(len(ious), np.float32)
+    for i in range(min(ious.shape)):
+        box, proposal = np.unravel_index(left.argmax(), left.shape)
+        taken[i] = left[box, proposal]
+        left[box, :] = left[:, proposal] = -1
     return taken
 
 
-def _truth_records(ground_truth: Sequence[GroundTruth]) -> list[dict[str, Any]]:
-    return [
-        {"image_id": image_id, "bbox": box.tolist(), "iscrowd": int(crowd), "area": float(area)}
-        for image_id, gt in enumerate(ground_truth, start=1)
-        for box, crowd, area in zip(gt.xywh, gt.iscrowd, gt.area, strict=True)
-    ]
-
-
-def _coco_object(num_images: int, records: list[dict[str, Any]]) -> COCO:
+def _coco_object(num_images: int, records: Iterable[dict[str, Any]]) -> COCO:
     """Returns the COCO API's object of records; ids start at 1, as 0 means unmatched."""
     api = COCO()
     api.dataset = {
@@ -230,26 +178,33 @@ def _coco_object(num_images: int, records: list[dict[str, Any]]) -> COCO:
     return api
 
 
-def _coco_run(
-    truth: COCO,
+def _detections(
     ground_truth: Sequence[GroundTruth],
-    scored: Sequence[tuple[np.ndarray, np.ndarray]],
-    limit: int,
+    proposals: Sequence[ImageProposals],
     convention: BoxConvention,
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields the ranks within their images and the records of proposals that matter to recall.
+
+    COCOeval is slow Python, quadratic in the worst case.  A detection whose IoU with every
+    annotation is below 0.5 can match none at any threshold and so leaves recall as it is.
+    """
+    for image_id, (gt, found) in enumerate(zip(ground_truth, proposals, strict=True), start=1):
+        boxes, scores = _best_first(found, LIMITS[-1])
+        if len(boxes) and len(gt.xywh):
+            candidates = to_xywh(boxes.astype(np.float64), convention)
+            ious = coco_mask.iou(candidates, gt.xywh, gt.iscrowd)
+            for rank in np.flatnonzero(ious.max(axis=1) >= 0.5):
+                box, score = candidates[rank].tolist(), float(scores[rank])
+                record = {"bbox": box, "score": score, "area": box[2] * box[3], "iscrowd": 0}
+                yield int(rank), {"image_id": image_id, **record}
+
+
+def _coco_run(
+    truth: COCO, detections: Sequence[tuple[int, dict[str, Any]]], limit: int
 ) -> np.ndarray:
     """Runs COCOeval with the best `limit` proposals: recall [areas, T], all sizes first."""
-    records: list[dict[str, Any]] = []
-    for image_id, (gt, (boxes, scores)) in enumerate(zip(ground_truth, scored, strict=True), 1):
-        candidates = to_xywh(boxes[:limit].astype(np.float64), convention)
-        if len(candidates) == 0 or len(gt.xywh) == 0:
-            continue
-        crowd = [int(flag) for flag in gt.iscrowd]
-        ious = coco_mask.iou(candidates, gt.xywh, crowd)
-        for i in np.flatnonzero(ious.max(axis=1) >= 0.5):
-            box = candidates[i].tolist()
-            record = {"bbox": box, "score": float(scores[i]), "area": box[2] * box[3], "iscrowd": 0}
-            records.append({"image_id": image_id, **record})
-    run = COCOeval(truth, _coco_object(len(scored), records), "bbox")
+    records = (record for rank, record in detections if rank < limit)
+    run = COCOeval(truth, _coco_object(len(truth.imgs), records), "bbox")
     run.params.useCats = 0
     run.params.maxDets = [limit]
     if limit != LIMITS[-1]:
@@ -263,10 +218,10 @@ def _coco_run(
 def _figures(recall: np.ndarray) -> dict[str, Any]:
     """Returns AR per limit and recall by IoU from recall [L, T]."""
     names = [f"{threshold:.2f}" for threshold in THRESHOLDS]
-    means = {f"AR@{limit}": _number(row.mean()) for limit, row in zip(LIMITS, recall, strict=True)}
+    rows = dict(zip(LIMITS, recall, strict=True))
+    means = {f"AR@{limit}": _number(row.mean()) for limit, row in rows.items()}
     by_iou = {
-        str(limit): {name: _number(value) for name, value in zip(names, row, strict=True)}
-        for limit, row in zip(LIMITS, recall, strict=True)
+        str(limit): dict(zip(names, map(_number, row), strict=True)) for limit, row in rows.items()
     }
     return {**means, "recall_by_iou": by_iou}
 
@@ -275,5 +230,6 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | int | None) -> str:
+    """Returns a share with one decimal; a dash for none."""
     return "-" if value is None else f"{100 * value:.1f}"

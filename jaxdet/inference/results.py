@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.table import Table
 
 from jaxdet.distributed import is_first_host
 from jaxdet.files import whole, write_json
-from jaxdet.inference.recall import format_table
+from jaxdet.inference.recall import LIMITS, table_rows
 from jaxdet.inference.single import Result
 from jaxdet.inference.visualize import draw_proposals, proposal_grid, write_png
 
@@ -30,7 +31,11 @@ def write_evaluation(
     title = f"the best 100 proposals of each image; AR@100 {result['AR@100'] or 0:.3f}"
     image = proposal_grid(drawings, [dataset.file_names[i] for i in chosen], title)
     if is_first_host():
-        Console().print(format_table(result))
+        caption = f"{result['num_images']} images, {result['num_boxes']} boxes; percent"
+        table = Table("proposals per image", *map(str, LIMITS), title="Recall", caption=caption)
+        for row in table_rows(result):
+            table.add_row(*row)
+        Console().print(table)
         write_json(workdir / "eval.json", result)
         write_png(workdir / "proposals.png", image)
     return image

@@ -37,7 +37,12 @@ def batch_of_one(image: Any, data: DataConfig, buckets: Sequence[Size]) -> Batch
     """
     if isinstance(image, str | Path):
         image = read_image(image)
-    _require_image(image)
+    is_array = isinstance(image, np.ndarray)
+    if not (is_array and image.dtype == np.uint8 and image.ndim == 3) or (
+        image.shape[2] != 3 or not image.size
+    ):
+        what = f"{image.dtype} {image.shape}" if is_array else type(image).__name__
+        raise InputError(f"image: must be a path or uint8 (height, width, 3) RGB, not {what}")
     (height, width), scale = resized_size(image.shape[:2], data)
     canvas = np.zeros((1, *bucket_of((height, width), buckets), 3), data.pixel_dtype)
     canvas[0, :height, :width] = resize(image, (height, width), data.resize)
@@ -58,13 +63,3 @@ def result_of(predictions: Predictions, batch: Batch, row: int = 0) -> Result:
     valid = predictions.valid[row]
     boxes = predictions.boxes[row][valid] / np.tile(batch.scale[row], 2)
     return Result(boxes, predictions.scores[row][valid])
-
-
-def _require_image(image: Any) -> None:
-    if not isinstance(image, np.ndarray):
-        what = type(image).__name__
-    elif image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        what = f"{image.dtype} {image.shape}"
-    else:
-        return
-    raise InputError(f"image: must be a path or uint8 (height, width, 3) RGB, not {what}")

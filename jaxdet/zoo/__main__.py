@@ -5,7 +5,6 @@ python -m jaxdet.zoo --measure configs/rpn_r50_fpn_1x.py configs/rpn_r50_c4_1x.p
     --root=/data/coco --checkpoint=zoo://rpn_r50_fpn_1x,zoo://rpn_r50_c4_1x
 """
 
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from jaxdet import console
 from jaxdet.config import Config
 from jaxdet.errors import InputError
 from jaxdet.files import make_folder, write_json, write_whole
-from jaxdet.zoo.table import Measured, markdown_table, page, records
+from jaxdet.zoo.table import Measured, markdown_table, page
 
 FLAGS = flags.FLAGS
 
@@ -24,15 +23,17 @@ FLAGS = flags.FLAGS
 def main(argv: list[str]) -> None:
     """Prints the table, or measures."""
     if FLAGS.measure:
-        _measure(argv[1:])
+        _measure([_config(path) for path in argv[1:]], Path(FLAGS.out))
     elif len(argv) > 1:
         raise InputError(f"{argv[1]}: not understood; configs to measure follow --measure")
     else:
         print(markdown_table())
 
 
-def _measure(paths: list[str]) -> None:
-    configs, out = _configs(paths), Path(FLAGS.out)
+def _measure(configs: list[Config], out: Path) -> None:
+    names = [config.name for config in configs]
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"--measure: names {', '.join(names) or 'no config'}; give each one once")
     checkpoints = FLAGS.checkpoint or [""] * len(configs)
     if len(checkpoints) != len(configs):
         raise InputError(
@@ -43,29 +44,20 @@ def _measure(paths: list[str]) -> None:
     # Imported late: loader processes import this module and must not pay for jax.
     from jaxdet.zoo.measure import measure_apart
 
-    print(f"measuring {', '.join(config.name for config in configs)}", flush=True)
+    print(f"measuring {', '.join(names)}", flush=True)
     measured: list[Measured] = []
     for config, checkpoint in zip(configs, checkpoints, strict=True):
         measured.append(measure_apart(config, checkpoint, FLAGS.steps, FLAGS.num_images))
         # After each, so that what took hours is not lost to what comes next.
         write_whole(out / "zoo.md", page(measured).encode())
-        write_json(out / "zoo.json", records(measured))
+        write_json(out / "zoo.json", measured)
         print(f"{config.name}: done; {out}/zoo.md and {out}/zoo.json written", flush=True)
     print(markdown_table(measured))
 
 
-def _configs(paths: list[str]) -> list[Config]:
-    if not paths:
-        raise InputError("--measure: names no config; give files or names after it")
-    configs = []
-    for path in paths:
-        config = config_lib.parse(config_lib.load_file(path))
-        root = FLAGS.root or config.data.root
-        configs.append(replace(config, data=replace(config.data, root=root)))
-    for name, times in Counter(config.name for config in configs).items():
-        if times > 1:
-            raise InputError(f"--measure: {name} comes more than once; measure it in two runs")
-    return configs
+def _config(path: str) -> Config:
+    config = config_lib.parse(config_lib.load_file(path))
+    return replace(config, data=replace(config.data, root=FLAGS.root or config.data.root))
 
 
 def define_flags() -> None:

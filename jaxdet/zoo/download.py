@@ -1,26 +1,22 @@
 """Published files by name, downloaded once, verified and kept.
 
-`fetch("zoo://rpn_r50_fpn_1x")` returns a path below `cache_folder()/checkpoints`.  A file grows
-as `<file>.part` and gets its name only once its SHA-256 begins as the name says, so that a
-file under its name is whole.  What a cut connection left is continued.
+A file grows as `<file>.part` and gets its name only once its SHA-256 begins as the name says, so
+that a file under its name is whole.  What a cut connection left is continued.
 """
 
-import contextlib
+import fcntl
 import hashlib
 import http.client
-import re
 import urllib.error
-import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.progress import DownloadColumn, TransferSpeedColumn
 
 from jaxdet.console import Advance, progress
 from jaxdet.errors import InputError
-from jaxdet.files import cache_folder
+from jaxdet.files import cache_folder, reported
 from jaxdet.zoo.published import PRETRAINED, ROWS, ZOO_SITES
 
 TIMEOUT = 30.0  # seconds without a byte
@@ -38,88 +34,54 @@ def fetch(name: str) -> Path:
     Args:
         name: `zoo://<config>`, `torchvision://<backbone>` or `open-mmlab://<backbone>`.
 
-    Returns:
-        The verified file in the cache folder ($JAXDET_CACHE or ~/.cache/jaxdet).
-
     Raises:
         InputError: nothing of this name is published, or no site gives the right bytes; the
             message says which file to put where.
     """
-    sites, path = _lookup(name)
+    rows = {f"zoo://{row.config}": (ZOO_SITES, row.path) for row in ROWS if row.path}
+    published: dict[str, tuple[Sequence[str], str]] = {**rows, **PRETRAINED}
+    if name not in published:
+        known = ", ".join(published)
+        raise InputError(f"{name}: no file of this name was published; known are {known}")
+    sites, path = published[name]
     urls = [f"{site}/{path}" for site in sites]
     return download(urls, cache_folder() / "checkpoints" / Path(path).name)
 
 
-def _lookup(name: str) -> tuple[Sequence[str], str]:
-    rows = {f"zoo://{row.config}": row.path for row in ROWS}
-    if name in PRETRAINED:
-        return PRETRAINED[name]
-    path = rows.get(name)
-    if path:
-        return ZOO_SITES, path
-    if name in rows:
-        raise InputError(f"{name}: no checkpoint of this config was published; train it instead")
-    scheme = name.partition("://")[0] + "://"
-    known = [n for n in (*(n for n, p in rows.items() if p), *PRETRAINED) if n.startswith(scheme)]
-    hint = f"known are {', '.join(known)}" if known else "use zoo://, torchvision://, open-mmlab://"
-    raise InputError(f"{name}: nothing of this name is published; {hint}")
-
-
 def download(urls: Sequence[str], target: Path) -> Path:
-    """Brings a file here unless it is here already.
+    """Returns `target`, verified, which is brought here unless it is here already.
 
     Args:
         urls: of the same file, tried in this order.
         target: ends in `-<hex digits>.<suffix>`, the beginning of the file's SHA-256.
 
-    Returns:
-        `target`, verified.
-
     Raises:
         InputError: no URL gives the right bytes, or the folder cannot be written.
     """
-    try:
+    problems = []
+    with reported(target.parent, "written", "set JAXDET_CACHE to a folder that can"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(target.parent):
-            if target.exists() and _is_right(target):
-                return target
-            problems = []
+        with (target.parent / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # processes that share the folder wait
             if target.exists():
+                if _is_right(target, target):
+                    return target
                 target.unlink()
                 problems.append("the file that was there had wrong bytes and was removed")
             for url in urls:
                 try:
-                    _download_from(url, target.with_name(f"{target.name}.part"), target)
-                    return target
+                    return _download_from(url, target)
                 except _SiteError as error:
-                    problems.append(f"{urllib.parse.urlsplit(url).netloc}: {error}")
-    except OSError as error:
-        where = error.filename or target.parent
-        raise InputError(
-            f"{where}: cannot be written: {error.strerror or error}; set JAXDET_CACHE to a folder "
-            "that can"
-        ) from error
+                    problems.append(f"{url}: {error}")
     raise InputError(
         f"{target.name}: cannot be downloaded ({'; '.join(problems)}); "
         f"download {urls[0]} elsewhere and put it at {target}"
     )
 
 
-@contextlib.contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Makes processes that share the folder wait for each other."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: parallel downloads of one file are the user's own risk
-        yield
-        return
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _download_from(url: str, part: Path, target: Path) -> None:
-    """Completes `part` and renames it, going on after cuts as long as bytes arrive."""
+def _download_from(url: str, target: Path) -> Path:
+    """Completes the `.part` and renames it, going on after cuts as long as bytes arrive."""
+    part = target.with_name(f"{target.name}.part")
     resumed = part.exists()
     columns = DownloadColumn(), TransferSpeedColumn()
     with progress(target.name, f"downloading {target.name}", *columns) as advance:
@@ -127,8 +89,7 @@ def _download_from(url: str, part: Path, target: Path) -> None:
             before = part.stat().st_size if part.exists() else 0
             if _transfer(url, part, before, advance):
                 if _is_right(part, target):
-                    part.replace(target)
-                    return
+                    return part.replace(target)
                 part.unlink()
                 if not resumed:
                     raise _SiteError("wrong bytes: their SHA-256 is not the one in the name")
@@ -149,20 +110,13 @@ def _transfer(url: str, part: Path, have: int, advance: Advance) -> bool:
         error.close()
         if error.code == 416:  # nothing lies beyond what is here: it is whole, or too long
             return True
-        raise _SiteError(f"HTTP {error.code} {error.reason}") from error
+        raise _SiteError(str(error)) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise _SiteError(" ".join(str(reason).split()) or type(error).__name__) from error
-    with response:
-        if response.status != 206:  # a server that ignores Range sends the whole file
-            have = 0
+        raise _SiteError(str(error)) from error
+    with response, part.open("ab" if response.status == 206 else "wb") as file:
+        have = file.tell()  # 0 where a server ignores Range and sends the whole file
         length = response.headers.get("Content-Length")
-        return _append(response, part, have, have + int(length) if length else None, advance)
-
-
-def _append(response: Any, part: Path, have: int, total: int | None, advance: Advance) -> bool:
-    with part.open("r+b" if have else "wb") as file:
-        file.seek(have)
+        total = have + int(length) if length else None
         while True:
             try:
                 chunk = response.read(_CHUNK)
@@ -175,10 +129,8 @@ def _append(response: Any, part: Path, have: int, total: int | None, advance: Ad
                 return total is None or have >= total
 
 
-def _is_right(path: Path, named: Path | None = None) -> bool:
-    """Returns whether the file's SHA-256 begins with the hex digits at the end of its name."""
-    digits = re.search(r"-([0-9a-f]{8,})\.\w+$", (named or path).name)
-    if not digits:
-        raise ValueError(f"{path.name} does not name its SHA-256")
+def _is_right(path: Path, named: Path) -> bool:
+    """Returns whether a file's SHA-256 begins with the hex digits at the end of a name."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest().startswith(digits[1])
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return digest.startswith(named.stem.rpartition("-")[2])

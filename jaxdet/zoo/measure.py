@@ -63,26 +63,31 @@ def measure(
         num_images: validation images to go through; 0 for all.
 
     Returns:
-        `config` (its name), `checkpoint` (None for fresh parameters), `images_per_step` (over
-        all devices), `seconds_per_step` and `memory_gb` of training (None without), `memory_of`
-        (device or process), `images_per_second` and `seconds_per_image` as in `eval.json`,
-        `num_images`, `AR1000` and `AR1000_fast` (percent, by the COCO API and by fast recall;
-        None without a checkpoint or on a part of the images), and `environment`.
+        A record for JSON.  `images_per_step` are over all devices; `AR1000` and `AR1000_fast` are
+        percent, None without a checkpoint or on a part of the images.
 
     Raises:
         InputError: data or checkpoint cannot be used.
     """
     mesh = data_mesh()
     detector = build_detector(config)
-    params = _params(config, detector, checkpoint)
+    # On the host: training donates the devices' copies.
+    if checkpoint:
+        shapes = param_shapes(detector)
+        params = jax.device_get(read_params(checkpoint, shapes, config.model.convention))
+    else:
+        params = jax.device_get(jax.jit(detector.init)(jax.random.key(config.train.seed)))
     everything = load_dataset(config, "val")
-    dataset = first_images(everything, num_images) if num_images else everything
+    dataset = first_images(everything, num_images or len(everything))
     seconds = memory = memory_of = None
     if steps:
         seconds = _train(config, detector, params, mesh, steps)
         memory, memory_of = peak_memory()  # before evaluation adds to it
     result, _ = evaluate(make_predictor(config, detector, params, mesh), dataset)
-    has_recall = bool(checkpoint) and len(dataset) == len(everything)
+    recalls = result["AR@1000"], result["fast"]["AR@1000"]
+    if not checkpoint or len(dataset) < len(everything):
+        recalls = None, None
+    ar1000, fast = (None if share is None else 100 * share for share in recalls)
     return {
         "config": config.name,
         "checkpoint": checkpoint or None,
@@ -93,8 +98,8 @@ def measure(
         "images_per_second": result["images_per_second"],
         "seconds_per_image": result["seconds_per_image"],
         "num_images": len(dataset),
-        "AR1000": _percent(result["AR@1000"]) if has_recall else None,
-        "AR1000_fast": _percent(result["fast"]["AR@1000"]) if has_recall else None,
+        "AR1000": ar1000,
+        "AR1000_fast": fast,
         "environment": environment(),
     }
 
@@ -116,28 +121,15 @@ def seconds_per_step(run: Callable[[], Any], step: Programs, steps: int) -> floa
 
 def first_images(dataset: Dataset, count: int) -> Dataset:
     """Returns a data set's first `count` images with their annotations."""
-    return replace(
-        dataset,
-        file_names=dataset.file_names[:count],
-        image_ids=dataset.image_ids[:count],
-        heights=dataset.heights[:count],
-        widths=dataset.widths[:count],
-        offsets=dataset.offsets[: count + 1],
-    )
+    names = ("file_names", "image_ids", "heights", "widths")
+    first = {name: getattr(dataset, name)[:count] for name in names}
+    return replace(dataset, **first, offsets=dataset.offsets[: count + 1])
 
 
 def _start_process() -> None:
     """Makes the settings that commands make."""
     logging.set_verbosity(logging.ERROR)
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
-
-
-def _params(config: Config, detector: Detector, checkpoint: str) -> Params:
-    """Returns parameters on the host: training donates the devices' copies."""
-    if checkpoint:
-        shapes = param_shapes(detector)
-        return jax.device_get(read_params(checkpoint, shapes, config.model.convention))
-    return jax.device_get(jax.jit(detector.init)(jax.random.key(config.train.seed)))
 
 
 def _train(config: Config, detector: Detector, params: Params, mesh: Mesh, steps: int) -> float:
@@ -156,7 +148,3 @@ def _train(config: Config, detector: Detector, params: Params, mesh: Mesh, steps
             return metrics
 
         return seconds_per_step(run, step, steps)
-
-
-def _percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share

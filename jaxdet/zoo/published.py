@@ -37,7 +37,7 @@ class Row:
 
     def differs(self, ar1000: float) -> bool:
         """Returns whether a measured AR1000, in percent, differs from the published one."""
-        # A hair more is allowed, as neither 57.1 nor 57.2 is a binary fraction.
+        # 1e-9, as neither 57.1 nor 57.2 is a binary fraction.
         return abs(ar1000 - self.ar1000) > TOLERANCE + 1e-9
 
 

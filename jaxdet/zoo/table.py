@@ -1,21 +1,19 @@
-"""Writes the zoo's table as Markdown and JSON, published figures beside measured ones."""
+"""Writes the zoo's table as Markdown, published figures beside measured ones."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxdet.zoo.published import ROWS, TOLERANCE, ZOO_SITES, Row
 
-HEADER = (
+HEADER: tuple[str, ...] = (
     "Backbone",
     "Style",
     "Lr schd",
     "Mem (GB)",
     "Train time (s/iter)",
     "Inf time (fps)",
-    "AR1000",
-    "Download",
 )
+HEADER += ("AR1000", "Download")
 PAGE = """\
 # The zoo, measured
 
@@ -24,7 +22,8 @@ PAGE = """\
 The lines with a link or a name are as published, on 8 V100s with 16 images per step.  A line that
 begins with `measured` is what this machine gave for the config above it:
 
-- Mem: {memory}.
+- Mem: the largest amount of memory that any device held while training; where devices keep no
+  count (a processor), the largest resident memory of the process.
 - Train time: seconds per step, waiting for the loader included and compiling not.
 - Inf time: images per second over all devices, with loading and post-processing.
 - AR1000: by the COCO API over all validation images; `-` without a checkpoint or on a part of
@@ -35,10 +34,6 @@ begins with `measured` is what this machine gave for the config above it:
 | --- | --- |
 {environment}
 """
-MEMORY = {
-    "device": "the largest amount of memory that any device held while training",
-    "process": "the process's largest resident memory while training; its device is the processor",
-}
 
 Measured = Mapping[str, Any]  # what `measure.measure` returns
 
@@ -64,36 +59,14 @@ def markdown_table(measured: Sequence[Measured] = ()) -> str:
 
 def page(measured: Sequence[Measured]) -> str:
     """Returns Markdown: the table with measured lines, what they mean, and the machine."""
-    environment = measured[-1]["environment"]
-    facts = {k: v for k, v in environment.items() if not isinstance(v, Mapping)}
+    facts = dict(measured[-1]["environment"])
     for name in ("devices", "versions"):
-        facts[name] = ", ".join(f"{k} {v}" for k, v in environment[name].items())
+        facts[name] = ", ".join(f"{key} {value}" for key, value in facts[name].items())
     return PAGE.format(
         table=markdown_table(measured),
-        memory=MEMORY[next((x["memory_of"] for x in measured if x["memory_of"]), "device")],
         tolerance=TOLERANCE,
         environment="\n".join(f"| {name} | {value} |" for name, value in facts.items()),
     )
-
-
-def records(measured: Sequence[Measured]) -> dict[str, Any]:
-    """Returns the same as the page, for JSON: `environment`, and `rows` in the table's order.
-
-    A row holds `config`, `published` (`Row`'s fields), `measured` (what `measure.measure`
-    returns, less the environment) and `differs`, each None where it does not apply.
-    """
-    found = {line["config"]: dict(line) for line in measured}
-    environment = [line.pop("environment") for line in found.values()][-1]
-    published = {row.config: row for row in ROWS}
-    rows = []
-    for name in {**published, **found}:
-        row, line = published.get(name), found.get(name)
-        differs = None
-        if row and line and line["AR1000"] is not None:
-            differs = row.differs(line["AR1000"])
-        figures = dataclasses.asdict(row) if row else None
-        rows.append({"config": name, "published": figures, "measured": line, "differs": differs})
-    return {"environment": environment, "rows": rows}
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -104,19 +77,9 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _measured_cells(line: Measured, row: Row | None) -> tuple[str, ...]:
-    def rounded(name: str, digits: int) -> str:
-        return "-" if line[name] is None else f"{line[name]:.{digits}f}"
-
-    recall = rounded("AR1000", 1)
+    digits = {"memory_gb": 1, "seconds_per_step": 3, "images_per_second": 1, "AR1000": 1}
+    figures = ["-" if line[k] is None else f"{line[k]:.{n}f}" for k, n in digits.items()]
     if row and line["AR1000"] is not None and row.differs(line["AR1000"]):
-        recall = f"**{recall} ({line['AR1000'] - row.ar1000:+.2f})**"
-    return (
-        f"measured, {line['images_per_step']} images/step",
-        "",
-        "",
-        rounded("memory_gb", 1),
-        rounded("seconds_per_step", 3),
-        rounded("images_per_second", 1),
-        recall,
-        line["checkpoint"] or "fresh parameters",
-    )
+        figures[-1] = f"**{figures[-1]} ({line['AR1000'] - row.ar1000:+.2f})**"
+    name, parameters = f"measured, {line['images_per_step']} images/step", line["checkpoint"]
+    return (name, "", "", *figures, parameters or "fresh parameters")

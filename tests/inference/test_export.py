@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import io
 import json
 import os
 import subprocess
@@ -199,14 +200,9 @@ def changed(path: Path, out: Path, **members) -> Path:
     return out
 
 
-def manifest_with(path: Path, **fields) -> str:
-    with zipfile.ZipFile(path) as file:
-        return json.dumps({**json.loads(file.read("manifest.json")), **fields})
-
-
 def test_missing_file_and_folder(tmp_path):
-    assert "no such file" in refusal(tmp_path / "none.zip")
-    assert "not a whole exported model" in refusal(tmp_path)
+    assert "cannot be read: No such file" in refusal(tmp_path / "none.zip")
+    assert "cannot be read: not a regular file" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04" + bytes(100)])
@@ -215,34 +211,72 @@ def test_other_files_are_refused(content, tmp_path):
     assert "not a whole exported model" in refusal(tmp_path / "x.zip")
 
 
-def test_other_zips_are_refused(path, tmp_path):
+def test_other_zips_are_refused(tmp_path):
     np.savez(tmp_path / "x.zip.npz", np.zeros(3))
     assert "manifest.json" in refusal(tmp_path / "x.zip.npz")
-    for content in ("[]", "3", '{"format": "another"}'):
-        other = changed(path, tmp_path / "x.zip", **{"manifest.json": content})
-        assert refusal(other) == "not a file that --mode=export wrote"
-    other = changed(path, tmp_path / "x.zip", **{"manifest.json": "{"})
-    assert "not a whole exported model" in refusal(other)
 
 
-def test_other_versions_are_refused(path, tmp_path):
-    text = manifest_with(path, format_version=2, jaxdet="9.0")
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"format": "another"}, "$.format"),
+        ({"format_version": 2}, "$.format_version"),
+        ({"buckets": [[64]]}, "$.buckets"),
+        ({"buckets": 3}, "$.buckets"),
+        ({"buckets": [[64, 64]]}, "no bucket holds"),
+        ({"image_scale": None}, "$.image_scale"),
+    ],
+)
+def test_other_manifests_are_refused(fields, named, path, tmp_path):
+    with zipfile.ZipFile(path) as file:
+        text = json.dumps({**json.loads(file.read("manifest.json")), **fields})
     line = refusal(changed(path, tmp_path / "x.zip", **{"manifest.json": text}))
-    assert line == "of format 2, written by jaxdet 9.0; this jaxdet reads format 1: export it again"
+    assert f"not a whole exported model that jax {jax.__version__} can run" in line
+    assert named in line
 
 
-def test_damaged_manifest_params_and_programs_are_refused(path, tmp_path):
-    for fields in ({"buckets": [[64]]}, {"buckets": 3}, {"image_scale": None}):
-        text = manifest_with(path, **fields)
-        line = refusal(changed(path, tmp_path / "x.zip", **{"manifest.json": text}))
-        assert "not a whole exported model" in line
-    for name, content, what in [
-        ("programs/64x96.jax", None, "not a whole exported model"),
-        ("programs/64x96.jax", b"x" * 1000, f"jax {jax.__version__} cannot read its programs"),
-        ("params/rpn_head/rpn_cls/bias.npy", None, "its parameters are not those of its programs"),
-        ("params/rpn_head/rpn_cls/bias.npy", b"xx", "not a whole exported model"),
-    ]:
-        assert what in refusal(changed(path, tmp_path / "x.zip", **{name: content}))
+def npy(array) -> bytes:
+    out = io.BytesIO()
+    np.save(out, array, allow_pickle=True)
+    return out.getvalue()
+
+
+def large_npy() -> bytes:
+    """A header that promises four terabytes."""
+    out = io.BytesIO()
+    shape = {"descr": "<f4", "fortran_order": False, "shape": (10**12,)}
+    np.lib.format.write_array_header_1_0(out, shape)
+    return out.getvalue() + bytes(100)
+
+
+PROGRAM, BIAS = "programs/64x96.jax", "params/rpn_head/rpn_cls/bias.npy"
+
+
+@pytest.mark.parametrize(
+    ("member", "content", "said"),
+    [
+        (PROGRAM, None, PROGRAM),
+        (PROGRAM, b"x" * 1000, ""),
+        (PROGRAM, b"", ""),
+        (BIAS, None, BIAS),
+        (BIAS, b"xx", ""),
+        (BIAS, npy(np.array([print], object)), "allow_pickle"),
+        (BIAS, large_npy(), ""),
+        (BIAS, npy(np.zeros(3)), f"{BIAS} is float64"),
+        (BIAS, npy(np.zeros(4, np.float32)), f"{BIAS} is float32 (4,), not float32[9]"),
+        (BIAS, npy(np.full(9, np.nan, np.float32)), f"{BIAS} holds NaN or infinity"),
+    ],
+)
+def test_damaged_params_and_programs_are_refused(member, content, said, path, tmp_path):
+    line = refusal(changed(path, tmp_path / "x.zip", **{member: content}))
+    assert "not a whole exported model" in line
+    assert said in line
+
+
+def test_a_program_of_another_bucket_is_refused(path, tmp_path):
+    with zipfile.ZipFile(path) as file:
+        other = file.read("programs/96x64.jax")
+    assert "64" in refusal(changed(path, tmp_path / "x.zip", **{PROGRAM: other}))
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
@@ -284,8 +318,7 @@ def square() -> Config:
 def test_a_file_for_other_devices_is_refused(square, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "PLATFORMS", ("tpu",))
     export.write_exported(square, small_params(), tmp_path / "x.zip")
-    line = refusal(tmp_path / "x.zip")
-    assert line == "exported for tpu, not for cpu; set JAX_PLATFORMS to one of them"
+    assert "exported for tpu, not for cpu" in refusal(tmp_path / "x.zip")
 
 
 @pytest.mark.slow

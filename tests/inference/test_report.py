@@ -119,12 +119,19 @@ def run(tmp_path):
 
 
 def drawn(page):
-    """What the plots show, in words."""
-    images = [attrs for attrs in page.tags("img") if "svg" in attrs["src"][:20]]
-    for attrs in images:  # each is XML, and holds its own titles as text
-        svg = base64.b64decode(attrs["src"].removeprefix("data:image/svg+xml;base64,"))
-        assert ET.fromstring(svg).tag.endswith("svg")
-    return ". ".join(attrs["alt"] for attrs in images)
+    """The words in the plots: titles, labels and legends."""
+    texts = []
+    for attrs in page.tags("img"):
+        if "svg" in attrs["src"][:20]:
+            svg = base64.b64decode(attrs["src"].removeprefix("data:image/svg+xml;base64,"))
+            texts += [x.text for x in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+    return texts
+
+
+def rows_of(text):
+    """The rows of all tables."""
+    tables = [ET.fromstring(t) for t in re.findall(r"<table.*?</table>", text, re.S)]
+    return [["".join(cell.itertext()) for cell in row] for t in tables for row in t.iter("tr")]
 
 
 def test_the_result_comes_first(run):
@@ -147,46 +154,41 @@ def test_only_what_was_published_is_compared_with(run):
 
 
 def test_every_curve_is_there(run):
-    described = drawn(made(run)[1])
-    for curve in (
-        "Loss and its terms: loss: 1.48 at step 20, 1.1 at step 400; "
-        "loss_cls: 0.98 at step 20, 0.6 at step 400; loss_bbox: 0.5 at step 20, 0.5 at step 400",
-        "Learning rate: learning_rate: 0.01 at step 20, 0.01 at step 400",
-        "Seconds per step: seconds_per_step: 0.25 at step 20",
-        "Share of time waiting for the loader: wait_share: 0.125 at step 20",
-        "Gradient norm, before clipping: grad_norm: 2.25 at step 20",
-        "Norm of the trained parameters: param_norm: 76.5 at step 20",
-        "Positive anchors sampled per image: num_positive: 15.5 at step 20",
-        "Peak memory so far, GB: memory_gb: 3.5 at step 20",
-        "Average recall: AR@1000: 0.3 at step 200, 0.571 at step 400",
-        "AR@1000 by size of the box: small, 21 boxes: 0.310; medium, 0 boxes: -; large, 1 boxes",
-        "Recall by IoU threshold: best 1000: 0.3807 at IoU threshold 0.5, 0.2928 at IoU threshold",
+    words = drawn(made(run)[1])
+    for name in ("loss", "loss_cls", "loss_bbox"):
+        assert words.count(name) == 1  # in a legend
+    for title in (
+        *("loss and its terms", "learning_rate", "seconds_per_step", "wait_share", "grad_norm"),
+        *("param_norm", "num_positive", "memory_gb", "average recall", "AR@1000"),
+        *("recall by IoU threshold", "best 1000"),
     ):
-        assert curve in described
+        assert title in words
 
 
 def test_a_field_that_nobody_knows_has_a_curve_too(run):
     write_lines(run, [step(1), step(2, skipped_images=3), step(3, skipped_images=5)])
-    assert "skipped_images: 3 at step 2, 5 at step 3" in drawn(made(run)[1])
+    text, page = made(run)
+    assert "skipped_images" in drawn(page)
+    assert [row[-1] for row in rows_of(text) if row[0] in "123"] == ["-", "3", "5"]
 
 
 def test_tables_hold_the_numbers(run):
     text, _ = made(run)
-    tables = [ET.fromstring(t) for t in re.findall(r"<table.*?</table>", text, re.S)]
-    rows = [["".join(cell.itertext()) for cell in row] for t in tables for row in t.iter("tr")]
+    rows = rows_of(text)
     header = next(row for row in rows if "loss_cls" in row)
     logged = next(row for row in rows if row[0] == "20")
     assert dict(zip(header, logged, strict=True))["loss_cls"] == "0.98"
     assert ["400", "5.7", "17.1", "57.1", "5.7", "17.1", "57.1", "31.0", "-", "77.0"] in rows
-    assert ["recall at IoU 0.50", "38.1", "38.1", "38.1"] in rows
-    for name in ("jax", "python", "Devices", "Processor"):
+    assert ["recall at IoU 0.50", *["38.1"] * 3] in rows
+    assert ["AR, fast", "5.7", "17.1", "57.1"] in rows
+    for name in ("versions.jax", "versions.python", "devices.kind", "cpu"):
         assert any(row[0] == name for row in rows)
 
 
 def test_long_runs_have_short_tables(run):
     write_lines(run, [step(number) for number in range(50, 90_001, 50)])
     text, page = made(run)
-    assert "30 of 1800 logged steps" in page.text
+    assert "30 of 1800" in page.text
     assert '<th scope="row">90000</th>' in text
     assert len(text) < 1_000_000
 
@@ -194,7 +196,7 @@ def test_long_runs_have_short_tables(run):
 def test_curves_keep_their_peaks_and_gaps():
     loss = [1.0] * 50_000
     loss[12_345], loss[30_000] = 9.0, None
-    uri = plots.curves([{"step": i, "loss": value} for i, value in enumerate(loss)], []).uri
+    uri = plots.curves([{"step": i, "loss": v} for i, v in enumerate(loss)], [], ["loss"])
     svg = base64.b64decode(uri.removeprefix("data:image/svg+xml;base64,")).decode()
     (path,) = re.findall(r'<path d="([^"]*)" clip-path[^>]*stroke: #1f77b4', svg)
     heights = [float(y) for _, y in re.findall(r"[ML] (\S+) (\S+)", path)]
@@ -205,7 +207,7 @@ def test_curves_keep_their_peaks_and_gaps():
 
 def test_facts(run):
     page = made(run)[1]
-    for fact in ("400", "0:01:40", "0.250 s each", "12.5 %", "3.50 GB", "1.1000"):
+    for fact in ("400", "0:01:40", "12.5 %", "1.1", "31.0", "21 boxes"):
         assert fact in page.text
     assert re.search(r"Best AR@1000\s*57.1\s*at step 400", page.text)
 
@@ -224,7 +226,6 @@ def test_config_shows_what_was_changed_and_all_the_rest(run):
     for node in dataclasses.asdict(config).values():
         for name in node if isinstance(node, dict) else ():
             assert name in page.text
-    assert "All fields have their defaults" in made(run)[1].text
 
 
 def test_hostile_text_stays_text(run):
@@ -282,16 +283,14 @@ def test_the_image_is_embedded(run):
 def embedded(page):
     (attrs,) = [x for x in page.tags("img") if "jpeg" in x["src"][:20]]
     data = base64.b64decode(attrs["src"].removeprefix("data:image/jpeg;base64,"))
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    assert image.shape[:2] == (int(attrs["height"]), int(attrs["width"]))
-    return image
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
 
 
 def test_a_large_image_is_made_smaller(run):
     write_image(run, 3600, 2400)  # noise: the worst case
     text, page = made(run)
     height, width, _ = embedded(page).shape
-    assert width <= report_lib.MAX_IMAGE_WIDTH
+    assert height == 1900
     assert height / width == pytest.approx(1.5, abs=0.01)
     assert len(text) < 3_000_000
 
@@ -309,16 +308,16 @@ def test_before_the_first_evaluation(tmp_path):
     write_lines(tmp_path, [step(20), step(40)])
     page = made(tmp_path)[1]
     assert "Not evaluated yet" in page.text
-    assert "Loss and its terms" in drawn(page)
-    assert "Average recall:" not in drawn(page)
+    assert "loss and its terms" in drawn(page)
+    assert "average recall" not in drawn(page)
 
 
 def test_an_evaluation_without_training(tmp_path):
     (tmp_path / "eval.json").write_text(json.dumps(evaluation()))
     page = made(tmp_path)[1]
     assert "by --mode=eval" in page.text
-    assert "Peak memory" in page.text
-    assert "Recall by IoU threshold" in drawn(page)
+    assert "peak_memory_gb" in page.text
+    assert "recall by IoU threshold" in drawn(page)
     assert "step" not in drawn(page)
 
 
@@ -331,9 +330,9 @@ def test_no_boxes_at_all(tmp_path):
     (tmp_path / "eval.json").write_text(json.dumps(result))
     rows = [step(20), {"kind": "eval", **result}, {"kind": "eval", **result, "step": 40}]
     write_lines(tmp_path, rows)
-    text, page = made(tmp_path)
+    text, _ = made(tmp_path)
     assert "<title>rpn_r50_fpn_1x: AR@1000 -</title>" in text
-    assert "best 1000: no values" in drawn(page)
+    assert ["40", *"---------"] in rows_of(text)
 
 
 def test_nulls_and_fields_that_come_and_go(tmp_path):
@@ -342,13 +341,13 @@ def test_nulls_and_fields_that_come_and_go(tmp_path):
     nulls = {"loss": None, "seconds_per_step": None, "wait_share": None, "memory_gb": None}
     rows = [step(20), step(40, **nulls), gone, step(80, **nulls)]
     write_lines(tmp_path, rows)
-    page = made(tmp_path)[1]
-    described = drawn(page)
-    assert "loss: 1.48 at step 20, 1.44 at step 60" in described
-    assert "grad_norm: 2.25 at step 20, 2.25 at step 80" in described
+    text, page = made(tmp_path)
+    cells = {row[0]: row for row in rows_of(text)}
+    assert cells["40"].count("-") == 4
+    assert cells["60"].count("-") == 1
     assert "nan" not in page.text.lower()
     write_lines(tmp_path, [step(20, **nulls)])
-    assert "loss: no values" in drawn(made(tmp_path)[1])
+    assert "loss and its terms" in drawn(made(tmp_path)[1])
 
 
 def test_a_resumed_run(tmp_path):
@@ -356,7 +355,8 @@ def test_a_resumed_run(tmp_path):
     write_lines(tmp_path, rows)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('["no", "object"]\n{"kind": "train"}\n{"kind": "train", "step": 8')
-    assert "terms: loss: 1.48 at step 20, 0.75 at step 60;" in drawn(made(tmp_path)[1])
+    cells = {row[0]: row[2] for row in rows_of(made(tmp_path)[0]) if row[0] in "204060"}
+    assert cells == {"20": "1.48", "40": "1.46", "60": "0.75"}
 
 
 def test_the_training_machine_is_remembered(run, monkeypatch):
@@ -399,18 +399,18 @@ def test_files_that_are_something_else(run):
     with pytest.raises(InputError, match=r"proposals\.png: not an image"):
         write_report(run, Config())
     (run / "eval.json").write_text("{")
-    with pytest.raises(InputError, match=r"eval\.json: not JSON"):
+    with pytest.raises(InputError, match=r"eval\.json: not what a run writes \("):
         write_report(run, Config())
     (run / "proposals.png").unlink()
     others = [evaluation(fast=None), evaluation(images_per_second="fast"), {"AR@100": 3}]
-    for value in ("[1]", *map(json.dumps, others)):
+    for value in map(json.dumps, others):
         (run / "eval.json").write_text(value)
-        with pytest.raises(InputError, match=r"eval\.json: not what a run writes"):
+        with pytest.raises(InputError, match=r"eval\.json.* not what a run writes"):
             write_report(run, Config())
     (run / "eval.json").write_text("{")
     with pytest.raises(InputError, match=r"nowhere/report\.html: cannot be written: No such"):
         write_report(run / "nowhere", Config())
     (run / "eval.json").unlink()
     (run / "eval.json").mkdir()
-    with pytest.raises(InputError, match=r"report\.html: cannot be made: .*eval\.json"):
+    with pytest.raises(InputError, match=r"eval\.json: cannot be read"):
         write_report(run, Config())

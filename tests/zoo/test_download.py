@@ -275,10 +275,9 @@ def test_main_site_before_mirror_for_every_published_file(monkeypatch, tmp_path)
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("zoo://rpn_r50_caffe_fpn_1x", "no checkpoint of this config was published"),
-        ("zoo://rpn_r51", "known are zoo://rpn_r50_caffe_c4_1x, zoo://"),
-        ("torchvision://resnet51", "known are torchvision://resnet18, torchvision://"),
-        ("https://example.org/x.pth", "use zoo://"),
+        ("zoo://rpn_r50_caffe_fpn_1x", "no file of this name was published"),
+        ("zoo://rpn_r51", "known are zoo://rpn_r50_caffe_c4_1x, zoo://.* torchvision://resnet18"),
+        ("https://example.org/x.pth", "known are zoo://"),
     ],
 )
 def test_names_that_are_not_published(name, message):
