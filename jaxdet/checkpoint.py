@@ -22,6 +22,7 @@ from jaxdet.errors import InputError
 from jaxdet.types import Params
 from jaxdet.weights import backbones, layout, systems, torch_file
 from jaxdet.zoo.download import fetch
+from jaxdet.zoo.published import MMDET_VERSIONS
 
 FILE_SUFFIXES = (".pth", ".pt", ".pkl")  # of other systems' checkpoints
 
@@ -64,7 +65,9 @@ def params_of_file(
 ) -> Params:
     """Returns the parameters in what `path` holds; see `read_params` and `layout.to_params`."""
     tensors = layout.state_dict(checkpoint, str(path))
-    systems.require_convention(checkpoint, tensors, convention, str(path))
+    version = MMDET_VERSIONS.get(path.name)
+    said = {"meta": {"mmdet_version": version}} if version else checkpoint
+    systems.require_convention(said, tensors, convention, str(path))
     return layout.to_params(tensors, shapes, source=str(path), bn_eps=bn_eps)
 
 

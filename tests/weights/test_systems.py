@@ -26,6 +26,7 @@ from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.errors import InputError
 from jaxdet.weights import layout, torch_file
 from jaxdet.weights.systems import CONFIGS, SYSTEMS, require_convention
+from jaxdet.zoo.published import MMDET2
 
 ROOT = Path(__file__).parents[2]
 C4 = {"stages": 3, "neck": False, "head_channels": 1024, "num_anchors": 15}
@@ -146,6 +147,13 @@ def test_mmdet_2_and_its_detectors(tmp_path):
     torch.save({"meta": meta, "state_dict": tensors_of(torch, arrays)}, tmp_path / "a.pth")
     same(read(tmp_path / "a.pth", "mmdet2"), expected("mmdet2"))
     same(read_params(tmp_path / "a.pth", shapes("mmdet2"), "mmdet3"), expected("mmdet2"))
+    # What was trained before mmdet 2.0 had its name, and was published with it.
+    saved = {"meta": {"mmdet_version": "1.0.0"}, "state_dict": tensors_of(torch, arrays)}
+    torch.save(saved, tmp_path / "a.pth")
+    with pytest.raises(InputError, match="of mmdet1; config"):
+        read(tmp_path / "a.pth", "mmdet2")
+    (tmp_path / "a.pth").rename(tmp_path / MMDET2[0].file)
+    same(read(tmp_path / MMDET2[0].file, "mmdet2"), expected("mmdet2"))
 
 
 @pytest.mark.parametrize("case", ["detectron2", "detectron2_c4"])
