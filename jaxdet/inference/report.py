@@ -83,7 +83,9 @@ def _render(workdir: Path, config: Config) -> str:
     recalls += [f"recall_by_size {size}" for size in SIZES]
     result = _read_json(workdir / "eval.json")
     machine = _read_json(workdir / "environment.json") or _this_machine("wrote this page")
-    published = {row.config: row.ar1000 for row in reversed(PUBLISHED) if config.data.name != "shapes"}
+    published = {
+        row.config: row.ar1000 for row in reversed(PUBLISHED) if config.data.name != "shapes"
+    }
     values, defaults = (flatten_dict(dataclasses.asdict(c), sep=".") for c in (config, Config()))
     fields = [(name, value, defaults[name]) for name, value in values.items()]
     templates = jinja2.Environment(

@@ -51,48 +51,30 @@ class Row:
         return self.ar1000 is not None and abs(ar1000 - self.ar1000) > TOLERANCE + 1e-9
 
 
-def _mmdet2(
-    backbone: str,
-    style: str,
-    schedule: str,
-    memory: float | None,
-    fps: float | None,
-    ar1000: float,
-    name: str,
-    digits: str,
-) -> Row:
+# fmt: off
+def _mmdet2(backbone: str, style: str, schedule: str, memory: float | None, fps: float | None,
+            ar1000: float, name: str, digits: str) -> Row:
     folder = f"{name}_coco"
-    return Row(
-        *(f"mmdet2_{name}", backbone, style, schedule, memory, None, fps, ar1000),
-        file=f"{folder}_{digits}.pth",
-        sites=(f"{OPENMMLAB}/mmdetection/v2.0/rpn/{folder}",),
-        name=f"mmdet2/{folder}",
-    )
+    return Row(f"mmdet2_{name}", backbone, style, schedule, memory, None, fps, ar1000,
+               f"{folder}_{digits}.pth", (f"{OPENMMLAB}/mmdetection/v2.0/rpn/{folder}",),
+               f"mmdet2/{folder}")
 
 
-def _detectron2(
-    neck: str, schedule: str, figures: tuple[float | None, ...], name: str, number: str, digits: str
-) -> Row:
-    return Row(
-        *(f"detectron2_rpn_r50_{neck.lower()}_1x", f"R-50-{neck}", "caffe", schedule, *figures),
-        file=f"model_final_{digits}.pkl",
-        sites=(f"{DETECTRON2_SITE}/COCO-Detection/{name}/{number}",),
-        name=f"detectron2/{name}",
-    )
+def _detectron2(neck: str, schedule: str, memory: float | None, train_time: float | None,
+                fps: float | None, ar1000: float | None, name: str, file: str) -> Row:
+    return Row(f"detectron2_rpn_r50_{neck.lower()}_1x", f"R-50-{neck}", "caffe", schedule,
+               memory, train_time, fps, ar1000, file.partition("/")[2],
+               (f"{DETECTRON2_SITE}/COCO-Detection/{name}/{file.partition('/')[0]}",),
+               f"detectron2/{name}")
 
 
 def _torchvision(name: str, digits: str) -> Row:
-    config = f"torchvision_rpn_r50_fpn{'_v2' * name.endswith('_v2')}"
-    return Row(
-        *(config, "R-50-FPN", "pytorch", "-", None, None, None, None),
-        file=f"{name}_coco-{digits}.pth",
-        sites=TORCHVISION_SITES,
-        name=f"torchvision/{name}",
-    )
+    config = "torchvision_rpn_r50_fpn" + "_v2" * name.endswith("_v2")
+    return Row(config, "R-50-FPN", "pytorch", "-", *_NONE, f"{name}_coco-{digits}.pth",
+               TORCHVISION_SITES, f"torchvision/{name}")
 
 
-_NONE = (None,) * 4
-# fmt: off
+_NONE = (None, None, None, None)  # memory, times and AR1000
 # The 2018 toolbox's.
 ROWS = tuple(replace(row, recall="AR1000") for row in (
     Row("rpn_r50_caffe_c4_1x", "R-50-C4", "caffe", "1x", None, None, 20.5, 51.1,
@@ -146,11 +128,16 @@ MMDET2 = (
 )
 # The images per second are one over the published 0.034 and 0.032 s.  Detectors hold an RPN, too.
 DETECTRON2 = (
-    _detectron2("C4", "1x", (1.5, 0.130, 29.4, 51.6), "rpn_R_50_C4_1x", "137258005", "450694"),
-    _detectron2("FPN", "1x", (2.7, 0.186, 31.2, 58.0), "rpn_R_50_FPN_1x", "137258492", "02ce48"),
-    _detectron2("C4", "1x", _NONE, "faster_rcnn_R_50_C4_1x", "137257644", "721ade"),
-    _detectron2("FPN", "1x", _NONE, "faster_rcnn_R_50_FPN_1x", "137257794", "b275ba"),
-    _detectron2("FPN", "3x", _NONE, "faster_rcnn_R_50_FPN_3x", "137849458", "280758"),
+    _detectron2("C4", "1x", 1.5, 0.130, 29.4, 51.6,
+                "rpn_R_50_C4_1x", "137258005/model_final_450694.pkl"),
+    _detectron2("FPN", "1x", 2.7, 0.186, 31.2, 58.0,
+                "rpn_R_50_FPN_1x", "137258492/model_final_02ce48.pkl"),
+    _detectron2("C4", "1x", *_NONE,
+                "faster_rcnn_R_50_C4_1x", "137257644/model_final_721ade.pkl"),
+    _detectron2("FPN", "1x", *_NONE,
+                "faster_rcnn_R_50_FPN_1x", "137257794/model_final_b275ba.pkl"),
+    _detectron2("FPN", "3x", *_NONE,
+                "faster_rcnn_R_50_FPN_3x", "137849458/model_final_280758.pkl"),
 )
 TORCHVISION = (
     _torchvision("fasterrcnn_resnet50_fpn", "258fb6c6"),
