@@ -42,7 +42,7 @@ def fetch(name: str) -> Path:
     published: dict[str, tuple[Sequence[str], str]] = {**rows, **PRETRAINED}
     if name not in published:
         known = ", ".join(published)
-        raise InputError(f"{name}: no file of this name was published; known are {known}")
+        raise InputError(f"{name}: nothing of this name is published; known are {known}")
     sites, path = published[name]
     urls = [f"{site}/{path}" for site in sites]
     return download(urls, cache_folder() / "checkpoints" / Path(path).name)

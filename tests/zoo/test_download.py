@@ -275,7 +275,7 @@ def test_main_site_before_mirror_for_every_published_file(monkeypatch, tmp_path)
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("zoo://rpn_r50_caffe_fpn_1x", "no file of this name was published"),
+        ("zoo://rpn_r50_caffe_fpn_1x", "nothing of this name is published"),
         ("zoo://rpn_r51", "known are zoo://rpn_r50_caffe_c4_1x, zoo://.* torchvision://resnet18"),
         ("https://example.org/x.pth", "known are zoo://"),
     ],
