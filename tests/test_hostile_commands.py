@@ -139,7 +139,7 @@ def test_config_files_flags_and_paths(tmp_path):
         ("--mode=predict", f"--images={tmp_path}"): "holds no images",
         ("--mode=eval", f"--checkpoint={pipe}"): "not a regular file",
         ("--mode=eval", f"--checkpoint={'a' * 5000}"): "no such checkpoint; give",
-        ("--mode=eval", "--checkpoint=zoo://../../x"): "no file of this name was published",
+        ("--mode=eval", "--checkpoint=zoo://../../x"): "nothing of this name is published",
         ("--mode=export", "--checkpoint=/dev/null"): "no such checkpoint; give",
         ("--mode=eval", coco, f"--config.data.root={tmp_path}"): "instances_val2017.json",
     }

@@ -53,7 +53,7 @@ def fetch(name: str) -> Path:
         start = name.rpartition("/")[0]
         known = [x for x in published if x.rpartition("/")[0] == start] or published
         raise InputError(
-            f"{name}: no file of this name was published; known are {', '.join(known)}{advice}"
+            f"{name}: nothing of this name is published; known are {', '.join(known)}{advice}"
         )
     urls = published[name]
     return download(urls, cache_folder() / "checkpoints" / urls[0].rpartition("/")[2], advice)

@@ -330,7 +330,7 @@ def test_in_place_of_a_file_of_2018(monkeypatch, tmp_path, down):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("zoo://rpn_r50_caffe_fpn_1x", "no file of this name was published"),
+        ("zoo://rpn_r50_caffe_fpn_1x", "nothing of this name is published"),
         ("zoo://rpn_r50_caffe_fpn_1x", "; or take zoo://mmdet2/rpn_r50_caffe_fpn_1x_coco with --c"),
         ("zoo://rpn_r51", "known are zoo://rpn_r50_caffe_c4_1x, zoo://.*"),
         ("zoo://detectron2/x", "known are zoo://detectron2/rpn_R_50_C4_1x, zoo://detectron2/rpn_"),
