@@ -1,6 +1,7 @@
 """detectron2's R-50-C4, 1x: AR1000 51.6 by its own recall (`fast` here).
 
-python -m jaxdet.main --config=detectron2_rpn_r50_c4_1x --config.data.root=/data/coco --workdir=runs/detectron2_rpn_r50_c4_1x
+python -m jaxdet.main --config=detectron2_rpn_r50_c4_1x --config.data.root=/data/coco \
+    --workdir=runs/detectron2_rpn_r50_c4_1x
 """
 
 from jaxdet.configs import base

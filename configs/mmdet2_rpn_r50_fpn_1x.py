@@ -1,6 +1,7 @@
 """mmdet 2's R-50-FPN, pytorch style, 1x: AR1000 58.2.
 
-python -m jaxdet.main --config=mmdet2_rpn_r50_fpn_1x --config.data.root=/data/coco --workdir=runs/mmdet2_rpn_r50_fpn_1x
+python -m jaxdet.main --config=mmdet2_rpn_r50_fpn_1x --config.data.root=/data/coco \
+    --workdir=runs/mmdet2_rpn_r50_fpn_1x
 """
 
 from jaxdet.configs import base

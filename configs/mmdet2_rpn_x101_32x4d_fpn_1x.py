@@ -1,6 +1,7 @@
 """mmdet 2's X-101-32x4d-FPN, pytorch style, 1x: AR1000 60.6.
 
-python -m jaxdet.main --config=mmdet2_rpn_x101_32x4d_fpn_1x --config.data.root=/data/coco --workdir=runs/mmdet2_rpn_x101_32x4d_fpn_1x
+python -m jaxdet.main --config=mmdet2_rpn_x101_32x4d_fpn_1x --config.data.root=/data/coco \
+    --workdir=runs/mmdet2_rpn_x101_32x4d_fpn_1x
 """
 
 from jaxdet.configs import base

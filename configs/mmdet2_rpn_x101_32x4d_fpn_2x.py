@@ -1,6 +1,7 @@
 """mmdet 2's X-101-32x4d-FPN, pytorch style, 2x: AR1000 61.1.
 
-python -m jaxdet.main --config=mmdet2_rpn_x101_32x4d_fpn_2x --config.data.root=/data/coco --workdir=runs/mmdet2_rpn_x101_32x4d_fpn_2x
+python -m jaxdet.main --config=mmdet2_rpn_x101_32x4d_fpn_2x --config.data.root=/data/coco \
+    --workdir=runs/mmdet2_rpn_x101_32x4d_fpn_2x
 """
 
 from jaxdet.configs import base

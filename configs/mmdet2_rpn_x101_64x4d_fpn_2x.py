@@ -1,6 +1,7 @@
 """mmdet 2's X-101-64x4d-FPN, pytorch style, 2x: AR1000 61.5.
 
-python -m jaxdet.main --config=mmdet2_rpn_x101_64x4d_fpn_2x --config.data.root=/data/coco --workdir=runs/mmdet2_rpn_x101_64x4d_fpn_2x
+python -m jaxdet.main --config=mmdet2_rpn_x101_64x4d_fpn_2x --config.data.root=/data/coco \
+    --workdir=runs/mmdet2_rpn_x101_64x4d_fpn_2x
 """
 
 from jaxdet.configs import base

@@ -1,6 +1,7 @@
 """mmdet 3's R-50-FPN, pytorch style, 1x; no figure is published.
 
-python -m jaxdet.main --config=mmdet3_rpn_r50_fpn_1x --config.data.root=/data/coco --workdir=runs/mmdet3_rpn_r50_fpn_1x
+python -m jaxdet.main --config=mmdet3_rpn_r50_fpn_1x --config.data.root=/data/coco \
+    --workdir=runs/mmdet3_rpn_r50_fpn_1x
 """
 
 from jaxdet.configs import base

@@ -1,6 +1,7 @@
 """The RPN of torchvision's fasterrcnn_resnet50_fpn; no recall is published.
 
-python -m jaxdet.main --config=torchvision_rpn_r50_fpn --config.data.root=/data/coco --workdir=runs/torchvision_rpn_r50_fpn
+python -m jaxdet.main --config=torchvision_rpn_r50_fpn --config.data.root=/data/coco \
+    --workdir=runs/torchvision_rpn_r50_fpn
 """
 
 from jaxdet.configs import base

@@ -1,14 +1,17 @@
 """The RPN of torchvision's fasterrcnn_resnet50_fpn_v2; no recall is published.
 
-python -m jaxdet.main --config=torchvision_rpn_r50_fpn_v2 --config.data.root=/data/coco --workdir=runs/torchvision_rpn_r50_fpn_v2
+python -m jaxdet.main --config=torchvision_rpn_r50_fpn_v2 --config.data.root=/data/coco \
+    --workdir=runs/torchvision_rpn_r50_fpn_v2
 """
 
 from jaxdet.configs import base
 
 
 def get_config():
-    """Returns the published setting: 8 devices with 2 images each, 26 epochs of COCO; without its large-scale jitter,
-    and with frozen statistics where it trains with the batch's."""
+    """Returns its setting: 8 devices with 2 images each, 26 epochs of COCO.
+
+    Without its large-scale jitter, and with frozen statistics where it takes the batch's.
+    """
     return base.rpn(
         "torchvision_rpn_r50_fpn_v2",
         depth=50,

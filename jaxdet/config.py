@@ -5,8 +5,8 @@ The defaults are the zoo's R-50-FPN, pytorch style, 1x.  Config files change som
 `parse` turns the result into the frozen dataclasses that the rest of the code takes.
 """
 
-import contextlib
 import dataclasses
+import difflib
 import importlib.util
 import reprlib
 import typing
@@ -16,31 +16,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import ml_collections
+import msgspec
+from flax.traverse_util import flatten_dict
+from msgspec import Meta
 
 from jaxdet.errors import InputError
 from jaxdet.ops.boxes import CONVENTIONS
 
 FOLDER = Path(__file__).parent / "configs"
-MAX_ITEMS = 64  # of a sequence
 
-
-@dataclass(frozen=True)
-class Between:
-    """The least and the greatest value of a field, or of each item of a sequence.
-
-    What is further out is taken for a typing error: it would overflow, or fill the memory.
-    """
-
-    low: int | float
-    high: int | float
-
-
-Width = Annotated[int, Between(1, 4096)]
-Count = Annotated[int, Between(1, 1_000_000)]
-CountOrZero = Annotated[int, Between(0, 1_000_000)]
-Steps = Annotated[int, Between(1, 2**31 - 1)]
-StepsOrZero = Annotated[int, Between(0, 2**31 - 1)]
-Share = Annotated[float, Between(0, 1)]
+# What is further out than a field's bounds is taken for a typing error: it would overflow, or
+# fill the memory.
+Width = Annotated[int, Meta(ge=1, le=4096)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+CountOrZero = Annotated[int, Meta(ge=0, le=1_000_000)]
+Steps = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+StepsOrZero = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -52,24 +44,24 @@ class ModelConfig:
     convention: str = "mmdet1"
     depth: Literal[18, 34, 50, 101, 152] = 50
     style: Literal["pytorch", "caffe"] = "pytorch"  # a block's stride: in the 3x3, or the first 1x1
-    num_stages: Annotated[int, Between(1, 4)] = 4  # 3 is C4
+    num_stages: Annotated[int, Meta(ge=1, le=4)] = 4  # 3 is C4
     stem_channels: Width = 64  # stage i has stem_channels * 2**i planes
     groups: Width = 1  # ResNeXt's cardinality
     base_width: Width = 64  # ResNeXt's channels per group, at 64 planes
     # -1: all trains; 0: the stem is frozen; n: and the first n stages
-    frozen_stages: Annotated[int, Between(-1, 4)] = 1
+    frozen_stages: Annotated[int, Meta(ge=-1, le=4)] = 1
     train_norm: bool = True  # train scale and bias of the batch norms that are not frozen
-    fpn_channels: Annotated[int, Between(0, 16384)] = 256  # 0: no pyramid
-    head_channels: Annotated[int, Between(1, 16384)] = 256
-    head_convs: Annotated[int, Between(1, 16)] = 1  # 3x3 convolutions of the head
+    fpn_channels: Annotated[int, Meta(ge=0, le=16384)] = 256  # 0: no pyramid
+    head_channels: Annotated[int, Meta(ge=1, le=16384)] = 256
+    head_convs: Annotated[int, Meta(ge=1, le=16)] = 1  # 3x3 convolutions of the head
     # anchor side = scale * stride
-    anchor_scales: Annotated[tuple[float, ...], Between(0.01, 1024)] = (8.0,)
+    anchor_scales: tuple[Annotated[float, Meta(ge=0.01, le=1024)], ...] = (8.0,)
     # height / width
-    anchor_ratios: Annotated[tuple[float, ...], Between(0.01, 100)] = (0.5, 1.0, 2.0)
+    anchor_ratios: tuple[Annotated[float, Meta(ge=0.01, le=100)], ...] = (0.5, 1.0, 2.0)
     channel_order: Literal["rgb", "bgr"] = "rgb"  # of the network's input
     # both in channel_order
-    pixel_mean: Annotated[tuple[float, ...], Between(-1e6, 1e6)] = (123.675, 116.28, 103.53)
-    pixel_std: Annotated[tuple[float, ...], Between(1e-3, 1e6)] = (58.395, 57.12, 57.375)
+    pixel_mean: tuple[Annotated[float, Meta(ge=-1e6, le=1e6)], ...] = (123.675, 116.28, 103.53)
+    pixel_std: tuple[Annotated[float, Meta(ge=1e-3, le=1e6)], ...] = (58.395, 57.12, 57.375)
     pretrained: str = ""  # a backbone: a file, torchvision://NAME or open-mmlab://NAME
 
     @property
@@ -88,9 +80,9 @@ class DataConfig:
     name: Literal["coco", "tfds", "shapes"] = "coco"
     root: str = ""  # folder with annotations/, train2017/ and val2017/
     # bounds of the long and the short side
-    image_scale: Annotated[tuple[int, ...], Between(32, 8192)] = (1333, 800)
+    image_scale: tuple[Annotated[int, Meta(ge=32, le=8192)], ...] = (1333, 800)
     # in training, each image's bound of the short side is one of these; none: as image_scale
-    train_short_sides: Annotated[tuple[int, ...], Between(32, 8192)] = ()
+    train_short_sides: tuple[Annotated[int, Meta(ge=32, le=8192)], ...] = ()
     # how sides are rounded and pixels computed: mmdet's OpenCV, detectron2's Pillow, or
     # torchvision's, on float32
     resize: Literal["opencv", "pillow", "float"] = "opencv"
@@ -100,7 +92,7 @@ class DataConfig:
     pad_multiple: Literal[1, 32] = 32
     images_per_device: Width = 2  # that go through the network together
     # loader processes; 0 loads in threads of this one
-    num_workers: Annotated[int, Between(0, 1024)] = 2
+    num_workers: Annotated[int, Meta(ge=0, le=1024)] = 2
     keep_empty: bool = False  # train on images without boxes
     flip: Share = 0.5  # probability of a horizontal mirror image in training
 
@@ -114,14 +106,14 @@ class DataConfig:
 class TargetConfig:
     """Which anchors are positive, negative and sampled."""
 
-    positive_iou: Annotated[float, Between(1e-6, 1)] = 0.7
+    positive_iou: Annotated[float, Meta(ge=1e-6, le=1)] = 0.7
     negative_iou: Share = 0.3
     min_positive_iou: Share = 0.3  # a box's best anchors are positive from here on
     low_quality_takes: bool = True  # they become that box, not their own best one
     inside_only: bool = True  # anchors that leave the image take no part
     num_samples: CountOrZero = 256  # anchors per image in the loss; 0 takes all
     positive_fraction: Share = 0.5
-    smooth_l1_beta: Annotated[float, Between(0, 1e6)] = 1.0 / 9.0  # 0: L1
+    smooth_l1_beta: Annotated[float, Meta(ge=0, le=1e6)] = 1.0 / 9.0  # 0: L1
     # what losses are divided by: the anchors sampled of all images, where each image counts at
     # least one positive and one negative; or as they are; or num_samples of every image
     loss_count: Literal["at_least_one", "sampled", "quota"] = "at_least_one"
@@ -133,15 +125,15 @@ class OptimizerConfig:
 
     # as PyTorch does it, the reference's; or adamw, for training from scratch
     name: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: Annotated[float, Between(1e-30, 1e6)] = 0.02  # for a global batch of 16
+    learning_rate: Annotated[float, Meta(ge=1e-30, le=1e6)] = 0.02  # for a global batch of 16
     scale_lr: bool = True  # learning rate follows the global batch, linearly
     momentum: Share = 0.9  # of sgd
-    weight_decay: Annotated[float, Between(0, 1e6)] = 1e-4
-    clip_norm: Annotated[float, Between(0, 1e9)] = 35.0  # of the gradient; 0: none
+    weight_decay: Annotated[float, Meta(ge=0, le=1e6)] = 1e-4
+    clip_norm: Annotated[float, Meta(ge=0, le=1e9)] = 35.0  # of the gradient; 0: none
     warmup_steps: StepsOrZero = 500
     warmup_ratio: Share = 1.0 / 3.0
     # epochs that begin with a decay
-    decay_epochs: Annotated[tuple[float, ...], Between(0, 1_000_000)] = (8.0, 11.0)
+    decay_epochs: tuple[Annotated[float, Meta(ge=0, le=1_000_000)], ...] = (8.0, 11.0)
     decay_factor: Share = 0.1
 
 
@@ -151,7 +143,7 @@ class TrainConfig:
 
     num_epochs: CountOrZero = 12
     num_steps: StepsOrZero = 0  # overrides num_epochs when > 0
-    seed: Annotated[int, Between(0, 2**32 - 1)] = 0
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
     precision: Literal["float32", "bfloat16"] = "float32"  # of activations
     # of float32 products; tensorfloat32 acts on a GPU
     matmul_precision: Literal["highest", "tensorfloat32"] = "highest"
@@ -171,7 +163,7 @@ class ProposalConfig:
     nms_post: Count = 2000  # boxes kept per level
     max_num: Count = 2000  # boxes kept per image
     nms_threshold: Share = 0.7
-    min_box_size: Annotated[float, Between(0, 8192)] = 0.0  # sides are above; resized pixels
+    min_box_size: Annotated[float, Meta(ge=0, le=8192)] = 0.0  # sides are above; resized pixels
     level_shift: bool = False  # levels are moved apart for NMS, as batched NMS does
     batch_size: Width = 1  # images per device
 
@@ -229,7 +221,7 @@ def parse(config: Any) -> Config:
     """Checks every field of a ConfigDict and returns the frozen form.
 
     Raises:
-        InputError: a field is unknown, missing, of the wrong type or out of range.
+        InputError: a field is unknown, of the wrong type or out of range.
     """
     if isinstance(config, Config):
         return config
@@ -237,52 +229,30 @@ def parse(config: Any) -> Config:
         raise InputError(f"config: must be a ConfigDict, not {type(config).__name__}")
     try:
         values = config.to_dict()
+        parsed = msgspec.convert(values, Config)
+    except msgspec.ValidationError as error:
+        what, _, path = str(error).partition(" - at `$")
+        field_name = path.rstrip("`")
+        raise InputError(f"config{field_name}: {what}{_options(field_name)}") from None
     except Exception as error:  # a placeholder without a value, or references in a circle
         raise InputError(f"config: cannot be read: {error}") from None
-    parsed = _parse_node(Config, values, "config")
+    known = flatten_dict(dataclasses.asdict(parsed), sep=".")
+    for name in flatten_dict(values, sep="."):
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 3)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise InputError(f"config.{name}: no such field{hint}")
     _check_together(parsed)
     return parsed
 
 
-def _parse_node(cls: type, values: Any, where: str) -> Any:
-    if not isinstance(values, dict):
-        raise InputError(f"{where}: must hold fields, not {_shown(values)}")
-    hints = typing.get_type_hints(cls, include_extras=True)
-    unknown = sorted(map(str, set(values) - set(hints)))
-    if unknown:
-        raise InputError(f"{where}.{unknown[0]}: no such field; there are {', '.join(hints)}")
-    missing = sorted(set(hints) - set(values))
-    if missing:
-        raise InputError(f"{where}.{missing[0]}: missing; start from configs/base.py")
-    return cls(**{k: _parse_value(hints[k], v, f"{where}.{k}") for k, v in values.items()})
-
-
-def _parse_value(kind: Any, value: Any, where: str) -> Any:
-    """Returns a field's value, or one item of it, as `kind` has it."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        return _parse_node(typing.cast(type, kind), value, where)
-    if origin is Annotated:
-        value = _parse_value(arguments[0], value, where)
-        bounds = arguments[1]
-        items = value if isinstance(value, tuple) else (value,)
-        inside = all(bounds.low <= x <= bounds.high for x in items)
-        _require(inside, where, f"{bounds.low} to {bounds.high}", value)
-    elif origin is Literal:
-        value = _parse_value(type(arguments[0]), value, where)
-        _require(value in arguments, where, f"one of {', '.join(map(str, arguments))}", value)
-    elif origin is tuple:
-        ok = isinstance(value, list | tuple) and len(value) <= MAX_ITEMS
-        _require(ok, where, f"a sequence of at most {MAX_ITEMS}", value)
-        value = tuple(_parse_value(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
-    else:
-        if kind is float and type(value) is int:
-            with contextlib.suppress(OverflowError):
-                value = float(value)
-        _require(type(value) is kind, where, kind.__name__, value)
-        if kind is str:  # it may become a file's name
-            _require(value.isprintable(), where, "printable text", value)
-    return value
+def _options(path: str) -> str:
+    """Returns what the field of a path like `.model.depth` may be, where that is one of a few."""
+    kind: Any = Config
+    for name in path.split(".")[1:]:
+        kind = typing.get_type_hints(kind).get(name) if dataclasses.is_dataclass(kind) else None
+    is_choice = typing.get_origin(kind) is Literal
+    return f"; it is one of {', '.join(map(str, typing.get_args(kind)))}" if is_choice else ""
 
 
 def _check_together(config: Config) -> None:
@@ -309,18 +279,10 @@ def _check_together(config: Config) -> None:
         ("targets.negative_iou", ordered, "at most positive_iou"),
         ("train.num_epochs", config.train.num_epochs + config.train.num_steps > 0, "positive"),
     ]
+    texts = flatten_dict(dataclasses.asdict(config), sep=".").items()
+    # Text may become a file's name.
+    rules += [(k, v.isprintable(), "printable text") for k, v in texts if isinstance(v, str)]
     for field_name, ok, what in rules:
-        _require(ok, f"config.{field_name}", what, attrgetter(field_name)(config))
-
-
-def _require(ok: bool, where: str, what: str, value: Any) -> None:
-    if not ok:
-        raise InputError(f"{where}: must be {what}, not {_shown(value)}")
-
-
-def _shown(value: Any) -> str:
-    """Returns a short form of any value."""
-    try:
-        return reprlib.repr(value)
-    except ValueError:  # Python writes out no integer of thousands of digits
-        return f"a very large {type(value).__name__}"
+        if not ok:
+            value = reprlib.repr(attrgetter(field_name)(config))
+            raise InputError(f"config.{field_name}: must be {what}, not {value}")

@@ -82,6 +82,12 @@ def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> io.B
         raise OSError(str(error)) from error
 
 
+def read_bytes(path: str | Path) -> bytes:
+    """Returns the content of a regular file; raises `InputError` if it cannot be read."""
+    with reported(path, "read"), open_regular(path) as file:
+        return file.read()
+
+
 @contextlib.contextmanager
 def reported(path: str | Path, done: str, advice: str = "") -> Iterator[None]:
     """Turns an `OSError` in the block into an `InputError`: one line that names `path`.

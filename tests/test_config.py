@@ -153,8 +153,11 @@ def test_every_number_has_bounds_and_the_default_is_within_them():
     is_usable(parse(ml_collections.ConfigDict(DEFAULT)))
     bounded = dict(fields_of(include_extras=True))
     for path, kind in FIELDS.items():
-        if kind in (int, float) or typing.get_origin(kind) is tuple:
-            assert typing.get_origin(bounded[path]) is typing.Annotated, NAMES[path]
+        item = bounded[path]
+        if typing.get_origin(kind) is tuple:
+            kind, item = typing.get_args(kind)[0], typing.get_args(item)[0]
+        if kind in (int, float):
+            assert typing.get_origin(item) is typing.Annotated, NAMES[path]
 
 
 @pytest.mark.parametrize(
@@ -168,8 +171,8 @@ def test_every_number_has_bounds_and_the_default_is_within_them():
         ("model.anchor_scales", (0.1,), "anchors have a pixel's side"),
         ("model.pixel_std", (1.0, 1.0), "three numbers"),
         ("targets.negative_iou", 0.8, "at most positive_iou"),
-        ("train.seed", -1, "0 to 4294967295"),
-        ("optimizer.clip_norm", -1.0, "1e-30 to"),
+        ("model.convention", "mmdet4", "one of mmdet1, mmdet2"),
+        ("data.train_short_sides", (900,), "at most the short side"),
         ("train.num_epochs", 0, "positive"),
     ],
 )
@@ -193,15 +196,27 @@ def test_what_is_no_config_is_refused(value):
         parse(value)
 
 
-def test_unknown_missing_and_unset_fields_are_named():
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("train.seed", -1, "Expected `int` >= 0"),
+        ("optimizer.clip_norm", -1.0, "Expected `float` >= 0.0"),
+        ("model.depth", 51, "it is one of 18, 34, 50, 101, 152"),
+        ("data.image_scale", (1333, 8), "Expected `int` >= 32"),
+    ],
+)
+def test_bounds_and_choices_are_said(path, value, said):
+    with pytest.raises(InputError, match=rf"config\.{path}.*: .*{re.escape(said)}"):
+        parse(with_value(path.split("."), value))
+
+
+def test_unknown_and_unset_fields_are_named():
     config = config_lib.to_config_dict(Config())
-    config.model.deepness = 3
-    with pytest.raises(InputError, match=r"config\.model\.deepness: no such field"):
+    config.model.depht = 3
+    said = r"config\.model\.depht: no such field; did you mean model\.depth"
+    with pytest.raises(InputError, match=said):
         parse(config)
-    del config.model.deepness
-    del config.train.seed
-    with pytest.raises(InputError, match=r"config\.train\.seed: missing"):
-        parse(config)
+    del config.model.depht
     config.train.seed = ml_collections.config_dict.required_placeholder(int)
     with pytest.raises(InputError, match=r"config: cannot be read: .*required"):
         parse(config)

@@ -1,38 +1,46 @@
-"""What is wrong with a data set, and what training makes of it.
+"""What is wrong with a data set beyond the annotation file's own faults, which `load_coco` reports.
 
-A fault is what would stop a run or teach it something wrong; a warning is what the loader leaves
-out, clips or repairs.  The annotation file's own faults are reported by `load_coco`.
-
-Glossary: `I` images, `K` annotations.  Lengths are in pixels of the original image unless
-they are said to be resized.
+Lengths are in original pixels unless they are said to be resized.
 """
 
-import os
+import itertools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from multiprocessing.pool import ThreadPool
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Float64, Int64
 
-from jaxdet.config import DataConfig
-from jaxdet.data.buckets import Size, bucket_sizes, buckets_of
+from jaxdet.config import Config, DataConfig, ModelConfig, TargetConfig
 from jaxdet.data.dataset import Dataset
-from jaxdet.data.findings import Finding, Report
+from jaxdet.data.findings import Findings
 from jaxdet.data.image import MissingImageError, OtherSizeError, resized_sizes
 from jaxdet.data.sampler import MIN_SIDE, aspect_groups, steps_per_epoch
 from jaxdet.errors import InputError
-from jaxdet.ops.boxes import clip
+from jaxdet.ops.anchors import base_anchors
+from jaxdet.ops.boxes import (
+    CONVENTIONS,
+    MMDET1,
+    BoxConvention,
+    clip,
+    columns,
+    iou_of_columns,
+    sides,
+)
 
-# Some of COCO's own boxes end a fraction of a pixel outside.
-SLACK = 1.0
+SLACK = 1.0  # some of COCO's own boxes end a fraction of a pixel outside
 
 # A proposal is clipped to the image: of a box with less of its area there it can cover no half.
 MIN_INSIDE = 0.5
 
-# Images per task of a thread.
-_BLOCK = 64
+# Edges of the bins of boxes: of the square root of COCO's area (original pixels, where 32 and 96
+# part small, medium and large boxes), of that of width x height (resized), of height over width.
+_EDGES = {
+    "area": (0, 32, 96, np.inf),
+    "side": (0, 16, 32, 64, 128, 256, 512, np.inf),
+    "aspect": (0, 1 / 4, 1 / 2, 1, 2, 4, np.inf),
+}
 
 # By what `Dataset.read` raises; all others are unreadable.
 _IMAGE_FAULTS = {
@@ -42,100 +50,68 @@ _IMAGE_FAULTS = {
 
 
 def check_images(
-    dataset: Dataset, report: Report, progress: Callable[[int], None] = lambda done: None
+    dataset: Dataset, findings: Findings, progress: Callable[[int], None] = lambda done: None
 ) -> None:
-    """Decodes every image, as training will, in as many threads as there are cores.
+    """Decodes every image, as training will, and reports what cannot be used.
 
-    Args:
-        dataset: Whose images.
-        report: Is called with the images that are missing, unreadable or not of the annotated size.
-        progress: Is called with the number of images read so far.
+    `progress` is called with the number of images read so far.
     """
-    blocks = [range(i, min(i + _BLOCK, len(dataset))) for i in range(0, len(dataset), _BLOCK)]
-    faults: dict[str, dict[int, str]] = {}  # a line by image, by kind
-    pool = ThreadPoolExecutor(os.cpu_count())  # decoding does not hold Python's lock
+    with ThreadPool() as pool:  # decoding does not hold Python's lock
+        faults = pool.imap(partial(_image_fault, dataset), range(len(dataset)), chunksize=16)
+        for index, fault in enumerate(faults):
+            if fault:
+                kind, line = fault
+                findings.add(kind, [f"image {dataset.image_ids[index]}: {line}"])
+            progress(index + 1)
+
+
+def _image_fault(dataset: Dataset, index: int) -> tuple[str, str] | None:
     try:
-        found_in = pool.map(partial(_faults_of, dataset), blocks)
-        for block, found in zip(blocks, found_in, strict=True):
-            for index, kind, line in found:
-                faults.setdefault(kind, {})[index] = line
-            progress(block.stop)
-    finally:
-        pool.shutdown(cancel_futures=True)
-    for kind, lines in faults.items():
-        report(Finding(kind, np.array(list(lines)), lines.__getitem__))
+        dataset.read(index)
+    except InputError as error:  # not kept itself, because images hang on its traceback
+        return _IMAGE_FAULTS.get(type(error), "unreadable images"), str(error)
+    return None
 
 
-def _faults_of(dataset: Dataset, block: range) -> list[tuple[int, str, str]]:
-    """Returns the index, the kind and the line of each image that cannot be used."""
-    faults = []
-    for index in block:
-        try:
-            dataset.read(index)
-        except InputError as error:  # not kept itself, because images hang on its traceback
-            kind = _IMAGE_FAULTS.get(type(error), "unreadable images")
-            faults.append((index, kind, f"image {dataset.image_ids[index]}: {error}"))
-    return faults
-
-
-def check_annotations(dataset: Dataset, report: Report) -> None:
+def check_annotations(dataset: Dataset, findings: Findings) -> None:
     """Reports boxes outside their image, boxes without use, and files that several images share."""
-    owners = np.repeat(np.arange(len(dataset)), dataset.num_annotations)
+    ids, names, owners = dataset.image_ids, dataset.file_names, dataset.owners
     heights, widths = dataset.heights[owners], dataset.widths[owners]
     x, y, w, h = dataset.xywh.T
 
     def line(i: int) -> str:
-        image, box = owners[i], ", ".join(f"{side:g}" for side in dataset.xywh[i])
+        box = ", ".join(f"{side:g}" for side in dataset.xywh[i])
         return (
-            f"annotation {dataset.annotation_ids[i]} of image {dataset.image_ids[image]} "
-            f"({dataset.file_names[image]}, {widths[i]} x {heights[i]}): bbox [{box}], "
+            f"annotation {dataset.annotation_ids[i]} of image {ids[owners[i]]} "
+            f"({names[owners[i]]}, {widths[i]} x {heights[i]}): bbox [{box}], "
             f"area {dataset.area[i]:g}"
         )
-
-    def note(what: str, bad: Bool[np.ndarray, " K"], harmless: bool) -> None:
-        report(Finding(what, np.flatnonzero(bad), line, harmless))
 
     inside_w = np.clip(np.minimum(x + w, widths) - np.maximum(x, 0), 0, None)
     inside_h = np.clip(np.minimum(y + h, heights) - np.maximum(y, 0), 0, None)
     outside = (w > 0) & (h > 0) & (inside_w * inside_h < MIN_INSIDE * w * h)
     beyond = (np.minimum(x, y) < -SLACK) | (x + w > widths + SLACK) | (y + h > heights + SLACK)
     useless = ~dataset.usable & ~dataset.iscrowd & ~dataset.ignore
-    note("boxes mostly outside their image", outside, False)
-    note("boxes that reach beyond their image: clipped", beyond & ~outside, True)
-    note("boxes under a pixel wide or high, or of no area: left out", useless, True)
-    _check_shared_files(dataset, report)
-
-
-def _check_shared_files(dataset: Dataset, report: Report) -> None:
+    findings.add("boxes mostly outside their image", outside, line)
+    clipped = beyond & ~outside
+    findings.add("boxes that reach beyond their image: clipped", clipped, line, harmless=True)
+    what = "boxes under a pixel wide or high, or of no area: left out"
+    findings.add(what, useless, line, harmless=True)
     first: dict[str, int] = {}
-    for index, name in enumerate(dataset.file_names):
-        first.setdefault(name, index)
-    shared = [i for i, name in enumerate(dataset.file_names) if first[name] != i]
-
-    def line(i: int) -> str:
-        ids, name = dataset.image_ids, dataset.file_names[i]
-        return f"image {ids[i]} has the file of image {ids[first[name]]}, {name}"
-
-    report(Finding("images that share a file", np.array(shared, np.int64), line, harmless=True))
+    findings.add(
+        "images that share a file",
+        [i for i, name in enumerate(names) if first.setdefault(name, i) != i],
+        lambda i: f"image {ids[i]} has the file of image {ids[first[names[i]]]}, {names[i]}",
+        harmless=True,
+    )
 
 
 def check_training(
-    dataset: Dataset,
-    report: Report,
-    data: DataConfig,
-    global_batch: int,
-) -> dict[str, Any]:
-    """Returns how many images training visits, why not the others, and in how many steps.
+    dataset: Dataset, findings: Findings, data: DataConfig, global_batch: int
+) -> dict[str, int]:
+    """Reports images that training leaves out; returns how many it visits, and in how many steps.
 
-    Args:
-        dataset: The training set.
-        report: Is called with the images that are left out or replaced.
-        data: For whether images without boxes are trained on.
-        global_batch: Images per step over all devices.
-
-    Returns:
-        `images` that are visited in an epoch; `left_out`, images by the reason why they are
-        not, or why another one comes in their place; `global_batch` and `steps_per_epoch`.
+    `global_batch` is images per step over all devices.
     """
     visited = np.zeros(len(dataset), bool)
     steps = 0
@@ -143,72 +119,136 @@ def check_training(
         visited[np.concatenate(aspect_groups(dataset, data.keep_empty))] = True
         steps = steps_per_epoch(dataset, data, global_batch)
     except InputError as error:
-        message = str(error)
-        report(Finding("nothing to train on", np.zeros(1, np.int64), lambda i: message))
-    useless = visited & (dataset.num_boxes == 0) & (not data.keep_empty)
-    reasons = _left_out(dataset, visited, useless)
-    for reason, where in reasons.items():
-        report(
-            Finding(
-                reason,
-                np.flatnonzero(where),
-                lambda i: f"image {dataset.image_ids[i]} ({dataset.file_names[i]})",
-                harmless=True,
-            )
-        )
-    return {
-        "images": int(visited.sum() - useless.sum()),
-        "left_out": {reason: int(where.sum()) for reason, where in reasons.items()},
-        "global_batch": global_batch,
-        "steps_per_epoch": steps,
-    }
-
-
-def _left_out(
-    dataset: Dataset, visited: Bool[np.ndarray, " I"], useless: Bool[np.ndarray, " I"]
-) -> dict[str, Bool[np.ndarray, " I"]]:
-    """Returns the images that are not trained on, by the reason."""
+        findings.add("nothing to train on", [str(error)])
     small = np.minimum(dataset.heights, dataset.widths) < MIN_SIDE
     empty = ~small & ~visited & (dataset.num_annotations == 0)
-    return {
-        f"images with a side under {MIN_SIDE} pixels: not trained on": small,
-        "images without annotations: not trained on": empty,
-        "images with only crowds, ignored or degenerate boxes: others take their turn": useless,
-        "images of an orientation in which none has a box to train on: not trained on": (
-            ~visited & ~small & ~empty
-        ),
-    }
+    useless = visited & (dataset.num_boxes == 0) & (not data.keep_empty)
+    alone = ~visited & ~small & ~empty
+
+    def line(i: int) -> str:
+        return f"image {dataset.image_ids[i]} ({dataset.file_names[i]})"
+
+    for reason, where in (
+        (f"images with a side under {MIN_SIDE} pixels: not trained on", small),
+        ("images without annotations: not trained on", empty),
+        ("images with only crowds, ignored or degenerate boxes: others take their turn", useless),
+        ("images of an orientation in which none has a box to train on: not trained on", alone),
+    ):
+        findings.add(reason, where, line, harmless=True)
+    images = int(visited.sum() - useless.sum())
+    return {"images": images, "global_batch": global_batch, "steps_per_epoch": steps}
 
 
-def count_annotations(dataset: Dataset) -> dict[str, int]:
-    """Counts annotations by what becomes of them: each once, and all in `annotations`."""
-    crowd, ignored = dataset.iscrowd, dataset.ignore & ~dataset.iscrowd
-    return {
-        "annotations": len(dataset.area),
-        "to_train_on": int(dataset.usable.sum()),
-        "crowds": int(crowd.sum()),
-        "ignored": int(ignored.sum()),
-        "degenerate": int((~dataset.usable & ~crowd & ~ignored).sum()),
-    }
+def check_anchors(dataset: Dataset, findings: Findings, config: Config) -> dict[str, Any]:
+    """Reports boxes that are not learned; returns how well anchors fit, as `summarise` says it."""
+    boxes, sizes = boxes_as_trained(dataset, config.data)
+    ious = best_ious(boxes, sizes, config.model, config.targets.inside_only)
+    least = config.targets.min_positive_iou
+    ids, owners = dataset.annotation_ids[dataset.usable], dataset.owners[dataset.usable]
 
+    def line(i: int) -> str:
+        width, height = sides(boxes[i], dataset.convention)
+        return (
+            f"annotation {ids[i]} of image {dataset.image_ids[owners[i]]} "
+            f"({dataset.file_names[owners[i]]}): {width:.0f} x {height:.0f} pixels when resized, "
+            f"best IoU {ious[i]:.2f}"
+        )
 
-def count_buckets(dataset: Dataset, data: DataConfig) -> dict[Size, int]:
-    """Returns images by the smallest bucket that holds them, without the buckets that hold none."""
-    buckets = bucket_sizes(data.image_scale)
-    held_by = buckets_of(resized_sizes(dataset.sizes, data)[0], buckets)
-    counts = np.bincount(held_by, minlength=len(buckets))
-    return {size: int(count) for size, count in zip(buckets, counts, strict=True) if count}
+    what = f"boxes that no anchor overlaps by {least:g}: not learned"
+    findings.add(what, ious < least, line, harmless=True)
+    areas = dataset.area[dataset.usable]
+    return summarise(boxes, areas, ious, config.targets, dataset.convention)
 
 
 def boxes_as_trained(
     dataset: Dataset, data: DataConfig
 ) -> tuple[Float[np.ndarray, "k 4"], Int64[np.ndarray, "k 2"]]:
-    """Returns all boxes that training uses, as `resize_boxes` makes them, not mirrored.
+    """Returns all boxes that training uses, in resized pixels, as `resize_boxes` makes them.
 
-    Returns:
-        Boxes in resized pixels, and (height, width) of the resized image of each.
+    With them comes (height, width) of the resized image of each.
     """
-    owners = np.repeat(np.arange(len(dataset)), dataset.num_annotations)[dataset.usable]
+    owners = dataset.owners[dataset.usable]
     sizes, scales = (values[owners] for values in resized_sizes(dataset.sizes, data))
     boxes = dataset.corners(dataset.xywh[dataset.usable]) * np.tile(scales, 2)
     return clip(boxes, sizes, dataset.convention), sizes
+
+
+def best_ious(
+    boxes: Float[np.ndarray, "k 4"],
+    sizes: Int64[np.ndarray, "k 2"],
+    model: ModelConfig,
+    inside_only: bool = True,
+) -> Float64[np.ndarray, " k"]:
+    """Returns the largest IoU of each box with any anchor that training allows.
+
+    A box that no anchor overlaps enough is never a positive target: the network is not taught it.
+
+    Exact, without going through the anchors: those of one shape have the same area, so the best
+    has the largest intersection, which is a width times a height that depend on the anchor's
+    column alone and its row alone.  Either falls with the distance between the centres, to both
+    sides alike, so it is largest in the allowed cell that is nearest.
+
+    Args:
+        boxes: In resized pixels, inside their image.
+        sizes: (height, width) of each box's resized image, without padding.
+        model: For strides, scales, ratios and the convention of boxes.
+        inside_only: Anchors that leave the image are not allowed; else all on its cells are.
+
+    Returns:
+        0 where no anchor overlaps the box, or none fits into the image.
+    """
+    convention = CONVENTIONS[model.convention]
+    boxes = boxes.astype(np.float64)
+    wanted = columns(boxes, convention)
+    twice_centre = boxes[:, :2] + boxes[:, 2:]
+    best = np.zeros(len(boxes))
+    for stride in model.strides:
+        ends = (sizes[:, ::-1] - convention.offset) / stride  # of the image, in cells
+        for base in base_anchors(stride, model.anchor_scales, model.anchor_ratios, convention):
+            anchor = base.astype(np.float64)  # of cell 0
+            first = np.ceil(-anchor[:2] / stride) if inside_only else np.zeros(2)
+            last = np.floor(ends - anchor[2:] / stride) if inside_only else np.ceil(ends) - 1
+            cell = np.round((twice_centre - anchor[:2] - anchor[2:]) / (2 * stride))
+            nearest = anchor + stride * np.tile(np.clip(cell, first, last), 2)
+            ious = iou_of_columns(columns(nearest, convention), wanted, convention)
+            best = np.maximum(best, np.where((first <= last).all(axis=1), ious, 0))
+    return best
+
+
+def summarise(
+    boxes: Float[np.ndarray, "k 4"],
+    areas: Float[np.ndarray, " k"],
+    ious: Float[np.ndarray, " k"],
+    targets: TargetConfig,
+    convention: BoxConvention = MMDET1,
+) -> dict[str, dict[str, Any]]:
+    """Returns how well anchors fit all boxes, and those of each bin that holds any.
+
+    Args:
+        boxes: In resized pixels.
+        areas: Annotated, in square pixels of the original image, as evaluation takes them.
+        ious: Of `best_ious`.
+        targets: For the thresholds.
+        convention: What a box is.
+    """
+    widths, heights = sides(boxes, convention)
+    by = {"area": np.sqrt(areas), "side": np.sqrt(widths * heights), "aspect": heights / widths}
+    bins = {"all": np.ones(len(ious), bool)}
+    for name, edges in _EDGES.items():
+        for low, high in itertools.pairwise(edges):
+            bins[f"{name} {low:g} to {high:g}"] = (low <= by[name]) & (by[name] < high)
+    positive, least = targets.positive_iou, targets.min_positive_iou
+    summary: dict[str, dict[str, Any]] = {}
+    for name, inside in bins.items():
+        if inside.any():
+            of_bin = ious[inside]
+            shares = {
+                "share": inside,
+                "mean IoU": of_bin,
+                f"from {positive:g}": of_bin >= positive,
+                "from 0.5": of_bin >= 0.5,
+                f"under {least:g}": of_bin < least,
+            }
+            means = {key: round(float(np.mean(values)), 4) for key, values in shares.items()}
+            summary[name] = {"boxes": len(of_bin), **means}
+    return summary

@@ -1,7 +1,6 @@
 """A detection data set in a few flat arrays: 118,000 images take some 80 MB.
 
-Glossary: `I` images, `K` annotations of all images, `n` annotations of one image.
-Lengths are in pixels of the original image, before any resizing.
+`K` is annotations of all images, `n` of one.  Lengths are in pixels before any resizing.
 """
 
 import functools
@@ -29,7 +28,7 @@ class GroundTruth(NamedTuple):
     ignore: Bool[np.ndarray, " n"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Dataset:
     """Images in ascending order of their ids, annotations grouped by image."""
 
@@ -46,7 +45,7 @@ class Dataset:
     area: Float64[np.ndarray, " K"]
     iscrowd: Bool[np.ndarray, " K"]
     ignore: Bool[np.ndarray, " K"]
-    usable: Bool[np.ndarray, " K"]  # training takes it
+    confined: bool = True  # no image is read from outside of `image_dir`
     convention: BoxConvention = MMDET1  # of the boxes that it gives
 
     def __len__(self) -> int:
@@ -63,12 +62,11 @@ class Dataset:
             InputError: The file is absent, unreadable, not of the annotated size, or a link that
                 leaves the image folder.
         """
-        size = (int(self.heights[index]), int(self.widths[index]))
         path = self.path_of(index)
         # A data set from elsewhere may bring links along, to whatever lies on this machine.
-        if not Path(os.path.realpath(path)).is_relative_to(self._real_dir):
+        if self.confined and not Path(os.path.realpath(path)).is_relative_to(self._real_dir):
             raise InputError(f"{path}: a link out of {self.image_dir}; put the image itself there")
-        return read_image(path, expected_size=size)
+        return read_image(path, (int(self.heights[index]), int(self.widths[index])))
 
     def boxes_of(self, index: int) -> Float32[np.ndarray, "n 4"]:
         """Returns the boxes that training uses."""
@@ -76,19 +74,20 @@ class Dataset:
         return self.corners(self.xywh[rows][self.usable[rows]])
 
     def corners(self, xywh: Float64[np.ndarray, "n 4"]) -> Float32[np.ndarray, "n 4"]:
-        """Returns x, y, width, height as corners, in float64 rounded once, as the reference does."""
+        """Returns x, y, width, height as corners, in float64 rounded once (the reference)."""
         return from_xywh(xywh, self.convention).astype(np.float32)
 
     def ground_truth(self, index: int) -> GroundTruth:
         """Returns every annotation of an image."""
         rows = self._rows(index)
-        return GroundTruth(
-            self.annotation_ids[rows],
-            self.xywh[rows],
-            self.area[rows],
-            self.iscrowd[rows],
-            self.ignore[rows],
-        )
+        columns = self.annotation_ids, self.xywh, self.area, self.iscrowd, self.ignore
+        return GroundTruth(*(column[rows] for column in columns))
+
+    @functools.cached_property
+    def usable(self) -> Bool[np.ndarray, " K"]:
+        """Annotations to train on: no crowd, not ignored, some area, at least a pixel each way."""
+        large = (self.area > 0) & (self.xywh[:, 2:] >= 1).all(axis=1)
+        return large & ~self.iscrowd & ~self.ignore
 
     @property
     def sizes(self) -> Int64[np.ndarray, "images 2"]:
@@ -101,8 +100,13 @@ class Dataset:
         return np.diff(self.offsets)
 
     @property
+    def owners(self) -> Int64[np.ndarray, " K"]:
+        """The position of each annotation's image."""
+        return np.repeat(np.arange(len(self)), self.num_annotations)
+
+    @property
     def num_boxes(self) -> Int64[np.ndarray, " images"]:
-        """Returns boxes per image that training uses."""
+        """Boxes per image that training uses."""
         total = np.concatenate([[0], np.cumsum(self.usable, dtype=np.int64)])
         return np.diff(total[self.offsets])
 
@@ -112,14 +116,6 @@ class Dataset:
 
     def _rows(self, index: int) -> slice:
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
-
-
-class _Files(Dataset):
-    """Images that the user named, wherever they are."""
-
-    def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
-        size = (int(self.heights[index]), int(self.widths[index]))
-        return read_image(self.path_of(index), expected_size=size)
 
 
 def from_files(paths: Sequence[str | Path]) -> tuple[Dataset, list[str]]:
@@ -141,32 +137,22 @@ def from_files(paths: Sequence[str | Path]) -> tuple[Dataset, list[str]]:
             unreadable.append(str(error))
     if not found:
         raise InputError(f"none of {len(paths)} images can be read: {unreadable[0]}")
-    sizes = np.array(found, np.int32)
+    heights, widths = np.array(found, np.int32).T
     nothing = np.zeros(0, np.int64)
-    dataset = _Files(
+    dataset = Dataset(
         source=str(paths[0]),
         image_dir=Path(),
         file_names=tuple(names),
-        image_ids=np.arange(len(sizes)),
-        heights=sizes[:, 0],
-        widths=sizes[:, 1],
-        offsets=np.zeros(len(sizes) + 1, np.int64),
+        image_ids=np.arange(len(names)),
+        heights=heights,
+        widths=widths,
+        offsets=np.zeros(len(names) + 1, np.int64),
         annotation_ids=nothing,
         category_ids=nothing,
         xywh=np.zeros((0, 4)),
         area=np.zeros(0),
         iscrowd=np.zeros(0, bool),
         ignore=np.zeros(0, bool),
-        usable=np.zeros(0, bool),
+        confined=False,
     )
     return dataset, unreadable
-
-
-def usable_for_training(
-    xywh: Float64[np.ndarray, "K 4"],
-    area: Float64[np.ndarray, " K"],
-    iscrowd: Bool[np.ndarray, " K"],
-    ignore: Bool[np.ndarray, " K"],
-) -> Bool[np.ndarray, " K"]:
-    """Returns the reference's rule: no crowd, not ignored, some area, at least a pixel each way."""
-    return ~iscrowd & ~ignore & (area > 0) & (xywh[:, 2:] >= 1).all(axis=1)

@@ -2,7 +2,8 @@
 
 By hand, because what Pillow opens is not what OpenCV decodes: it refuses large WebP files before
 our limit, refuses PNG files that OpenCV reads (a large colour profile), and takes the smaller of
-two sizes in a TIFF.  Files of formats that are not listed here never reach a decoder.
+two sizes in a TIFF; a JPEG's size takes it twelve times as long.  Files of formats that are not
+listed here never reach a decoder.
 """
 
 import io
@@ -11,45 +12,32 @@ import warnings
 import zlib
 from typing import Any
 
-from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import ExifTags, Image
 
 FORMATS = "JPEG, PNG, WebP, BMP, GIF or TIFF"
 
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-# The EXIF orientations that swap height and width.
-_SIDEWAYS = (5, 6, 7, 8)
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 
 def stored_size(file: io.BufferedIOBase) -> tuple[int, int] | None:
-    """Reads (height, width) as stored, before any EXIF rotation.
-
-    Returns:
-        The size in pixels, or None if this is no image of a known format.
-    """
-    file.seek(0)
-    start = file.read(8)
+    """Reads (height, width) before any EXIF rotation; None if this is no image of `FORMATS`."""
     try:
-        for magic, read in _READERS.items():
-            if start.startswith(magic):
-                width, height = read(file)
-                return (height, width) if min(width, height) > 0 else None
+        width, height = _width_and_height(file)
     except struct.error:  # the file ends within its header
-        pass
-    return None
+        return None
+    return (height, width) if min(width, height) > 0 else None
 
 
 def is_sideways(file: io.BufferedIOBase) -> bool | None:
     """Returns whether EXIF swaps height and width, or None where only decoding shows it."""
     file.seek(0)
-    start = file.read(3)
-    if start.startswith((b"GIF", b"BM")):
-        return False
-    file.seek(0)
     exif = Image.Exif()
     try:
-        # Not by `Image.open`, which has a limit of its own and warns of large images.
-        with warnings.catch_warnings(action="error"):
-            exif.load(_WITH_EXIF[start](file).info.get("exif", b""))
+        with warnings.catch_warnings(action="error"):  # of images that it finds large
+            known = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+            image = Image.open(file, formats=known)  # type: ignore[arg-type]
+            exif.load(image.info.get("exif", b""))
     except Exception:  # of many kinds: a TIFF, or broken for Pillow and perhaps not for OpenCV
         return None
     return exif.get(ExifTags.Base.Orientation) in _SIDEWAYS
@@ -66,12 +54,12 @@ def is_whole(data: bytes) -> bool:
         return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
     if not data.startswith(_PNG):
         return True
-    file, position, kind = io.BytesIO(data), len(_PNG), b""
+    position, kind = len(_PNG), b""
     try:
         while kind != b"IEND":
-            length, kind = _unpack(file, position, ">I4s")
+            length, kind = struct.unpack_from(">I4s", data, position)
             end = position + 8 + length
-            (checksum,) = _unpack(file, end, ">I")
+            (checksum,) = struct.unpack_from(">I", data, end)
             # A lower-case letter marks chunks that images can do without.
             if kind[:1].isupper() and zlib.crc32(memoryview(data)[position + 4 : end]) != checksum:
                 return False
@@ -81,15 +69,31 @@ def is_whole(data: bytes) -> bool:
     return True
 
 
-def _unpack(file: io.BufferedIOBase, position: int, layout: str) -> tuple[Any, ...]:
-    file.seek(position)
-    return struct.unpack(layout, file.read(struct.calcsize(layout)))
+def _width_and_height(file: io.BufferedIOBase) -> tuple[int, int]:
+    """Raises an error of struct, or returns 0, where there is none."""
+    file.seek(0)
+    start = file.read(30)
+    if start.startswith(_JPEG):
+        return _jpeg(file)
+    if start.startswith(_PNG + b"\0\0\0\rIHDR"):
+        return struct.unpack_from(">II", start, 16)
+    if start.startswith(b"GIF8"):
+        return struct.unpack_from("<HH", start, 6)
+    if start.startswith(b"BM"):
+        is_old = start[14:18] == b"\x0c\0\0\0"
+        width, height = struct.unpack_from("<HH" if is_old else "<ii", start, 18)
+        return abs(width), abs(height)  # a negative height means top row first
+    if start.startswith((b"II*\0", b"MM\0*")):
+        return _tiff(file, "<" if start.startswith(b"I") else ">")
+    if start.startswith(b"RIFF"):
+        return _webp(start)
+    return 0, 0
 
 
 def _jpeg(file: io.BufferedIOBase) -> tuple[int, int]:
     position = 2
     while True:
-        start, marker = _unpack(file, position, "BB")
+        start, marker, length = _unpack(file, position, ">BBH")
         if start != 0xFF or marker == 0:  # decoders look for the next one: another size, perhaps
             raise struct.error
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame header
@@ -97,43 +101,26 @@ def _jpeg(file: io.BufferedIOBase) -> tuple[int, int]:
             return width, height
         if marker == 0xFF:  # padding
             position += 1
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # without content
-            position += 2
         else:
-            position += 2 + _unpack(file, position + 2, ">H")[0]
+            is_empty = marker == 0x01 or 0xD0 <= marker <= 0xD8
+            position += 2 if is_empty else 2 + length
 
 
-def _png(file: io.BufferedIOBase) -> tuple[int, int]:
-    kind, width, height = _unpack(file, 12, ">4sII")
-    return (width, height) if kind == b"IHDR" else (0, 0)
-
-
-def _gif(file: io.BufferedIOBase) -> tuple[int, int]:
-    return _unpack(file, 6, "<HH")
-
-
-def _bmp(file: io.BufferedIOBase) -> tuple[int, int]:
-    is_old = _unpack(file, 14, "<I") == (12,)
-    width, height = _unpack(file, 18, "<HH" if is_old else "<ii")
-    return abs(width), abs(height)  # a negative height means top row first
-
-
-def _webp(file: io.BufferedIOBase) -> tuple[int, int]:
-    (kind,) = _unpack(file, 8, "8s")
+def _webp(start: bytes) -> tuple[int, int]:
+    kind = start[8:16]
     if kind == b"WEBPVP8X":
-        low_w, high_w, low_h, high_h = _unpack(file, 24, "<HBHB")
+        low_w, high_w, low_h, high_h = struct.unpack_from("<HBHB", start, 24)
         return (high_w << 16 | low_w) + 1, (high_h << 16 | low_h) + 1
     if kind == b"WEBPVP8L":
-        (bits,) = _unpack(file, 21, "<I")
+        (bits,) = struct.unpack_from("<I", start, 21)
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     if kind == b"WEBPVP8 ":
-        width, height = _unpack(file, 26, "<HH")
+        width, height = struct.unpack_from("<HH", start, 26)
         return width & 0x3FFF, height & 0x3FFF
     return 0, 0
 
 
-def _tiff(file: io.BufferedIOBase) -> tuple[int, int]:
-    order = "<" if _unpack(file, 0, "2s") == (b"II",) else ">"
+def _tiff(file: io.BufferedIOBase, order: str) -> tuple[int, int]:
     (directory,) = _unpack(file, 4, f"{order}I")
     (count,) = _unpack(file, directory, f"{order}H")
     sides = {256: 0, 257: 0}
@@ -145,18 +132,6 @@ def _tiff(file: io.BufferedIOBase) -> tuple[int, int]:
     return sides[256], sides[257]
 
 
-# These read (width, height); 0 or an error of struct where there is none.
-_READERS = {
-    _JPEG: _jpeg,
-    _PNG: _png,
-    b"GIF8": _gif,
-    b"BM": _bmp,
-    b"RIFF": _webp,
-    b"II*\0": _tiff,
-    b"MM\0*": _tiff,
-}
-_WITH_EXIF: dict[bytes, Any] = {
-    _JPEG: JpegImagePlugin.JpegImageFile,
-    _PNG[:3]: PngImagePlugin.PngImageFile,
-    b"RIF": WebPImagePlugin.WebPImageFile,
-}
+def _unpack(file: io.BufferedIOBase, position: int, layout: str) -> tuple[Any, ...]:
+    file.seek(position)
+    return struct.unpack(layout, file.read(struct.calcsize(layout)))

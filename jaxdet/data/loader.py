@@ -1,7 +1,6 @@
 """Batches made in the background by grain: threads, or processes that may be killed.
 
-A source is asked for steps by number, so that what comes out does not depend on how many workers
-there are, where a run was resumed, or whether a worker died on the way.
+What comes out does not depend on how many there are, on where a run went on, or on which died.
 """
 
 import gc
@@ -10,7 +9,9 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import cv2
 import grain
@@ -22,10 +23,7 @@ from jaxdet.types import Batch
 
 _LOG = logging.getLogger(__name__)
 
-# Loader processes that are killed are started again, but not for ever: at most so often with
-# fewer than so many batches between one time and the next.
-MAX_RESTARTS = 5
-FORGOTTEN_AFTER = 100
+MAX_RESTARTS = 5  # of killed processes, with no batch between
 
 
 class Element(NamedTuple):
@@ -35,39 +33,25 @@ class Element(NamedTuple):
     skipped: tuple[str, ...]
 
 
-@runtime_checkable
-class Source(Protocol):
-    """Random access to all steps, numbered from 0; must be picklable."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, step: int) -> Element: ...
-
-
-class Loader(Iterator[Element]):
-    """Iterates over batches that are made in the background.
-
-    Attributes:
-        step: of the batch that comes next.
-    """
+class Loader(AbstractContextManager["Loader"], Iterator[Element]):
+    """Iterates over batches that are made in the background; `step` is that of the next."""
 
     def __init__(
-        self, source: Source, num_workers: int, start_step: int = 0, warn: bool = True
+        self, source: Any, num_workers: int, start_step: int = 0, warn: bool = True
     ) -> None:
         """Prepares to start the workers, which happens with the first batch.
 
         Args:
-            source: batches by step.
+            source: `Element`s by step, from 0 to its length; must be picklable.
             num_workers: processes; 0 makes batches in two threads of this process.
             start_step: the first step to load.
             warn: log a warning for each image left out; else the caller reports `skipped`.
         """
         self.step = start_step
-        self._warn = warn
-        self._source = source
-        self._num_workers = num_workers
+        self._source, self._num_workers, self._warn = source, num_workers, warn
         self._restarts = 0
-        self._restarted_at = start_step
-        self._elements: Any = self._start()
+        self._elements: Any = None
+        self._start()
 
     def __next__(self) -> Element:
         element = self._next_element()
@@ -77,26 +61,19 @@ class Loader(Iterator[Element]):
             for message in element.skipped:
                 _LOG.warning("step %d: image skipped: %s", self.step, message)
         self.step += 1
+        self._restarts = 0
         # Out of the workers' shared memory, whose blocks outlive a program that is interrupted.
         return Element(Batch(*(np.array(leaf) for leaf in element.batch)), element.skipped)
 
     def close(self) -> None:
         """Stops the workers and frees the memory shared with them."""
-        if self._elements is None:
-            return
-        self._elements.close()
-        self._elements = None
-        # grain's last elements hang in reference cycles; at exit they would be reported as leaked.
-        gc.collect()
-
-    def __enter__(self) -> "Loader":
-        return self
+        if self._elements is not None:
+            self._elements.close()
+            self._elements = None
+            gc.collect()  # of cycles that hold the last elements, or they are reported as leaked
 
     def __exit__(self, *_: Any) -> None:
         self.close()
-
-    def _start(self) -> Any:
-        return iter(_in_background(_From(self._source, self.step), self._num_workers))
 
     def _next_element(self) -> Element | str:
         try:
@@ -105,30 +82,30 @@ class Loader(Iterator[Element]):
             # What grain raises for a process that was killed, for want of memory perhaps.
             if "terminated unexpectedly" not in str(error):
                 raise
-        if self.step - self._restarted_at >= FORGOTTEN_AFTER:
-            self._restarts = 0
         if self._restarts == MAX_RESTARTS:
             raise InputError(
                 "loader processes keep being killed, for want of memory perhaps; set fewer "
                 "config.data.num_workers (0 for none) or give the run more memory"
             )
         self._restarts += 1
-        self._restarted_at = self.step
         _LOG.warning("step %d: a loader process was killed; starting all anew", self.step)
         self._elements.close()
-        self._elements = self._start()
+        self._start()
         return self._next_element()
 
+    def _start(self) -> None:
+        self._elements = iter(_in_background(_From(self._source, self.step), self._num_workers))
 
+
+@dataclass(frozen=True)
 class _From:
     """A source's steps from the first one that is wanted.
 
     An `InputError` becomes its message, because grain adds to exceptions of another process.
     """
 
-    def __init__(self, source: Source, first: int):
-        self.source = source
-        self.first = first
+    source: Any
+    first: int
 
     def __len__(self) -> int:
         return max(0, len(self.source) - self.first)
@@ -157,12 +134,10 @@ def _in_background(source: _From, num_workers: int) -> grain.IterDataset:
     return elements.mp_prefetch(options, worker_init_fn=_start_worker)
 
 
-def _start_worker(worker: int, count: int) -> None:
+def _start_worker(*_: int) -> None:
     """Runs first in every loader process."""
-    del worker, count
     cv2.setNumThreads(1)  # the processes are the parallelism
-    parent = os.getppid()
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:

@@ -2,8 +2,6 @@
 
 Training looks steps up in a `Sampler`; evaluation goes through the images once, bucket by
 bucket.  Either is a source with random access, so starting at step k costs nothing.
-
-Glossary: `B` images of this host's part of a batch; `H, W` the bucket; `M` padded boxes.
 """
 
 import contextlib
@@ -20,12 +18,8 @@ from jaxdet.data.sampler import Sampler, flips, picks
 from jaxdet.errors import InputError
 from jaxdet.types import Batch
 
-# After so many unreadable images in a row the folder is wrong rather than a file.
-MAX_SKIPS = 100
-
-# The number of boxes is padded to a multiple, so that similar data sets share compiled programs.
-BOX_MULTIPLE = 8
-
+MAX_SKIPS = 100  # unreadable images in a row: the folder is wrong rather than a file
+BOX_MULTIPLE = 8  # of padded boxes, so that similar data sets share compiled programs
 FILLER_SIZE = 32
 
 
@@ -60,7 +54,7 @@ def train_batches(
     """
     sampler = Sampler(dataset, data, global_batch=global_batch, seed=seed)
     rows = _host_rows(global_batch, process_index, process_count)
-    source = _TrainSource(dataset, data, sampler, rows, num_steps, max_boxes(dataset))
+    source = _TrainSource(dataset, data, rows, max_boxes(dataset), sampler, num_steps)
     return Loader(source, data.num_workers, start_step)
 
 
@@ -93,7 +87,7 @@ def eval_batches(
     for bucket, indices in _by_bucket(dataset, data):
         padded = np.pad(indices, (0, -len(indices) % batch_size), constant_values=-1)
         batches += [(bucket, batch) for batch in padded.reshape(-1, batch_size)]
-    source = _EvalSource(dataset, data, batches, rows, skip_unreadable, max_boxes(dataset))
+    source = _EvalSource(dataset, data, rows, max_boxes(dataset), batches, skip_unreadable)
     return Loader(source, data.num_workers, warn=not skip_unreadable)
 
 
@@ -103,28 +97,74 @@ def eval_buckets(dataset: Dataset, data: DataConfig) -> list[Size]:
 
 
 def max_boxes(dataset: Dataset) -> int:
-    """Returns `M`: the data set's largest number of boxes, rounded up to a multiple of 8."""
+    """Returns the largest number of boxes of an image, rounded up to a multiple of 8."""
     most = int(dataset.num_boxes.max(initial=0))
     return max(1, -(-most // BOX_MULTIPLE)) * BOX_MULTIPLE
 
 
 @dataclasses.dataclass(frozen=True)
-class _TrainSource:
-    """This host's part of the steps of a sampler."""
+class _Source:
+    """What both kinds of batches are made of."""
 
     dataset: Dataset
     data: DataConfig
-    sampler: Sampler
-    rows: slice
-    num_steps: int
+    rows: slice  # of this host in a batch over all hosts
     max_boxes: int
+
+    def empty_batch(self, bucket: Size) -> Batch:
+        """Returns a batch with a filler image in every row."""
+        rows = self.rows.stop - self.rows.start
+        return Batch(
+            image=np.zeros((rows, *bucket, 3), self.data.pixel_dtype),
+            image_size=np.full((rows, 2), FILLER_SIZE, np.int32),
+            pad_size=np.full((rows, 2), FILLER_SIZE, np.int32),
+            scale=np.ones((rows, 2), np.float32),
+            boxes=np.zeros((rows, self.max_boxes, 4), np.float32),
+            box_mask=np.zeros((rows, self.max_boxes), bool),
+            seed=np.zeros(rows, np.uint32),
+            index=np.full(rows, -1, np.int32),
+        )
+
+    def fill_row(
+        self,
+        batch: Batch,
+        row: int,
+        index: int,
+        image: np.ndarray,
+        flip: bool = False,
+        short_side: int = 0,
+    ) -> None:
+        """Writes an image and its boxes into a batch, resized and perhaps mirrored.
+
+        `short_side` takes the place of the image scale's own.
+        """
+        data = self.data
+        if short_side:
+            data = dataclasses.replace(data, image_scale=(max(data.image_scale), short_side))
+        (height, width), scale = resized_size(image.shape[:2], data)
+        resized = resize(image, (height, width), data.resize)
+        batch.image[row, :height, :width] = resized[:, ::-1] if flip else resized
+        batch.image_size[row] = height, width
+        batch.pad_size[row] = padded_size((height, width), data.pad_multiple)
+        batch.scale[row] = scale
+        given, convention = self.dataset.boxes_of(index), self.dataset.convention
+        boxes = resize_boxes(given, scale, (height, width), flip, convention)
+        batch.boxes[row, : len(boxes)] = boxes
+        batch.box_mask[row, : len(boxes)] = True
+        batch.index[row] = index
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainSource(_Source):
+    sampler: Sampler
+    num_steps: int
 
     def __len__(self) -> int:
         return self.num_steps
 
     def __getitem__(self, step: int) -> Element:
-        indices, _, bucket = self.sampler[step]
-        batch = _empty_batch(bucket, self.rows, self.max_boxes, self.data.pixel_dtype)
+        indices, bucket = self.sampler[step]
+        batch = self.empty_batch(bucket)
         skipped = []
         for row, planned in enumerate(indices[self.rows].tolist()):
             index, image, reason = self._read(planned, bucket)
@@ -132,17 +172,10 @@ class _TrainSource:
                 skipped.append(reason)
             seeds = self.sampler.seeds_of(np.array([index]), step // self.sampler.steps_per_epoch)
             batch.seed[row] = seeds[0]
-            flip = bool(flips(seeds, self.data.flip)[0])
-            _fill_row(batch, row, self.dataset, index, image, self._scaled(seeds), flip)
+            flip, shorts = bool(flips(seeds, self.data.flip)[0]), self.data.train_short_sides
+            short = shorts[picks(seeds, len(shorts))[0]] if shorts else 0
+            self.fill_row(batch, row, index, image, flip, short)
         return Element(batch, tuple(skipped))
-
-    def _scaled(self, seeds: np.ndarray) -> DataConfig:
-        """Returns the config with the short side that an image's seed picks."""
-        shorts = self.data.train_short_sides
-        if not shorts:
-            return self.data
-        scale = max(self.data.image_scale), shorts[picks(seeds, len(shorts))[0]]
-        return dataclasses.replace(self.data, image_scale=scale)
 
     def _read(self, index: int, bucket: Size) -> tuple[int, np.ndarray, str]:
         """Reads an image, or else the first readable replacement, with the reason."""
@@ -157,34 +190,25 @@ class _TrainSource:
 
 
 @dataclasses.dataclass(frozen=True)
-class _EvalSource:
-    """This host's part of batches of given positions in the data set, -1 for a filler."""
-
-    dataset: Dataset
-    data: DataConfig
-    batches: list[tuple[Size, np.ndarray]]
-    rows: slice
+class _EvalSource(_Source):
+    batches: list[tuple[Size, np.ndarray]]  # buckets, and positions in the data set; -1: a filler
     skip_unreadable: bool
-    max_boxes: int
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, step: int) -> Element:
         bucket, indices = self.batches[step]
-        batch = _empty_batch(bucket, self.rows, self.max_boxes, self.data.pixel_dtype)
+        batch = self.empty_batch(bucket)
         skipped = []
         for row, index in enumerate(indices[self.rows].tolist()):
-            if index < 0:
-                continue
             try:
-                image = self.dataset.read(index)
+                if index >= 0:
+                    self.fill_row(batch, row, index, self.dataset.read(index))
             except InputError as error:
                 if not self.skip_unreadable:
                     raise
                 skipped.append(str(error))
-            else:
-                _fill_row(batch, row, self.dataset, index, image, self.data, flip=False)
         return Element(batch, tuple(skipped))
 
 
@@ -200,41 +224,3 @@ def _host_rows(batch_size: int, process_index: int, process_count: int) -> slice
         raise InputError(f"a batch of {batch_size} cannot be divided among {process_count} hosts")
     share = batch_size // process_count
     return slice(process_index * share, (process_index + 1) * share)
-
-
-def _empty_batch(bucket: Size, of_host: slice, boxes: int, dtype: str) -> Batch:
-    """Returns a batch with a filler image in every row."""
-    rows = of_host.stop - of_host.start
-    return Batch(
-        image=np.zeros((rows, *bucket, 3), dtype),
-        image_size=np.full((rows, 2), FILLER_SIZE, np.int32),
-        pad_size=np.full((rows, 2), FILLER_SIZE, np.int32),
-        scale=np.ones((rows, 2), np.float32),
-        boxes=np.zeros((rows, boxes, 4), np.float32),
-        box_mask=np.zeros((rows, boxes), bool),
-        seed=np.zeros(rows, np.uint32),
-        index=np.full(rows, -1, np.int32),
-    )
-
-
-def _fill_row(
-    batch: Batch,
-    row: int,
-    dataset: Dataset,
-    index: int,
-    image: np.ndarray,
-    data: DataConfig,
-    flip: bool,
-) -> None:
-    """Writes an image and its boxes into a batch, resized and perhaps mirrored."""
-    (height, width), scale = resized_size(image.shape[:2], data)
-    resized = resize(image, (height, width), data.resize)
-    batch.image[row, :height, :width] = resized[:, ::-1] if flip else resized
-    batch.image_size[row] = height, width
-    batch.pad_size[row] = padded_size((height, width), data.pad_multiple)
-    batch.scale[row] = scale
-    given = dataset.boxes_of(index)
-    boxes = resize_boxes(given, scale, (height, width), flip, dataset.convention)
-    batch.boxes[row, : len(boxes)] = boxes
-    batch.box_mask[row, : len(boxes)] = True
-    batch.index[row] = index

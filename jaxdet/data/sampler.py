@@ -1,10 +1,7 @@
 """Plans which images make up which training step, from the data set and the seed alone.
 
-Nothing here depends on devices, hosts, loader processes or what was trained before, which is
-what makes exact resume and equal results on any number of devices possible: step k is looked
-up, not reached.
-
-Glossary: `G` images in a global batch (over all devices and hosts).
+Step k is looked up, not reached, so a run goes on exactly, and on any number of devices.
+`G` is images in a global batch, over all devices and hosts.
 """
 
 import functools
@@ -27,7 +24,6 @@ class Step(NamedTuple):
     """A global batch."""
 
     indices: Int64[np.ndarray, " G"]  # positions in the data set
-    seeds: UInt32[np.ndarray, " G"]
     bucket: Size
 
 
@@ -41,25 +37,18 @@ class Sampler:
     """
 
     def __init__(self, dataset: Dataset, data: DataConfig, *, global_batch: int, seed: int):
-        """Groups the images.
-
-        Args:
-            dataset: the training set.
-            data: for the images' scale, and whether those without boxes are trained on.
-            global_batch: images per step, over all devices.
-            seed: of the run; any integer.
+        """Groups the images; `global_batch` is images per step, `seed` any integer.
 
         Raises:
             InputError: no image can be trained on.
         """
-        self.global_batch = global_batch
-        self.seed = seed
+        self.global_batch, self.seed = global_batch, seed
         self.image_ids = dataset.image_ids
         self.buckets = bucket_sizes(data.image_scale)
         self.sizes = resized_sizes(dataset.sizes, data)[0]
         self.has_use = (dataset.num_boxes > 0) | data.keep_empty
         self.groups = aspect_groups(dataset, data.keep_empty)
-        self.steps_per_epoch = sum(_whole_batches(group, global_batch) for group in self.groups)
+        self.steps_per_epoch = steps_per_epoch(dataset, data, global_batch)
 
     def __getitem__(self, step: int) -> Step:
         """Returns the global batch of a step, counted from the beginning of the first epoch."""
@@ -67,7 +56,7 @@ class Sampler:
         indices = self._epoch(epoch)[position]
         height, width = self.sizes[indices].max(axis=0)
         bucket = bucket_of((int(height), int(width)), self.buckets)
-        return Step(indices, self.seeds_of(indices, epoch), bucket)
+        return Step(indices, bucket)
 
     def seeds_of(self, indices: Int64[np.ndarray, "*n"], epoch: int) -> UInt32[np.ndarray, "*n"]:
         """Returns the seeds of images in an epoch."""
@@ -85,18 +74,13 @@ class Sampler:
         rng = np.random.default_rng([self.seed % 2**64, epoch])
         batches = []
         for group in self.groups:
-            order = rng.permutation(group)
-            shape = _whole_batches(group, self.global_batch), self.global_batch
-            batches.append(self._with_use(np.resize(order, shape), group, epoch))
+            shape = -(-len(group) // self.global_batch), self.global_batch
+            order = np.resize(rng.permutation(group), shape)
+            # Images without a usable box are exchanged for others of their group.
+            pool = group[self.has_use[group]]
+            other = pool[self.seeds_of(order, epoch) % np.uint32(len(pool))]
+            batches.append(np.where(self.has_use[order], order, other))
         return rng.permutation(np.concatenate(batches))
-
-    def _with_use(
-        self, order: Int64[np.ndarray, "n G"], group: Int64[np.ndarray, " m"], epoch: int
-    ) -> Int64[np.ndarray, "n G"]:
-        """Exchanges images without a usable box for others of their group."""
-        pool = group[self.has_use[group]]
-        other = pool[self.seeds_of(order, epoch) % np.uint32(len(pool))]
-        return np.where(self.has_use[order], order, other)
 
 
 def steps_per_epoch(dataset: Dataset, data: DataConfig, global_batch: int) -> int:
@@ -106,11 +90,7 @@ def steps_per_epoch(dataset: Dataset, data: DataConfig, global_batch: int) -> in
         InputError: no image can be trained on.
     """
     groups = aspect_groups(dataset, data.keep_empty)
-    return sum(_whole_batches(group, global_batch) for group in groups)
-
-
-def _whole_batches(group: Int64[np.ndarray, " m"], global_batch: int) -> int:
-    return -(-len(group) // global_batch)
+    return sum(-(-len(group) // global_batch) for group in groups)
 
 
 def aspect_groups(dataset: Dataset, keep_empty: bool = False) -> list[Int64[np.ndarray, " group"]]:

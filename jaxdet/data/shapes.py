@@ -1,17 +1,14 @@
 """The embedded `shapes` set: COCO-format images made on the spot, the same on every machine.
 
-Textured backgrounds under overlapping shapes of many sizes and aspect ratios.  As in COCO there
-are crowds that are one annotation, ignored objects, images without any box, and boxes that cover
-the visible part only.  The files go through the code path of COCO.
+As in COCO there are overlapping shapes of many sizes, crowds that are one annotation, ignored
+objects, images without any box, and boxes that cover the visible part only.
 """
 
-import functools
 import hashlib
 import json
 import math
-import shutil
-import uuid
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +16,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
 
-from jaxdet.errors import InputError
-from jaxdet.files import cache_folder
+from jaxdet.files import cache_folder, reported
 
 SEED = 2018
 NUM_IMAGES = {"train": 400, "val": 100}
@@ -28,10 +24,8 @@ LONG_SIDE = 160
 SHORT_SIDES = (104, 112, 120, 128, 144)
 
 MAX_SHAPES = 6
-# Square root of width x height, in pixels: most shapes are small, as in COCO.
-SIZE_RANGE = (16.0, 110.0)
-# Width over height, at most this or at least its inverse, before rotation.
-MAX_ASPECT = 2.6
+SIZE_RANGE = (16.0, 110.0)  # square root of width x height, in pixels: most are small
+MAX_ASPECT = 2.6  # width over height, at most this or at least its inverse, before rotation
 MIN_VISIBLE = 0.85  # a shape that would hide more of another one is placed elsewhere
 MIN_BOX_SIDE = 8
 MIN_CONTRAST = 110.0  # RGB distance between a shape and what it covers
@@ -40,7 +34,6 @@ ATTEMPTS = 12
 EMPTY_SHARE = 0.03  # of the images
 CROWD_SHARE = 0.05  # of the images
 IGNORE_SHARE = 0.02  # of the shapes
-
 
 Grid = Float64[np.ndarray, "h w"]
 Mask = Bool[np.ndarray, "h w"]
@@ -56,48 +49,38 @@ class Pose(NamedTuple):
     angle: float
 
 
-def make_shapes(cache_dir: str | Path | None = None) -> Path:
-    """Makes the set unless it exists, and returns the root of its COCO directory.
+def make_shapes() -> Path:
+    """Makes the set in the cache folder unless it is there; returns its COCO directory.
 
-    The set is written to a folder of another name and renamed when complete, so that a killed or
-    a second process never leaves or sees half of it.
-
-    Args:
-        cache_dir: folder to keep it in; `$JAXDET_CACHE` by default, or else `~/.cache/jaxdet`.
+    It is written to a folder of another name and renamed when complete, so that a killed or a
+    second process never leaves or sees half of it.
 
     Raises:
         InputError: the folder cannot be written.
     """
-    cache = Path(cache_dir) if cache_dir else cache_folder()
-    root = cache / f"shapes-{_version()}"
+    cache = cache_folder()
+    # Changes with the code that draws, so that a cached set is never out of date.
+    version = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
+    root = cache / f"shapes-{version}"
     if root.is_dir():
         return root
-    unfinished = cache / f"{root.name}.{uuid.uuid4().hex}"
-    try:
-        unfinished.mkdir(parents=True)
-        for split, count in NUM_IMAGES.items():
-            _write_split(unfinished, split, count)
-        unfinished.rename(root)
-    except OSError as error:
-        if not root.is_dir():  # else another process was first
-            raise InputError(
-                f"{cache}: the shapes set cannot be written there ({error.strerror}); "
-                "set JAXDET_CACHE to another folder"
-            ) from None
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with reported(cache, "written", "set JAXDET_CACHE to another folder"):
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=root.name, dir=cache) as temporary:
+            unfinished = Path(temporary) / "shapes"
+            for split, count in NUM_IMAGES.items():
+                _write_split(unfinished, split, count)
+            try:
+                unfinished.rename(root)
+            except OSError:
+                if not root.is_dir():  # else another process was first
+                    raise
     return root
-
-
-@functools.cache
-def _version() -> str:
-    """Changes with the code that draws, so that a cached set is never out of date."""
-    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
 
 
 def _write_split(root: Path, split: str, count: int) -> None:
     folder = root / f"{split}2017"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number in range(count):
@@ -105,13 +88,13 @@ def _write_split(root: Path, split: str, count: int) -> None:
         # Ids as in COCO: unlike positions, and different in the two splits.
         image_id = 1000 * (1 + number) + len(split)
         name = f"{image_id:012d}.png"
-        _write_png(folder / name, image)
+        png = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+        (folder / name).write_bytes(png.tobytes())
         height, width, _ = image.shape
         images.append({"id": image_id, "file_name": name, "height": height, "width": width})
         first = len(annotations) + 1
         annotations += [{"id": first + i, "image_id": image_id, **a} for i, a in enumerate(found)]
     content = {
-        "info": {"description": "jaxdet shapes", "version": _version()},
         "images": images,
         "annotations": annotations,
         "categories": [{"id": i + 1, "name": name} for i, name in enumerate(OUTLINES)],
@@ -119,12 +102,6 @@ def _write_split(root: Path, split: str, count: int) -> None:
     path = root / "annotations" / f"instances_{split}2017.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content), encoding="utf-8")
-
-
-def _write_png(path: Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
-    good, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    assert good
-    path.write_bytes(data.tobytes())
 
 
 def draw(split: str, number: int) -> tuple[UInt8[np.ndarray, "h w 3"], list[dict[str, Any]]]:
@@ -137,7 +114,10 @@ def draw(split: str, number: int) -> tuple[UInt8[np.ndarray, "h w 3"], list[dict
             canvas.add_crowd()
         for _ in range(int(rng.integers(1, MAX_SHAPES + 1))):
             canvas.add_shape()
-    return canvas.render(), list(canvas.annotations())
+    # With the noise of a sensor.
+    noise = rng.standard_normal(canvas.image.shape, np.float32)
+    image = np.clip(np.rint(canvas.image + 3 * noise), 0, 255).astype(np.uint8)
+    return image, canvas.annotations()
 
 
 class _Canvas:
@@ -177,17 +157,14 @@ class _Canvas:
             mask |= mask_of(kind, Pose(x, y, 2.6, 2.6, 0.0), self.size)
         self._paint(mask, {"category_id": kind + 1, "iscrowd": 1, "ignore": 0})
 
-    def render(self) -> UInt8[np.ndarray, "h w 3"]:
-        """Returns the image with the noise of a sensor."""
-        noise = self.rng.standard_normal(self.image.shape, np.float32)
-        return np.clip(np.rint(self.image + 3 * noise), 0, 255).astype(np.uint8)
-
-    def annotations(self) -> Iterator[dict[str, Any]]:
-        """Yields COCO annotations of the visible parts."""
+    def annotations(self) -> list[dict[str, Any]]:
+        """Returns COCO annotations of the visible parts."""
+        found = []
         for number, record in enumerate(self.records):
             visible = self.shown == number
-            x, y, width, height = cv2.boundingRect(visible.astype(np.uint8))
-            yield {"bbox": [x, y, width, height], "area": int(visible.sum()), **record}
+            box = list(cv2.boundingRect(visible.astype(np.uint8)))
+            found.append({"bbox": box, "area": int(visible.sum()), **record})
+        return found
 
     def _random_pose(self) -> Pose:
         rng, (height, width) = self.rng, self.size
@@ -209,20 +186,18 @@ class _Canvas:
         return bool((areas >= MIN_VISIBLE * np.array(self.full_areas)).all())
 
     def _paint(self, mask: Mask, record: dict[str, Any]) -> None:
-        self.image[mask] = self._fill(mask)
-        self.shown[mask] = len(self.records)
-        self.full_areas.append(int(mask.sum()))
-        self.records.append(record)
-
-    def _fill(self, mask: Mask) -> Float32[np.ndarray, "pixels 3"]:
-        """Returns a colour that stands out from what the mask covers, with stripes or a shade."""
+        """Fills in a colour that stands out from what the mask covers, with stripes or a shade."""
         rng = self.rng
         behind = self.image[mask].mean(0)
         colour = rng.uniform(20, 235, 3).astype(np.float32)
         while np.linalg.norm(colour - behind) < MIN_CONTRAST:
             colour = rng.uniform(20, 235, 3).astype(np.float32)
         strength = np.float32(rng.uniform(0, 14))
-        return colour + strength * _waves(rng, self.size, (6.0, 60.0))[mask][:, None]
+        shade = strength * _waves(rng, self.size, (6.0, 60.0))[mask]
+        self.image[mask] = colour + shade[:, None]
+        self.shown[mask] = len(self.records)
+        self.full_areas.append(int(mask.sum()))
+        self.records.append(record)
 
 
 def _background(rng: np.random.Generator, size: tuple[int, int]) -> Float32[np.ndarray, "h w 3"]:
@@ -250,12 +225,9 @@ def _waves(
 
 
 def mask_of(kind: int, pose: Pose, size: tuple[int, int]) -> Mask:
-    """Returns the pixels whose centres lie in a shape.
+    """Returns the pixels of an image of (height, width) whose centres lie in a shape.
 
-    Args:
-        kind: position in `OUTLINES`.
-        pose: of the shape.
-        size: (height, width) of the image.
+    `kind` is a position in `OUTLINES`.
     """
     x = np.arange(size[1]) - pose.x
     y = np.arange(size[0])[:, None] - pose.y

@@ -1,34 +1,27 @@
 """COCO 2017 as prepared by TensorFlow Datasets, read without TensorFlow.
 
-TFDS stores boxes as fractions in float32 and areas as whole numbers.  COCO gives coordinates to
-a hundredth of a pixel, so rounding to that restores them exactly; images are COCO's own JPEG
-files.  Images and boxes, and so training, are the same as from a COCO directory.  What differs:
-category numbers are positions in the list of categories, and an area under 1 becomes 0.
+Images and boxes, and so training, are the same as from a COCO directory.  What differs: category
+numbers are positions in the list of categories, and an area under 1 becomes 0.
 """
 
 import hashlib
 import io
-import logging
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
-from jaxdet.data.dataset import Dataset, usable_for_training
+from jaxdet.data.dataset import Dataset
 from jaxdet.data.image import decode_image, size_of
 from jaxdet.errors import InputError
 from jaxdet.files import cache_folder, make_folder, whole
 
-_LOG = logging.getLogger(__name__)
 
-SPLITS = {"train": "train", "val": "validation"}
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class TfdsDataset(Dataset):
     """A data set whose images lie in TFDS's own files."""
 
@@ -46,7 +39,7 @@ def load_tfds(split: str, data_dir: str | Path | None = None) -> TfdsDataset:
     """Loads `coco/2017`.
 
     TFDS keeps boxes and images together, so the first call goes through the whole split, which
-    takes minutes; what it finds is kept in the cache folder, and later calls take a second.
+    takes minutes; what it finds is kept in the cache folder.
 
     Args:
         split: `train` or `val`.
@@ -59,60 +52,37 @@ def load_tfds(split: str, data_dir: str | Path | None = None) -> TfdsDataset:
     root = Path(data_dir or "~/tensorflow_datasets").expanduser() / "coco" / "2017"
     folder, records = _open(root, split)
     # The description holds the number of records and bytes of every file.
-    description = (folder / "dataset_info.json").read_bytes()
-    key = hashlib.sha256(b"\0".join([str(folder.resolve()).encode(), description, split.encode()]))
+    description = (folder / "dataset_info.json").read_text()
+    key = hashlib.sha256("\0".join([str(folder.resolve()), description, split]).encode())
     path = cache_folder() / f"tfds-{key.hexdigest()[:16]}.npz"
-    index = _load_index(path)
-    if index is None:
-        _LOG.info("%s: reading all boxes once; kept in %s", folder, path)
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:
+            index = dict(arrays)
+    except Exception:  # of many kinds: not there, or damaged
         index = _make_index(records, folder)
-        _save_index(path, index)
-    names = tuple(index.pop("file_names").tolist())
-    ignore = np.zeros(len(index["area"]), bool)
-    usable = usable_for_training(index["xywh"], index["area"], index["iscrowd"], ignore)
+        make_folder(path.parent)
+        with whole(path) as new:
+            np.savez(new, **index)
     return TfdsDataset(
         source=str(folder),
         image_dir=folder,
-        file_names=names,
+        file_names=tuple(index.pop("file_names").tolist()),
         records=records,
-        ignore=ignore,
-        usable=usable,
+        ignore=np.zeros(len(index["area"]), bool),
         **index,
     )
 
 
-def _make_index(records: Sequence[Any], folder: Path) -> dict[str, np.ndarray]:
+def _make_index(records: Sequence[Any], folder: Path) -> dict[str, Any]:
     """Returns the arrays of a `TfdsDataset`, in ascending order of image ids."""
-    read = [_read_record(records[i], folder) for i in range(len(records))]
-    positions = np.argsort([image["image_ids"] for image in read])
-    images = [read[position] for position in positions]
-    counts = [len(image["area"]) for image in images]
-    per_image = ("file_names", "image_ids", "heights", "widths")
-    per_box = ("annotation_ids", "category_ids", "xywh", "area", "iscrowd")
-    index = {key: np.stack([image[key] for image in images]) for key in per_image}
-    index |= {key: np.concatenate([image[key] for image in images]) for key in per_box}
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return index | {"offsets": offsets, "positions": positions}
-
-
-def _load_index(path: Path) -> dict[str, np.ndarray] | None:
-    try:
-        with path.open("rb") as file, np.load(file) as arrays:
-            return dict(arrays)
-    except FileNotFoundError:
-        return None
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        _LOG.warning("%s: damaged, and made anew (%s)", path, error)
-        return None
-
-
-def _save_index(path: Path, index: dict[str, np.ndarray]) -> None:
-    try:
-        make_folder(path.parent)
-        with whole(path) as file:
-            np.savez(file, **index)  # type: ignore[arg-type]
-    except InputError as error:
-        _LOG.warning("boxes cannot be kept: %s", error)
+    images = [{"positions": i, **_read_record(records[i], folder)} for i in range(len(records))]
+    images.sort(key=itemgetter("image_ids"))
+    index = {
+        # Scalars of the images are put in a row, arrays of their boxes joined.
+        key: np.concatenate([np.atleast_1d(image[key]) for image in images])
+        for key in images[0]
+    }
+    return index | {"offsets": np.cumsum([0, *(len(image["area"]) for image in images)])}
 
 
 def _open(root: Path, split: str) -> tuple[Path, Sequence[Any]]:
@@ -132,8 +102,9 @@ def _open(root: Path, split: str) -> tuple[Path, Sequence[Any]]:
     # From the folder, not by name: the code behind the name needs TensorFlow.
     builder = tfds.builder_from_directory(versions[-1])
     try:
+        split = {"train": "train", "val": "validation"}[split]
         decoders = {"image": tfds.decode.SkipDecoding()}
-        return versions[-1], builder.as_data_source(split=SPLITS[split], decoders=decoders)
+        return versions[-1], builder.as_data_source(split=split, decoders=decoders)
     except (NotImplementedError, ValueError) as error:
         raise InputError(f"{versions[-1]}: {str(error).splitlines()[0]}") from None
 
@@ -144,7 +115,7 @@ def _read_record(record: dict[str, Any], folder: Path) -> dict[str, Any]:
     height, width = size_of(io.BytesIO(record["image"]), f"{folder}: {name}")
     fractions = np.asarray(objects["bbox"], np.float64).reshape(-1, 4)
     return {
-        "file_names": np.array(name),
+        "file_names": name,
         "image_ids": np.int64(record["image/id"]),
         "heights": np.int32(height),
         "widths": np.int32(width),
@@ -159,9 +130,10 @@ def _read_record(record: dict[str, Any], folder: Path) -> dict[str, Any]:
 def boxes_in_pixels(
     fractions: Float64[np.ndarray, "n 4"], size: tuple[int, int]
 ) -> Float64[np.ndarray, "n 4"]:
-    """Returns TFDS's ymin, xmin, ymax, xmax (shares of the image) as COCO's boxes in pixels."""
+    """Returns TFDS's ymin, xmin, ymax, xmax (shares of the image) as COCO's boxes in pixels.
+
+    COCO gives coordinates to a hundredth of a pixel: rounding to that restores them exactly.
+    """
     height, width = size
-    ymin, xmin, ymax, xmax = fractions.T
-    corners = np.stack([xmin * width, ymin * height, xmax * width, ymax * height], axis=-1)
-    corners = np.round(corners, 2)
-    return np.round(np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1), 2)
+    ymin, xmin, ymax, xmax = np.round(fractions * [height, width, height, width], 2).T
+    return np.round(np.stack([xmin, ymin, xmax - xmin, ymax - ymin], axis=-1), 2)

@@ -30,10 +30,10 @@ def propose(
     """
 
     def one_image(logits: list, deltas: list, size: Array, pad: Array) -> Predictions:
-        anchors = pyramid_anchors(bucket, grid, pad), in_grid(pad, bucket, grid)
+        anchors, own = pyramid_anchors(bucket, grid, pad), in_grid(pad, bucket, grid)
         levels = [
-            _choose(x.reshape(-1), d.reshape(-1, 4), *own, size, config, grid.convention)
-            for x, d, *own in zip(logits, deltas, *anchors, strict=True)
+            _choose(x.reshape(-1), d.reshape(-1, 4), a, mask, size, config, grid.convention)
+            for x, d, a, mask in zip(logits, deltas, anchors, own, strict=True)
         ]
         kept = [
             _suppress(level, shift, config, grid.convention)
@@ -51,7 +51,7 @@ class _Candidates(NamedTuple):
     boxes: Float32[Array, "n 4"]
     logits: Float32[Array, " n"]
     valid: Bool[Array, " n"]
-    index: Int[Array, " n"]  # of the anchor
+    place: Int[Array, " n"]  # of the anchor in its level
     available: Int[Array, ""]  # anchors of the image, before the choice
 
 
@@ -104,7 +104,7 @@ def _first(kept: Array, level: _Candidates, config: ProposalConfig) -> Array:
     candidates to cut.
     """
     n = kept.shape[0]
-    place = jnp.where(level.available > config.nms_pre, jnp.arange(n), level.index)
+    place = jnp.where(level.available > config.nms_pre, jnp.arange(n), level.place)
     by_place = jnp.argsort(jnp.where(kept, place, jnp.iinfo(jnp.int32).max))
     return kept & jnp.zeros(n, bool).at[by_place[: config.nms_post]].set(True)
 

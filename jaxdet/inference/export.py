@@ -14,7 +14,6 @@ import jaxdet
 from jaxdet.checkpoint import read_params
 from jaxdet.config import Config
 from jaxdet.data.buckets import Size, bucket_sizes
-from jaxdet.data.image import STRIDE
 from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.distributed import print_once
 from jaxdet.errors import InputError
@@ -48,6 +47,9 @@ def write_exported(config: Config, params: Params, path: Path) -> None:
     manifest = Manifest(
         name=config.name,
         image_scale=(long, short),
+        resize=config.data.resize,
+        box_scale=config.data.box_scale,
+        pad_multiple=config.data.pad_multiple,
         buckets=bucket_sizes(config.data.image_scale),
         jaxdet=jaxdet.__version__,
         jax=jax.__version__,
@@ -70,7 +72,8 @@ def _program(config: Config, bucket: Size) -> export.Exported:
     detector = build_detector(config)
 
     def run(params: Params, image: Array, image_size: Array) -> tuple[Array, Array, Array]:
-        images = Images(image, image_size, -(-image_size // STRIDE) * STRIDE)
+        multiple = config.data.pad_multiple
+        images = Images(image, image_size, -(-image_size // multiple) * multiple)
         with jax.default_matmul_precision(config.train.matmul_precision):
             found = detector.predict(params, images)
         return found.boxes, found.scores, found.valid
@@ -78,7 +81,7 @@ def _program(config: Config, bucket: Size) -> export.Exported:
     (batch,) = export.symbolic_shape("batch")
     arguments = (
         param_shapes(detector),
-        jax.ShapeDtypeStruct((batch, *bucket, 3), jnp.uint8),
+        jax.ShapeDtypeStruct((batch, *bucket, 3), config.data.pixel_dtype),
         jax.ShapeDtypeStruct((batch, 2), jnp.int32),
     )
     # Programs name no file of this machine, and do not depend on who called.

@@ -49,6 +49,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     format_version: Literal[1] = 1
     name: str  # of the config
     image_scale: tuple[Side, Side]  # bounds of an image's long and short side, in pixels
+    resize: Literal["opencv", "pillow", "float"] = "opencv"  # these three as in `DataConfig`
+    box_scale: Literal["nominal", "actual"] = "nominal"
+    pad_multiple: Literal[1, 32] = 32
     buckets: tuple[tuple[Side, Side], ...]  # smallest first; an image goes into the first it fits
     jaxdet: str  # version that wrote the file
     jax: str
@@ -72,8 +75,14 @@ class ExportedModel:
 
     def __call__(self, image: np.ndarray | str | Path) -> Result:
         """Returns the proposals of an image, or of the file of one; see `batch_of_one`."""
-        data = DataConfig(image_scale=self.manifest.image_scale)
-        batch = batch_of_one(image, data, self.manifest.buckets)
+        manifest = self.manifest
+        data = DataConfig(
+            image_scale=manifest.image_scale,
+            resize=manifest.resize,
+            box_scale=manifest.box_scale,
+            pad_multiple=manifest.pad_multiple,
+        )
+        batch = batch_of_one(image, data, manifest.buckets)
         return result_of(self.predict(batch), batch)
 
     def predict(self, batch: Batch) -> Predictions:
@@ -133,7 +142,7 @@ def _read(stream: io.BufferedReader) -> ExportedModel:
     platform = jax.local_devices()[0].platform
     for bucket, program in programs.items():
         # Raises where it takes other parameters or images, or returns something else.
-        image = jax.ShapeDtypeStruct((1, *bucket, 3), np.uint8)
+        image = jax.ShapeDtypeStruct((1, *bucket, 3), program.in_avals[-2].dtype)
         image_size = jax.ShapeDtypeStruct((1, 2), np.int32)
         _boxes, _scores, _valid = jax.eval_shape(program.call, params, image, image_size)
         if {"gpu": "cuda"}.get(platform, platform) not in program.platforms:

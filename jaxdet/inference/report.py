@@ -22,7 +22,7 @@ from jaxdet.config import Config
 from jaxdet.distributed import is_first_host
 from jaxdet.environment import environment, peak_memory
 from jaxdet.errors import InputError
-from jaxdet.files import open_regular, reported, write_json, write_whole
+from jaxdet.files import read_bytes, reported, write_json, write_whole
 from jaxdet.inference.recall import LIMITS, SIZES, percent, table_rows
 from jaxdet.training.metric_writer import read_rows
 from jaxdet.zoo.published import PUBLISHED
@@ -128,12 +128,8 @@ def _numeric_fields(rows: Sequence[Row]) -> list[str]:
 
 
 def _read_json(path: Path) -> Row:
-    if not path.exists():
-        return {}
-    with reported(path, "read"), open_regular(path) as file:
-        content = file.read()
     try:
-        return msgspec.json.decode(content, type=Row)
+        return msgspec.json.decode(read_bytes(path), type=Row) if path.exists() else {}
     except (msgspec.DecodeError, RecursionError) as error:
         raise InputError(
             f"{path}: not what a run writes ({error}); delete it or evaluate again"

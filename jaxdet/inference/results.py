@@ -27,7 +27,11 @@ def write_evaluation(
     with_boxes = [i for i in range(len(dataset)) if len(dataset.boxes_of(i))]
     # Spread over the data set, the same images at every evaluation.
     chosen = with_boxes[:: max(len(with_boxes) // NUM_IMAGES, 1)][:NUM_IMAGES]
-    drawings = [draw_proposals(dataset.read(i), dataset.boxes_of(i), *proposals[i]) for i in chosen]
+    convention = dataset.convention
+    drawings = [
+        draw_proposals(dataset.read(i), dataset.boxes_of(i), *proposals[i], convention=convention)
+        for i in chosen
+    ]
     title = f"the best 100 proposals of each image; AR@100 {result['AR@100'] or 0:.3f}"
     image = proposal_grid(drawings, [dataset.file_names[i] for i in chosen], title)
     if is_first_host():

@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from jaxdet.files import whole
-from jaxdet.ops.boxes import iou
+from jaxdet.ops.boxes import MMDET1, BoxConvention, iou
 
 Colour = tuple[int, int, int]  # RGB
 
@@ -45,6 +45,7 @@ def draw_proposals(
     boxes: Float[np.ndarray, "n 4"],
     scores: Float[np.ndarray, " n"],
     top: int = 100,
+    convention: BoxConvention = MMDET1,
 ) -> Drawing:
     """Draws the boxes to find, and for each one found the proposal that fits it best.
 
@@ -57,9 +58,10 @@ def draw_proposals(
         boxes: proposals in pixels of `image`, in any order.
         scores: their scores.
         top: how many of the best proposals are looked at.
+        convention: what a box is.
     """
     order = np.argsort(-scores, kind="stable")[:top]
-    ious = iou(gt_boxes.astype(np.float32), boxes[order].astype(np.float32))
+    ious = iou(gt_boxes.astype(np.float32), boxes[order].astype(np.float32), convention)
     found = ious.max(axis=1, initial=0) >= FOUND_IOU
     canvas = _Canvas(image, LONG_SIDE / max(image.shape[:2]))
     for box in gt_boxes[~found]:

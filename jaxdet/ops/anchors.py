@@ -67,8 +67,8 @@ def grid_anchors(
 ) -> Float[Array, "n 4"]:
     """Returns the anchors of every cell of a level of `size` rows and columns, in pixels.
 
-    `stride` is one of both axes, or that of (y, x), perhaps traced.  Built from `base` and the cell's index, so a jitted caller carries `[A, 4]` numbers and not
-    the whole grid as a constant.
+    `stride` is one of both axes, or that of (y, x), perhaps traced.  Built from `base` and the
+    cell's index, so a jitted caller carries `[A, 4]` numbers and not the whole grid as a constant.
 
     >>> grid_anchors(np.array([[-1, -1, 2, 2]], np.float32), 4, (1, 2))
     Array([[-1., -1.,  2.,  2.],
@@ -94,10 +94,10 @@ def pyramid_anchors(
     >>> [level.shape for level in pyramid_anchors((64, 96), grid)]
     [(72, 4), (18, 4)]
     """
-    levels, pad_size = [], np.array(image_hw) if pad_size is None else pad_size
+    levels, padded = [], jnp.array(image_hw) if pad_size is None else pad_size
     for stride in grid.strides:
         base = base_anchors(stride, grid.scales, grid.ratios, grid.convention)
-        measured = pad_size // -(-pad_size // stride)
+        measured = padded // -(-padded // stride)
         step = measured if grid.convention.measured_strides else stride
         levels.append(grid_anchors(base, step, feature_size(image_hw, stride)))
     return levels

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxdet.config import ModelConfig, TargetConfig
-from jaxdet.data.coverage import best_ious, summarise
+from jaxdet.data.check import best_ious, summarise
 from jaxdet.detectors.rpn import anchor_grid
 from jaxdet.ops import anchors, boxes
 
@@ -105,33 +105,23 @@ def test_bins_by_hand():
     assert result["all"] == {
         "boxes": 4,
         "share": 1.0,
-        "mean_best_iou": pytest.approx(0.425),
-        "from_positive_iou": 0.25,
-        "from_0.5": 0.5,
-        "under_min_positive_iou": 0.25,
+        "mean IoU": pytest.approx(0.425),
+        "from 0.7": 0.25,
+        "from 0.5": 0.5,
+        "under 0.3": 0.25,
     }
-    counts = {key: [b["boxes"] for b in result[key].values()] for key in ("size", "side", "aspect")}
-    assert counts == {
-        "size": [1, 2, 1],
-        "side": [0, 3, 0, 0, 0, 0, 1],
-        "aspect": [1, 0, 0, 2, 0, 1],
+    assert {name: bin["boxes"] for name, bin in result.items()} == {
+        **{"all": 4, "area 0 to 32": 1, "area 32 to 96": 2, "area 96 to inf": 1},
+        **{"side 16 to 32": 3, "side 512 to inf": 1},
+        **{"aspect 0 to 0.25": 1, "aspect 1 to 2": 2, "aspect 4 to inf": 1},
     }
-    assert list(result["side"])[:2] == ["under 16", "16 to 32"]
-    assert list(result["aspect"])[-1] == "from 4:1"
-    assert result["size"]["medium"]["mean_best_iou"] == pytest.approx(0.4)
-    assert result["side"]["under 16"] == {
-        "boxes": 0,
-        "share": 0.0,
-        "mean_best_iou": None,
-        "from_positive_iou": None,
-        "from_0.5": None,
-        "under_min_positive_iou": None,
-    }
+    assert result["area 32 to 96"]["mean IoU"] == pytest.approx(0.4)
+    assert summarise(corners[:0], areas[:0], ious[:0], TargetConfig()) == {}
 
 
 def test_thresholds_are_the_configs():
     targets = dataclasses.replace(TargetConfig(), positive_iou=0.4, min_positive_iou=0.6)
     corners = np.array([[0, 0, 15, 15]] * 2, np.float32)
     fit = summarise(corners, np.ones(2), np.array([0.3, 0.5]), targets)["all"]
-    assert fit["from_positive_iou"] == 0.5
-    assert fit["under_min_positive_iou"] == 1
+    assert fit["from 0.4"] == 0.5
+    assert fit["under 0.6"] == 1

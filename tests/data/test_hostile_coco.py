@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxdet.config import DataConfig
 from jaxdet.data.coco import load_coco
 from jaxdet.data.dataset import from_files
-from jaxdet.config import DataConfig
 from jaxdet.data.image import resize_boxes, resized_size
 from jaxdet.errors import InputError
 

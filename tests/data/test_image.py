@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxdet.data import image as transforms
 from jaxdet.config import DataConfig
+from jaxdet.data import image as transforms
 from jaxdet.data.image import (
     padded_size,
     read_image,

@@ -287,18 +287,16 @@ def killed_after(monkeypatch):
 
 
 def test_loader_processes_killed_now_and_then_end_no_run(killed_after):
-    with killed_after(loader_lib.FORGOTTEN_AFTER) as loader:
+    with killed_after(10) as loader:
         assert [int(batch.index) for batch, _ in loader] == list(range(1000))
 
 
-@pytest.mark.parametrize("batches", [0, 1, loader_lib.FORGOTTEN_AFTER - 1])
-def test_loader_processes_killed_all_the_time_end_a_run(killed_after, batches):
+def test_loader_processes_killed_all_the_time_end_a_run(killed_after):
     with (
-        killed_after(batches) as loader,
+        killed_after(0) as loader,
         pytest.raises(InputError, match=r"keep being killed, .*; set fewer config\.data\.num_w"),
     ):
-        list(loader)
-    assert loader.step == batches * (loader_lib.MAX_RESTARTS + 1)
+        next(loader)
 
 
 class _Broken:

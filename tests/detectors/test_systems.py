@@ -131,7 +131,7 @@ def check_stages(config, params, batch, expected, prefix):
 
     pixels, stages, levels, outputs = jax.jit(run)(params, batch.images)
     # A float32 resize of another library rounds otherwise.
-    same(pixels[0, :tall, :wide], expected, f"{prefix}input", 2e-5)
+    same(pixels[0, :tall, :wide], expected, f"{prefix}input", 5e-5)
     strides = config.model.strides
     maps = {"cls": outputs.logits, "reg": outputs.deltas}
     maps |= {"neck": levels} if config.model.fpn_channels else {"backbone": levels}
@@ -246,7 +246,10 @@ def check_gradient(case, gradient, expected):
     flat = traverse_util.flatten_dict(gradient)
     found = {spell(layout.torch_name(path)): np.linalg.norm(x) for path, x in flat.items()}
     wanted = dict(zip(expected["grad_names"], expected["grad_norms"], strict=True))
-    wanted = {name.replace("bottom_up.", ""): norm for name, norm in wanted.items()}
+    # Scopes that reading drops; mmdet 3 calls the head of an RPN alone `bbox_head`.
+    short = {"bottom_up.": "", "bbox_head.rpn_": "rpn_head.rpn_"}
+    for scope, other in short.items():
+        wanted = {name.replace(scope, other): norm for name, norm in wanted.items()}
     if case == "torchvision_v2":  # norms are folded into the pyramid here
         found, wanted = (
             {name: norm for name, norm in norms.items() if ".fpn." not in name}

@@ -22,7 +22,7 @@ from zoo_cases import fresh_params
 import jaxdet
 from jaxdet import config as config_lib
 from jaxdet.checkpoint import Checkpoints
-from jaxdet.config import Config
+from jaxdet.config import Config, DataConfig
 from jaxdet.detectors.build import build_detector
 from jaxdet.errors import InputError
 from jaxdet.inference import export, exported
@@ -113,8 +113,8 @@ def test_takes_a_path(model, tmp_path):
 
 def test_any_batch_size(model):
     images = [noise(40 + i, 60 + i) for i in range(3)]
-    scale = model.manifest.image_scale
-    rows = [batch_of_one(image, scale, model.manifest.buckets) for image in images]
+    data = DataConfig(image_scale=model.manifest.image_scale)
+    rows = [batch_of_one(image, data, model.manifest.buckets) for image in images]
     found = model.predict(Batch(*map(np.concatenate, zip(*rows, strict=True))))
     assert found.boxes.shape[0] == 3
     for i, row in enumerate(rows):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from jaxdet.config import DataConfig
 from jaxdet.data.buckets import bucket_sizes
 from jaxdet.errors import InputError
 from jaxdet.inference.single import batch_of_one
@@ -13,7 +14,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
 
 
 def batch_of(image):
-    return batch_of_one(image, SCALE, BUCKETS)
+    return batch_of_one(image, DataConfig(image_scale=SCALE), BUCKETS)
 
 
 @pytest.mark.parametrize(
