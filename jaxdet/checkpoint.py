@@ -20,8 +20,11 @@ from flax.traverse_util import flatten_dict
 from jaxdet.distributed import is_first_host, of_all_hosts, print_once
 from jaxdet.errors import InputError
 from jaxdet.types import Params
-from jaxdet.weights import backbones, layout, torch_file
+from jaxdet.weights import backbones, layout, systems, torch_file
 from jaxdet.zoo.download import fetch
+from jaxdet.zoo.published import MMDET_VERSIONS
+
+FILE_SUFFIXES = (".pth", ".pt", ".pkl")  # of other systems' checkpoints
 
 
 class Restored(NamedTuple):
@@ -37,21 +40,35 @@ class Damaged(InputError):
     """A checkpoint that is not what was written."""
 
 
-def read_params(path: str | Path, shapes: Params) -> Params:
-    """Returns parameters in the shape of a model's tree, whose leaves have `.shape` and `.dtype`.
+def read_params(path: str | Path, shapes: Params, convention: str = "") -> Params:
+    """Returns parameters from a work directory, one of its checkpoints, or another system's file.
 
-    `path` is `runs/x`, `runs/x/checkpoints/900`, a `.pth` or a `zoo://` name.
+    Args:
+        path: `runs/x`, `runs/x/checkpoints/900`, a `.pth`, a `.pkl` or a `zoo://` name.
+        shapes: the model's parameter tree, leaves with `.shape` and `.dtype`.
+        convention: `config.model.convention`, which a file must be of; without, any file is read.
 
     Raises:
         InputError: there is no such checkpoint, or its tensors are not the model's or not finite.
     """
     path = _local(path)
-    if path.suffix in (".pth", ".pt", ".pkl"):
-        return layout.to_params(torch_file.read(path), shapes, source=str(path))
+    if path.suffix in FILE_SUFFIXES:
+        return params_of_file(torch_file.read(path), path, shapes, convention)
     folder = _newest(path.absolute())
     params = _read(folder, {"params": shapes})["params"]
     layout.require_finite(params, str(folder))
     return params
+
+
+def params_of_file(
+    checkpoint: Any, path: Path, shapes: Params, convention: str, bn_eps: float = 0.0
+) -> Params:
+    """Returns the parameters in what `path` holds; see `read_params` and `layout.to_params`."""
+    tensors = layout.state_dict(checkpoint, str(path))
+    version = MMDET_VERSIONS.get(path.name)
+    said = {"meta": {"mmdet_version": version}} if version else checkpoint
+    systems.require_convention(said, tensors, convention, str(path))
+    return layout.to_params(tensors, shapes, source=str(path), bn_eps=bn_eps)
 
 
 def read_backbone(name: str | Path, shapes: Params) -> Params:

@@ -1,6 +1,7 @@
-"""The reference's checkpoints to work directories and back, with or without optimiser state."""
+"""Other systems' checkpoints to work directories and back; mmdet's with optimiser state, too."""
 
 import operator
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,55 +10,86 @@ import jax
 import numpy as np
 import optax
 
-from jaxdet.checkpoint import Checkpoints, read_params
+from jaxdet.checkpoint import FILE_SUFFIXES, Checkpoints, params_of_file, read_params
 from jaxdet.config import Config
 from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.errors import InputError
-from jaxdet.files import make_folder
+from jaxdet.files import make_folder, whole
 from jaxdet.models.params import split_params
 from jaxdet.training import optimizer as optim
 from jaxdet.types import Params
 from jaxdet.weights import layout, torch_file
+from jaxdet.weights.systems import SYSTEMS
 from jaxdet.zoo.download import fetch
 
 
-def convert(source: str, target: str, config: Config, with_optimizer: bool = False) -> None:
-    """Writes a reference checkpoint as the first of a work directory, or one of ours as a `.pth`.
+def convert(
+    source: str,
+    target: str,
+    config: Config,
+    with_optimizer: bool = False,
+    system: str = "mmdet",
+    bn_eps: float = 0.0,
+) -> None:
+    """Writes a system's checkpoint as the first of a work directory, or one of ours as a file.
 
     Args:
-        source: a `.pth` file or a published name; or a work directory or one of its checkpoints.
-        target: a work directory without checkpoints; or a `.pth` file.
-        config: of the same architecture.
+        source: a file or a published name; or a work directory or one of its checkpoints.
+        target: a work directory without checkpoints; or a file.
+        config: of the same architecture and convention.
         with_optimizer: also import the momentum and the iteration, so that training goes on.
+        system: a key of `SYSTEMS`; its files end in `suffix`.
+        bn_eps: see `layout.to_params`.
 
     Raises:
         InputError: a name does not fit; the checkpoint cannot be read or is of another model, and
             nothing is written; or the target cannot be written.
     """
-    for side in (source, target):
-        if side.endswith(".pkl"):
-            raise InputError(f"{side}: a backbone only; set config.model.pretrained to it instead")
-    reading = source.endswith(".pth") or "://" in source
-    if reading == target.endswith(".pth"):
-        raise InputError("exactly one of source and target must be a .pth file")
-    if with_optimizer and (not reading or config.optimizer.name != "sgd"):
-        raise InputError("--with_optimizer: only for a .pth to read and config.optimizer.name=sgd")
+    reading = source.endswith(FILE_SUFFIXES) or "://" in source
+    suffix, convention = SYSTEMS[system].suffix, config.model.convention
+    if reading == target.endswith(FILE_SUFFIXES):
+        raise InputError(f"exactly one of source and target must be a {suffix} file")
+    if with_optimizer and (not reading or system != "mmdet" or config.optimizer.name != "sgd"):
+        raise InputError("--with_optimizer: only to read mmdet's, and config.optimizer.name=sgd")
+    for name, other in SYSTEMS.items():
+        if name != system and convention in other.conventions:
+            raise InputError(
+                f"--config: config.model.convention is {convention}: use converters.{name}"
+            )
     if reading:
-        _import(source, target, config, with_optimizer)
+        _import(source, target, config, with_optimizer, bn_eps)
         return
+    if not target.endswith(suffix):
+        raise InputError(f"{target}: {system} reads {suffix} files; give it such a name")
     params = read_params(source, param_shapes(build_detector(config)))
-    # The reference looks for `meta`, even where it makes no use of it.
-    meta = {"config": config.name, "writer": "jaxdet"}
-    torch_file.write(target, {"meta": meta, "state_dict": layout.to_state_dict(params)})
+    tensors = layout.to_state_dict(params, system)
+    if system == "detectron2":
+        with whole(Path(target)) as file:
+            file.write(_plain_pickle({"model": dict(tensors), "__author__": "jaxdet"}))
+    elif system == "torchvision":
+        torch_file.write(target, tensors)
+    else:
+        # The reference looks for `meta`, even where it makes no use of it.
+        meta = {"config": config.name, "writer": "jaxdet"}
+        torch_file.write(target, {"meta": meta, "state_dict": tensors})
 
 
-def _import(source: str, workdir: str, config: Config, with_optimizer: bool) -> None:
+def _plain_pickle(checkpoint: Any) -> bytes:
+    """Returns a pickle of NumPy arrays that NumPy 1 can read, too."""
+    # The newer name is text in its last protocol without lengths of it.
+    return pickle.dumps(checkpoint, 3).replace(
+        b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"
+    )
+
+
+def _import(source: str, workdir: str, config: Config, with_optimizer: bool, bn_eps: float) -> None:
     if any(Path(workdir).glob("checkpoints/*")):
         raise InputError(f"{workdir}: already holds checkpoints; choose another folder")
     path = fetch(source) if "://" in source else Path(source)
     checkpoint = torch_file.read(path)
     detector = build_detector(config)
-    params = layout.to_params(checkpoint, param_shapes(detector), source=str(path))
+    shapes = param_shapes(detector)
+    params = params_of_file(checkpoint, path, shapes, config.model.convention, bn_eps)
     step: Any = 0
     opt_state = None
     if with_optimizer:
@@ -92,7 +124,7 @@ def read_momentum(checkpoint: Any, trainable: Params, source: str = "the checkpo
         buffers = {n: slots[n]["momentum_buffer"] for n in numbers if n in slots}
     except (KeyError, TypeError) as error:
         raise InputError(f"{source}: holds no optimizer state of SGD with momentum") from error
-    tensors = layout.state_dict(checkpoint, source)
+    tensors = SYSTEMS["mmdet"].read(layout.state_dict(checkpoint, source), 0.0)
     names = [
         name
         for name in tensors

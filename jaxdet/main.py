@@ -31,7 +31,7 @@ _MODE = flags.DEFINE_enum(
 )
 _WORKDIR = flags.DEFINE_string("workdir", "", "Where the run's files go; runs/<config's name>.")
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", "", "A work directory, a .pth file or zoo://NAME; the work directory's own."
+    "checkpoint", "", "A work directory, .pth, .pkl or zoo://NAME; the work directory's own."
 )
 _IMAGES = flags.DEFINE_list("images", [], "predict: images or folders, separated by commas.")
 _OUT = flags.DEFINE_string(

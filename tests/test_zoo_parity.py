@@ -1,4 +1,4 @@
-"""Published checkpoints on COCO give the published AR1000: `pytest -m zoo`.
+"""Published checkpoints on COCO give the published AR1000, if one is: `pytest -m zoo`.
 
 COCO_ROOT=/data/coco CHECKPOINT_ROOT=/data/zoo JAX_PLATFORMS=cuda python -m pytest -m zoo
 
@@ -17,7 +17,7 @@ from zoo_cases import CONFIGS
 from jaxdet import config as config_lib
 from jaxdet.config import Config
 from jaxdet.zoo.measure import measure
-from jaxdet.zoo.published import ROWS, ZOO_SITES, Row
+from jaxdet.zoo.published import PUBLISHED, Row
 
 
 def folder_of(variable: str, content: str) -> Path:
@@ -31,17 +31,19 @@ def folder_of(variable: str, content: str) -> Path:
 def job_of(row: Row) -> tuple[Config, str]:
     """What `python -m jaxdet.zoo --measure` measures for a row: config and checkpoint."""
     coco = folder_of("COCO_ROOT", "annotations/instances_val2017.json and val2017/")
-    zoo = folder_of("CHECKPOINT_ROOT", "the published .pth files")
+    zoo = folder_of("CHECKPOINT_ROOT", "the published files")
     if not (zoo / str(row.file)).is_file():
-        pytest.skip(f"needs {zoo / str(row.file)}: download {ZOO_SITES[0]}/{row.path}")
+        pytest.skip(f"needs {zoo / str(row.file)}: download {row.urls[0]}")
     config = config_lib.parse(config_lib.load_file(CONFIGS / f"{row.config}.py"))
     data = dataclasses.replace(config.data, root=str(coco))
     return dataclasses.replace(config, data=data), str(zoo / str(row.file))
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize("row", [row for row in ROWS if row.file], ids=lambda row: row.config)
+@pytest.mark.parametrize("row", [row for row in PUBLISHED if row.file], ids=lambda r: r.zoo_name)
 def test_published_recall(row):
     result = measure(*job_of(row), steps=0)
     figures = f"COCO API {result['AR1000']:.2f}, fast {result['AR1000_fast']:.2f}"
-    assert not row.differs(result["AR1000"]), f"published {row.ar1000}, measured {figures}"
+    assert not row.differs(result[row.recall]), f"published {row.ar1000}, measured {figures}"
+    if row.ar1000 is None:  # of a detector's RPN: that its file is read and finds what others do
+        assert result["AR1000_fast"] > 50, figures

@@ -28,7 +28,8 @@ def run_export(config: Config, checkpoint: str | Path, out: Path) -> None:
     """Writes the model of a checkpoint to the file `out`, on a single host."""
     if jax.process_count() > 1:
         raise InputError("--mode=export: runs on one host; start it there, without --distributed")
-    params = read_params(checkpoint, param_shapes(build_detector(config)))
+    shapes = param_shapes(build_detector(config))
+    params = read_params(checkpoint, shapes, config.model.convention)
     write_exported(config, params, out)
     print_once(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB), for jaxdet.load_exported")
 

@@ -74,7 +74,7 @@ def make_predictor(
 def load_predictor(config: Config, checkpoint: str | Path, mesh: Mesh | None = None) -> Predictor:
     """Returns the predictor of a configuration and a checkpoint; see `load`."""
     detector = build_detector(config)
-    params = read_params(checkpoint, param_shapes(detector))
+    params = read_params(checkpoint, param_shapes(detector), config.model.convention)
     return make_predictor(config, detector, params, mesh)
 
 
@@ -83,8 +83,8 @@ def load(config: str | Path | ml_collections.ConfigDict, checkpoint: str | Path)
 
     Args:
         config: a config file, or the ConfigDict that one returns, changed or not.
-        checkpoint: a work directory, one of its checkpoints, a PyTorch file of the zoo, or a
-            name such as `zoo://rpn_r50_fpn_1x`.
+        checkpoint: a work directory, one of its checkpoints, a file of mmdet, detectron2
+            or torchvision, or a name such as `zoo://rpn_r50_fpn_1x`.
 
     Raises:
         InputError: a file is missing, or the checkpoint is of another architecture.

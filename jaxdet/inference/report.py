@@ -24,7 +24,7 @@ from jaxdet.errors import InputError
 from jaxdet.files import read_bytes, reported, write_json, write_whole
 from jaxdet.inference.recall import LIMITS, SIZES, percent, table_rows
 from jaxdet.training.metric_writer import read_rows
-from jaxdet.zoo.published import ROWS
+from jaxdet.zoo.published import PUBLISHED
 
 FILE = "report.html"
 MAX_IMAGE_SIZE = (1800, 1900)  # pixels of the embedded image, (width, height)
@@ -82,7 +82,9 @@ def _render(workdir: Path, config: Config) -> str:
     recalls += [f"recall_by_size {size}" for size in SIZES]
     result = _read_json(workdir / "eval.json")
     machine = _read_json(workdir / "environment.json") or _this_machine("wrote this page")
-    published = {row.config: row.ar1000 for row in ROWS if config.data.name != "shapes"}
+    published = {
+        row.config: row.ar1000 for row in reversed(PUBLISHED) if config.data.name != "shapes"
+    }
     values, defaults = (flatten_dict(dataclasses.asdict(c), sep=".") for c in (config, Config()))
     fields = [(name, value, defaults[name]) for name, value in values.items()]
     loader = jinja2.PackageLoader("jaxdet", "inference")

@@ -223,7 +223,7 @@ def first_params(config: Config, detector: Detector, checkpoint: str) -> Params:
     # Of jax's generators this one compiles in a third of the time.
     params = jax.jit(detector.init)(jax.random.key(config.train.seed, impl="rbg"))
     if checkpoint:
-        return read_params(checkpoint, params)
+        return read_params(checkpoint, params, config.model.convention)
     if config.model.pretrained:
         return {**params, "backbone": read_backbone(config.model.pretrained, params["backbone"])}
     return params

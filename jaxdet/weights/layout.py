@@ -1,4 +1,4 @@
-"""Names and shapes: the reference's state dict and jaxdet's parameter tree.
+"""Names and shapes: the 2018 toolbox's state dict and jaxdet's parameter tree.
 
 | state dict (kernels OIHW) | parameter tree (kernels HWIO) |
 | --- | --- |
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from jaxdet.errors import InputError
-from jaxdet.weights.systems import system_of
+from jaxdet.weights.systems import SYSTEMS, system_of
 
 Path = tuple[str, ...]
 
@@ -44,14 +44,18 @@ _SHOWN = 5  # names listed of each kind of mismatch
 
 
 def state_dict(checkpoint: Any, source: str = "the checkpoint") -> dict[str, np.ndarray]:
-    """Returns the tensors of a checkpoint, a dict with a 'state_dict' or one itself, by name.
+    """Returns the tensors of a checkpoint by name, without `module.` in front.
 
-    They come without `module.` in front and without `num_batches_tracked`; `source` is the file.
+    They lie under 'state_dict' or 'model', or are the checkpoint; `source` is the file.
 
     Raises:
         InputError: there are no named tensors, or two of the same name.
     """
-    tensors = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else {}
+    tensors = checkpoint if isinstance(checkpoint, Mapping) else {}
+    if "conv1_w" in tensors or "blobs" in tensors:
+        raise InputError(f"{source}: a backbone only; set config.model.pretrained to it instead")
+    for key in ("model", "state_dict"):
+        tensors = tensors[key] if isinstance(tensors.get(key), Mapping) else tensors
     named = isinstance(tensors, Mapping) and all(
         isinstance(k, str) and isinstance(v, np.ndarray) for k, v in tensors.items()
     )
@@ -69,14 +73,16 @@ def to_params(
     *,
     allow_unused: tuple[str, ...] = (),
     source: str = "the checkpoint",
+    bn_eps: float = 0.0,
 ) -> dict[str, Any]:
-    """Returns the reference's tensors, every one accounted for, in the structure of a template.
+    """Returns a parameter tree from a system's tensors, every one of them accounted for.
 
     Args:
-        checkpoint: as for `state_dict`.
-        template: a parameter tree, leaves with a `.shape`; the result is such a tree in float32.
+        checkpoint: as for `state_dict`, by the names of any of `SYSTEMS`, kernels OIHW.
+        template: nested dict with leaves that have a `.shape`, kernels HWIO.
         allow_unused: prefixes of names that may be left over, e.g. 'neck.'.
         source: the file's name, for messages.
+        bn_eps: of the batch norms of a torchvision file without counters.
 
     Raises:
         InputError: it holds no state dict, or tensors are missing, unused, misshaped or not
@@ -86,7 +92,8 @@ def to_params(
     missing, misshaped = [], []
     found = state_dict(checkpoint, source)
     system = system_of(found)
-    left = {k: v for k, v in system.read(found).items() if k.rpartition(".")[2] != _COUNTER}
+    read = system.read(found, bn_eps)
+    left = {k: v for k, v in read.items() if k.rpartition(".")[2] != _COUNTER}
     for path, leaf in leaves(template):
         name = system.spell(torch_name(path))
         shape = tuple(leaf.shape[i] for i in (3, 2, 0, 1)) if len(leaf.shape) == 4 else leaf.shape
@@ -129,16 +136,28 @@ def require_finite(params: Mapping[str, Any], source: str) -> None:
         raise InputError(f"{source}: unusable weights: {text}; take another checkpoint")
 
 
-def to_state_dict(params: Mapping[str, Any]) -> "OrderedDict[str, np.ndarray]":
-    """Returns the reference's state dict, contiguous, in its order and complete for strict keys."""
-    tensors: OrderedDict[str, np.ndarray] = OrderedDict()
+def to_state_dict(
+    params: Mapping[str, Any], system: str = "mmdet"
+) -> "OrderedDict[str, np.ndarray]":
+    """Returns a system's state dict, in the model's order, for loading with strict keys.
+
+    Args:
+        params: nested dict of arrays, kernels HWIO.
+        system: a key of `SYSTEMS`.
+
+    Returns:
+        Name to contiguous array, kernels OIHW; every batch norm has its `num_batches_tracked`
+        where the system has such counters.
+    """
+    spell, write = SYSTEMS[system].spell, SYSTEMS[system].write
+    tensors: dict[str, np.ndarray] = {}
     for path, leaf in leaves(params):
-        name, array = torch_name(path), np.asarray(leaf)
+        name, array = spell(torch_name(path)), np.asarray(leaf)
         oihw = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
         tensors[name] = np.ascontiguousarray(oihw)
         if path[-1] == "var":
             tensors[name.replace("running_var", _COUNTER)] = np.array(0, np.int64)
-    return tensors
+    return OrderedDict(write(tensors))
 
 
 def torch_name(path: Path) -> str:

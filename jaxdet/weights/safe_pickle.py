@@ -52,6 +52,13 @@ _NAMES = {
     "numpy._core.multiarray.scalar": "scalar",
     "collections.OrderedDict": "dict",
     "_codecs.encode": "bytes",
+    # Stepped over: what training scripts save beside their weights.
+    "argparse.Namespace": "sealed",
+    "collections.Counter": "sealed",
+    "mmengine.logging.history_buffer.HistoryBuffer": "sealed",
+    "mmengine.logging.message_hub.MessageHub": "sealed",
+    "__builtin__.getattr": "attribute",
+    "builtins.getattr": "attribute",
 }
 
 
@@ -64,6 +71,13 @@ class Global:
     """What a name that a pickle may use makes: a value of `_NAMES`."""
 
     makes: str
+
+
+class Sealed:
+    """An object of a class that is stepped over; what it held was read as data and dropped."""
+
+
+_LEAVES = (type(None), str, bytes, int, float, np.generic, np.ndarray, Sealed)
 
 
 @dataclass(eq=False)
@@ -166,7 +180,7 @@ class _Machine:
             case "STACK_GLOBAL":
                 attribute, module = stack.pop(), stack.pop()
                 stack.append(_named(module, attribute))
-            case "REDUCE":
+            case "REDUCE" | "NEWOBJ":
                 args = stack.pop()
                 stack[-1] = self._call(stack[-1], args)
             case "BUILD":
@@ -209,11 +223,13 @@ class _Machine:
                 return pickled_arrays.numpy_array((), dtype, False, self._bytes(data))[()]
             case "bytes", (str() as text, str("latin1")):
                 return self._bytes(text)
+            case ("sealed", tuple()) | ("attribute", (Global("sealed"), str())):
+                return Sealed()
         raise Refused("makes something that is not a tensor or a plain container")
 
     def _built(self, target: Any, state: Any) -> Any:
         """Returns an object with its content; attributes of dicts and parameters are dropped."""
-        if type(target) in (OrderedDict, np.ndarray):
+        if type(target) in (OrderedDict, np.ndarray, Sealed):
             return target
         match target.code if type(target) is _Unbuilt else None, state:
             case "", (_, shape, np.dtype() as dtype, fortran, data):
@@ -260,7 +276,7 @@ def _height(item: Any, heights: dict[int, int], depth: int) -> int:
 
     `heights` has the containers gone through, by id; `depth` is that of the item.
     """
-    if item is None or isinstance(item, str | bytes | int | float | np.generic | np.ndarray):
+    if isinstance(item, _LEAVES):
         return 0
     if type(item) not in (list, tuple, dict, OrderedDict):
         raise Refused("holds something that is not data")

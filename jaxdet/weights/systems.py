@@ -5,11 +5,16 @@ names is spelled elsewhere, and turns a whole state dict (kernels OIHW) from tha
 into the 2018 ones and back.
 """
 
+import logging
 import re
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from jaxdet.errors import InputError
+
+_LOG = logging.getLogger(__name__)
 
 Tensors = dict[str, np.ndarray]
 
@@ -22,9 +27,11 @@ class System(NamedTuple):
     conventions: tuple[str, ...]  # of configs that its files fit
     sign: str  # what begins a name that no other system has
     spell: Callable[[str], str]  # a 2018 name as this system spells it
-    read: Callable[[Tensors], Tensors]  # its tensors, by its names, as the 2018 toolbox has them
+    # Its tensors, by its names, as the 2018 toolbox has them; the number is `to_params`' `bn_eps`.
+    read: Callable[[Tensors, float], Tensors]
     write: Callable[[Tensors], Tensors]  # the way back
     unused: tuple[str, ...] = ()  # beginnings of names that an RPN has no use for
+    suffix: str = ".pth"  # of the files that it reads
 
 
 def system_of(tensors: Mapping[str, np.ndarray]) -> System:
@@ -33,6 +40,47 @@ def system_of(tensors: Mapping[str, np.ndarray]) -> System:
         if any(name.startswith(system.sign) for name in tensors):
             return system
     return SYSTEMS["mmdet"]
+
+
+def require_convention(
+    checkpoint: Any, tensors: Mapping[str, np.ndarray], convention: str, source: str
+) -> None:
+    """Refuses a checkpoint whose boxes are not those of a config.
+
+    Args:
+        checkpoint: what the file `source` holds; mmdet's say of which version they are.
+        tensors: its state dict.
+        convention: `config.model.convention`; a name that no system has takes every file.
+        source: for the message.
+
+    Raises:
+        InputError: the file is of another system or version.
+    """
+    system = system_of(tensors)
+    fitting = system.conventions
+    if system is SYSTEMS["mmdet"]:
+        fitting = _mmdet_conventions(checkpoint, tensors) or fitting
+    if convention in fitting or not any(convention in x.conventions for x in SYSTEMS.values()):
+        return
+    if system is SYSTEMS["torchvision"]:
+        fitting = fitting[1:] if _HEAD_2 in tensors else fitting[:1]
+    raise InputError(
+        f"{source}: of {' or '.join(fitting)}; config.model.convention is {convention}: "
+        f"use --config={CONFIGS[fitting[0]]}, or another config of that convention"
+    )
+
+
+def _mmdet_conventions(checkpoint: Any, tensors: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """Returns the conventions of the version that a file says it is of, its own first."""
+    meta = checkpoint.get("meta")
+    version = str(meta.get("mmdet_version")) if isinstance(meta, Mapping) else ""
+    if "message_hub" in checkpoint or any(name.startswith(_MMDET3_HEAD) for name in tensors):
+        version = "3."
+    if version.startswith(("0.", "1.")):
+        return ("mmdet1",)
+    own = f"mmdet{version[:1]}"
+    # Of the same boxes.
+    return (own, *({"mmdet2", "mmdet3"} - {own})) if version.startswith(("2.", "3.")) else ()
 
 
 def _spelled(rules: Mapping[str, str | Callable[[re.Match], str]]) -> Callable[[str], str]:
@@ -47,7 +95,7 @@ def _spelled(rules: Mapping[str, str | Callable[[re.Match], str]]) -> Callable[[
     return spell
 
 
-def _detectron2_read(tensors: Tensors) -> Tensors:
+def _detectron2_read(tensors: Tensors, bn_eps: float) -> Tensors:
     """Turns size-major anchors into ratio-major ones; a pyramid's backbone loses its scope."""
     tensors = {name.replace("backbone.bottom_up.", "backbone."): x for name, x in tensors.items()}
     return _reordered(tensors, (-1, _RATIOS))
@@ -74,33 +122,45 @@ def _reordered(tensors: Tensors, anchors: tuple[int, int]) -> Tensors:
     return tensors
 
 
-def _torchvision_read(tensors: Tensors) -> Tensors:
+@np.errstate(all="ignore")  # what is no number is refused by name later
+def _torchvision_read(tensors: Tensors, bn_eps: float) -> Tensors:
     """Folds what the network does not have into what it has.
 
-    An epsilon of 0 into the scales of a file without counters, as the published files of version
-    1 were made; batch norms after the pyramid's convolutions (version 2) into these.
+    The epsilon of a file without counters into the scales, as the published files of version 1
+    have one of 0; batch norms after the pyramid's convolutions (version 2) into these.  What is
+    incomplete stays as it is, to be named with what does not fit.
     """
-    tensors = {_TORCHVISION_OLD.sub(r"\1.0\2", name): x for name, x in tensors.items()}
+    tensors = {_TORCHVISION_OLD(name): x for name, x in tensors.items()}
     counted = any(name.endswith(_COUNTER) for name in tensors)
-    for name in [name for name in tensors if name.endswith(".running_var")]:
-        scope = name.removesuffix(".running_var")
-        variance = tensors[name]
+    if not counted:
+        _LOG.warning(
+            "batch norms of torchvision without counters: read with an epsilon of %g (published "
+            "files have 0, others 1e-5: converters.torchvision --bn_eps=1e-5)",
+            bn_eps,
+        )
+    for scope in [name.removesuffix(".running_var") for name in tensors if ".running_var" in name]:
+        names = [f"{scope}.{leaf}" for leaf in _NORM]
+        norm = [tensors[name] for name in names if name in tensors]
+        if len(norm) < 4 or any(x.ndim != 1 or len(x) != len(norm[0]) for x in norm):
+            continue
+        scale, bias, mean, variance = norm
+        conv = f"{scope.removesuffix('.1')}.0"
+        kernel = tensors.get(f"{conv}.weight", scale)
         if scope.startswith("backbone.body.") and not counted:
-            ratio = np.sqrt((variance + _EPSILON) / variance)
-            tensors[f"{scope}.weight"] = tensors[f"{scope}.weight"] * ratio
-        elif scope.startswith("backbone.fpn."):
-            scale, bias, mean, variance = (tensors.pop(f"{scope}.{leaf}") for leaf in _NORM)
+            ratio = np.sqrt((variance + _EPSILON) / (variance + np.float32(bn_eps)))
+            tensors[f"{scope}.weight"] = scale * ratio
+        elif scope.startswith("backbone.fpn.") and kernel.ndim == 4 and len(kernel) == len(scale):
             slope = scale / np.sqrt(variance + _EPSILON)
-            conv = f"{scope.removesuffix('.1')}.0"
-            kernel = tensors[f"{conv}.weight"]
             tensors[f"{conv}.weight"] = kernel * slope[:, None, None, None]
             tensors[f"{conv}.bias"] = bias - mean * slope
+            for name in names:
+                del tensors[name]
     return tensors
 
 
 def _torchvision_write(tensors: Tensors) -> Tensors:
     """Gives a pyramid of version 2 norms that change nothing but add the bias."""
-    if "rpn.head.conv.1.0.weight" not in tensors:
+    if _HEAD_2 not in tensors:
         return tensors
     written: Tensors = {}
     for name, x in tensors.items():
@@ -114,20 +174,25 @@ def _torchvision_write(tensors: Tensors) -> Tensors:
     return written
 
 
-def _mmdet_read(tensors: Tensors) -> Tensors:
+def _mmdet_read(tensors: Tensors, bn_eps: float) -> Tensors:
     """An RPN that mmdet 3 trained calls its head by another name."""
-    return {re.sub(r"^bbox_head\.rpn_", "rpn_head.rpn_", name): x for name, x in tensors.items()}
+    head = re.compile(f"^{re.escape(_MMDET3_HEAD)}")
+    return {head.sub("rpn_head.rpn_", name): x for name, x in tensors.items()}
 
 
 _NORM = ("weight", "bias", "running_mean", "running_var")
 _COUNTER = "num_batches_tracked"
 _RATIOS = 3
+_MMDET3_HEAD = "bbox_head.rpn_"
+_HEAD_2 = "rpn.head.conv.1.0.weight"  # in version 2 alone
 _DETECTRON2_HEAD = "proposal_generator.rpn_head"
-# Spelled without the module's own `.0` before torchvision 0.13 (head) and 0.15 (pyramid).
-_TORCHVISION_OLD = re.compile(
-    r"^(rpn\.head\.conv|backbone\.fpn\.(?:inner|layer)_blocks\.\d)(\.(?:weight|bias))$"
+# As torchvision itself renames what it wrote before 0.13.
+_TORCHVISION_OLD = _spelled(
+    {
+        r"^rpn\.head\.conv\.(weight|bias)$": r"rpn.head.conv.0.0.\1",
+        r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$": r"\1.0.\2",
+    }
 )
-
 _DETECTRON2 = _spelled(
     {
         r"^backbone\.(conv1|bn1)\.": r"backbone.stem.\1.",
@@ -153,6 +218,15 @@ _TORCHVISION = _spelled(
         r"^rpn_head\.rpn_reg\.": "rpn.head.bbox_pred.",
     }
 )
+# A config of each convention, to name to users.
+CONFIGS = {
+    "mmdet1": "rpn_r50_fpn_1x",
+    "mmdet2": "mmdet2_rpn_r50_fpn_1x",
+    "mmdet3": "mmdet3_rpn_r50_fpn_1x",
+    "detectron2": "detectron2_rpn_r50_fpn_1x",
+    "torchvision": "torchvision_rpn_r50_fpn",
+    "torchvision_v2": "torchvision_rpn_r50_fpn_v2",
+}
 SYSTEMS = {
     "detectron2": System(
         ("detectron2",),
@@ -161,6 +235,7 @@ SYSTEMS = {
         _detectron2_read,
         _detectron2_write,
         ("roi_heads.", "pixel_", "proposal_generator.anchor_generator."),
+        ".pkl",
     ),
     "torchvision": System(
         ("torchvision", "torchvision_v2"),

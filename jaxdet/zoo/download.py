@@ -1,12 +1,15 @@
 """Published files by name, downloaded once, verified and kept.
 
-A file grows as `<file>.part` and gets its name only once its SHA-256 begins as the name says, so
-that a file under its name is whole.  What a cut connection left is continued.
+A file grows as `<file>.part` and gets its name only once its hash begins as the name says, so that
+a file under its name is whole.  What a cut connection left is continued.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import http.client
+import logging
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -17,7 +20,10 @@ from rich.progress import DownloadColumn, TransferSpeedColumn
 from jaxdet.console import Advance, progress
 from jaxdet.errors import InputError
 from jaxdet.files import cache_folder, reported
-from jaxdet.zoo.published import PRETRAINED, ROWS, ZOO_SITES
+from jaxdet.weights import torch_file
+from jaxdet.zoo.published import MMDET2, PRETRAINED, PUBLISHED, ROWS, Row
+
+_LOG = logging.getLogger(__name__)
 
 TIMEOUT = 30.0  # seconds without a byte
 ATTEMPTS = 50  # connections to one site, each of which must bring something
@@ -31,26 +37,44 @@ class _SiteError(Exception):
 def fetch(name: str) -> Path:
     """Returns a published file, downloading it at first use.
 
-    It is named `zoo://<config>`, `torchvision://<backbone>` or `open-mmlab://<backbone>`.
+    Args:
+        name: `zoo://<config>`, `zoo://<system>/<model>` or a key of `PRETRAINED`.
 
     Raises:
         InputError: nothing of this name is published, or no site gives the right bytes; the
             message says which file to put where.
     """
-    rows = {f"zoo://{row.config}": (ZOO_SITES, row.path) for row in ROWS if row.path}
-    published: dict[str, tuple[Sequence[str], str]] = {**rows, **PRETRAINED}
+    rows = {row.zoo_name: row for row in PUBLISHED}
+    published = {zoo_name: row.urls for zoo_name, row in rows.items() if row.file}
+    for backbone, (sites, file) in PRETRAINED.items():
+        published[backbone] = [f"{site}/{file}" for site in sites]
+    advice = _advice(rows[name]) if name in rows else ""
     if name not in published:
-        known = ", ".join(published)
-        raise InputError(f"{name}: no file of this name was published; known are {known}")
-    sites, path = published[name]
-    urls = [f"{site}/{path}" for site in sites]
-    return download(urls, cache_folder() / "checkpoints" / Path(path).name)
+        start = name.rpartition("/")[0]
+        known = [x for x in published if x.rpartition("/")[0] == start] or published
+        raise InputError(
+            f"{name}: nothing of this name is published; known are {', '.join(known)}{advice}"
+        )
+    urls = published[name]
+    return download(urls, cache_folder() / "checkpoints" / urls[0].rpartition("/")[2], advice)
 
 
-def download(urls: Sequence[str], target: Path) -> Path:
-    """Returns `target`, verified, brought here from the first URL that gives it if need be.
+def _advice(row: Row) -> str:
+    """Returns which file can be had in place of one of 2018, whose sites may be gone."""
+    for other in MMDET2 if row in ROWS else ():
+        if (other.backbone, other.style, other.schedule) == (row.backbone, row.style, row.schedule):
+            return f"; or take {other.zoo_name} with --config={other.config}, its like of mmdet 2"
+    return ""
 
-    Its name ends in `-<hex digits>.<suffix>`, the beginning of the file's SHA-256.
+
+def download(urls: Sequence[str], target: Path, advice: str = "") -> Path:
+    """Returns `target`, verified, which is brought here unless it is here already.
+
+    Args:
+        urls: of the same file, tried in this order.
+        target: ends in `-<hex digits>.pth`, the beginning of the file's SHA-256, or in
+            `_<hex digits>.pkl`, that of its MD5; a backbone `R-<depth>.pkl` has none.
+        advice: what else can be done, to end the message.
 
     Raises:
         InputError: no URL gives the right bytes, or the folder cannot be written.
@@ -72,7 +96,7 @@ def download(urls: Sequence[str], target: Path) -> Path:
                     problems.append(f"{url}: {error}")
     raise InputError(
         f"{target.name}: cannot be downloaded ({'; '.join(problems)}); "
-        f"download {urls[0]} elsewhere and put it at {target}"
+        f"download {urls[0]} elsewhere and put it at {target}{advice}"
     )
 
 
@@ -89,7 +113,7 @@ def _download_from(url: str, target: Path) -> Path:
                     return part.replace(target)
                 part.unlink()
                 if not resumed:
-                    raise _SiteError("wrong bytes: their SHA-256 is not the one in the name")
+                    raise _SiteError("wrong bytes: their hash is not the one in the name")
                 resumed = False  # perhaps only what lay here was wrong: once more, from the start
             elif part.stat().st_size <= before:
                 break
@@ -127,7 +151,17 @@ def _transfer(url: str, part: Path, have: int, advance: Advance) -> bool:
 
 
 def _is_right(path: Path, named: Path) -> bool:
-    """Returns whether a file's SHA-256 begins with the hex digits at the end of a name."""
+    """Returns whether a file's hash begins with the hex digits at the end of a name.
+
+    A name without them is a Detectron backbone's, of which its first blob must be there.
+    """
+    digits = re.search(r"[-_]([0-9a-f]{6,})\.\w+$", named.name)
+    if digits is None:
+        _LOG.warning("%s: no hash of it is published; only its form is checked", named)
+        with contextlib.suppress(InputError, AttributeError, TypeError):
+            blobs = torch_file.read(path)
+            return "conv1_w" in blobs.get("blobs", blobs)
+        return False
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return digest.startswith(named.stem.rpartition("-")[2])
+        digest = hashlib.file_digest(file, "md5" if named.suffix == ".pkl" else "sha256")
+    return digest.hexdigest().startswith(digits[1])

@@ -67,7 +67,8 @@ def measure(
     detector = build_detector(config)
     # On the host: training donates the devices' copies.
     if checkpoint:
-        params = jax.device_get(read_params(checkpoint, param_shapes(detector)))
+        shapes = param_shapes(detector)
+        params = jax.device_get(read_params(checkpoint, shapes, config.model.convention))
     else:
         params = jax.device_get(jax.jit(detector.init)(jax.random.key(config.train.seed)))
     everything = load_dataset(config, "val")

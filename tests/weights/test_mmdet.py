@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import pickle
 import subprocess
 import sys
 from collections import OrderedDict
@@ -201,6 +202,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(files):
     assert "no such config" in fails(good, new, "absent.py")
     assert "exactly one" in fails(good, files / "b.pth", config)
     assert "exactly one" in fails(new, files / "b", config)
+    (files / "R-50.pkl").write_bytes(pickle.dumps({"conv1_w": np.zeros(1)}, 2))
     assert "pretrained" in fails(files / "R-50.pkl", new, config)
     assert "--with_optimizer" in fails(new, files / "b.pth", config, with_optimizer=True)
     (files / "adamw.py").write_text(

@@ -1,14 +1,17 @@
 """Downloads from servers on loopback that cut, lie, ignore Range, or are down."""
 
+import dataclasses
 import functools
 import hashlib
 import http.server
 import io
+import pickle
 import re
 import socket
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -16,7 +19,7 @@ from jaxdet import console as console_lib
 from jaxdet.errors import InputError
 from jaxdet.zoo import download as download_lib
 from jaxdet.zoo.download import download, fetch
-from jaxdet.zoo.published import PRETRAINED, ROWS
+from jaxdet.zoo.published import DETECTRON2, MMDET2, PRETRAINED, ROWS, TORCHVISION
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 NAME = f"weights-{hashlib.sha256(CONTENT).hexdigest()[:8]}.pth"
@@ -251,7 +254,7 @@ def test_main_site_before_mirror_for_every_published_file(monkeypatch, tmp_path)
     asked = []
     monkeypatch.setenv("JAXDET_CACHE", str(tmp_path))
     monkeypatch.setattr(
-        download_lib, "download", lambda urls, path: asked.append((urls, path)) or path
+        download_lib, "download", lambda urls, path, _: asked.append((urls, path)) or path
     )
     for row in ROWS:
         if row.file:
@@ -264,20 +267,75 @@ def test_main_site_before_mirror_for_every_published_file(monkeypatch, tmp_path)
                 ],
                 tmp_path / "checkpoints" / row.file,
             )
+    for row, url in (
+        (
+            MMDET2[1],
+            "https://download.openmmlab.com/mmdetection/v2.0/rpn/rpn_r50_fpn_1x_coco/"
+            "rpn_r50_fpn_1x_coco_20200218-5525fa2e.pth",
+        ),
+        (
+            DETECTRON2[1],
+            "https://dl.fbaipublicfiles.com/detectron2/COCO-Detection/rpn_R_50_FPN_1x/137258492/"
+            "model_final_02ce48.pkl",
+        ),
+        (
+            TORCHVISION[0],
+            "https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_coco-258fb6c6.pth",
+        ),
+    ):
+        fetch(row.zoo_name)
+        assert asked.pop() == ([url], tmp_path / "checkpoints" / url.rpartition("/")[2])
     for name in PRETRAINED:
         fetch(name)
         urls, path = asked.pop()
-        assert all(url.endswith(path.name) for url in urls)
-        assert re.search(r"-[0-9a-f]{8}\.pth$", path.name)
-        assert len(urls) == (2 if name.startswith("open-mmlab") else 1)
+        assert all(url.endswith(f"/{path.name}") for url in urls)
+        assert re.search(r"-[0-9a-f]{8}\.pth$|^R-(50|101)\.pkl$", path.name)
+        mirrored = name.startswith("open-mmlab://res")
+        assert len(urls) == (3 if mirrored else 1)
+        assert not mirrored or urls[0].startswith("https://download.openmmlab.com/pretrain/third")
+
+
+def test_detectron2s_files_are_told_by_md5(serve, tmp_path):
+    target = tmp_path / f"model_final_{hashlib.md5(CONTENT).hexdigest()[:6]}.pkl"
+    wrong = serve(content=CONTENT[::-1])
+    download([wrong.url, serve().url], target)
+    assert target.read_bytes() == CONTENT
+    assert len(wrong.requests) == 1
+
+
+def test_a_backbone_without_a_hash_is_looked_into(serve, tmp_path, caplog):
+    wrong, right = pickle.dumps([1]), pickle.dumps({"blobs": {"conv1_w": np.zeros(3)}}, 2)
+    servers = [serve(content=x) for x in (CONTENT, wrong, right)]
+    download([server.url for server in servers], tmp_path / "R-50.pkl")
+    assert (tmp_path / "R-50.pkl").read_bytes() == right
+    assert "R-50.pkl: no hash of it is published" in caplog.text
+
+
+def test_in_place_of_a_file_of_2018(monkeypatch, tmp_path, down):
+    monkeypatch.setenv("JAXDET_CACHE", str(tmp_path))
+    rows = [dataclasses.replace(row, sites=(down,)) for row in (ROWS[0], ROWS[5])]
+    monkeypatch.setattr(download_lib, "PUBLISHED", rows)
+    monkeypatch.setattr(download_lib, "ROWS", rows)
+    with pytest.raises(InputError, match="Connection refused") as caught:
+        fetch("zoo://rpn_r50_fpn_1x")
+    assert str(caught.value).endswith(
+        "; or take zoo://mmdet2/rpn_r50_fpn_1x_coco with --config=mmdet2_rpn_r50_fpn_1x, "
+        "its like of mmdet 2"
+    )
+    with pytest.raises(InputError, match="Connection refused") as caught:
+        fetch("zoo://rpn_r50_caffe_c4_1x")
+    assert "mmdet" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("zoo://rpn_r50_caffe_fpn_1x", "no file of this name was published"),
-        ("zoo://rpn_r51", "known are zoo://rpn_r50_caffe_c4_1x, zoo://.* torchvision://resnet18"),
-        ("https://example.org/x.pth", "known are zoo://"),
+        ("zoo://rpn_r50_caffe_fpn_1x", "nothing of this name is published"),
+        ("zoo://rpn_r50_caffe_fpn_1x", "; or take zoo://mmdet2/rpn_r50_caffe_fpn_1x_coco with --c"),
+        ("zoo://rpn_r51", "known are zoo://rpn_r50_caffe_c4_1x, zoo://.*"),
+        ("zoo://detectron2/x", "known are zoo://detectron2/rpn_R_50_C4_1x, zoo://detectron2/rpn_"),
+        ("torchvision://r", "known are torchvision://resnet18, "),
+        ("https://example.org/x.pth", "known are zoo://.* torchvision://resnet18"),
     ],
 )
 def test_names_that_are_not_published(name, message):

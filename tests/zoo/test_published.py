@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxdet.zoo.published import ROWS
+from jaxdet.config import load_file
+from jaxdet.zoo.published import PRETRAINED, PUBLISHED, ROWS
 from jaxdet.zoo.table import markdown_table
 
 ROOT = Path(__file__).parents[2]
@@ -21,8 +22,10 @@ def test_the_table_is_the_published_document():
 
 
 def test_fourteen_rows_of_equal_width():
-    lines = markdown_table().splitlines()
+    first, *others = markdown_table().split("\n\n")
+    lines = first.splitlines()
     assert len(lines) == 2 + 14
+    assert [len(text.splitlines()) for text in others] == [1, 2 + 10, 1, 2 + 5, 1, 2 + 5]
     assert len({len(line) for line in lines}) == 1
     assert len({row.config for row in ROWS}) == 14
     x101 = (
@@ -34,6 +37,14 @@ def test_fourteen_rows_of_equal_width():
 def test_every_row_has_its_config():
     configs = {path.stem for path in (ROOT / "configs").glob("rpn_*.py")}
     assert {row.config for row in ROWS} == configs - {"rpn_r18_fpn_shapes"}
+    every = {path.stem for path in (ROOT / "configs").glob("*_rpn_*.py")}
+    others = {row.config for row in PUBLISHED} - configs
+    assert others == {name for name in every if not name.startswith("mmdet3")}
+    for name in every:
+        assert load_file(name).model.pretrained in PRETRAINED
+    for name in ("zoo_name", "file"):
+        published = [getattr(row, name) for row in PUBLISHED if row.file]
+        assert len(set(published)) == len(published) == 12 + 10 + 5 + 5
 
 
 @pytest.fixture(autouse=True)
