@@ -3,6 +3,7 @@
 The one source of these figures, for the table, the download and the tests.
 """
 
+import re
 from dataclasses import dataclass, replace
 
 # Replacing the first prefix by the second gives the mirror's address.
@@ -23,9 +24,6 @@ class Row:
     """A trained model.  Figures: 8 V100s, 16 images per step, COCO 2017; None: not published."""
 
     config: str  # configs/<config>.py
-    backbone: str
-    style: str
-    schedule: str  # 1x: 12 epochs, 2x: 24
     memory: float | None  # GB, the largest device's
     train_time: float | None  # seconds per step
     fps: float | None  # images per second, loading and post-processing included
@@ -34,6 +32,24 @@ class Row:
     sites: tuple[str, ...] = tuple(f"{site}/mmdetection/models" for site in ZOO_SITES)
     name: str = ""  # what follows zoo://; the config's where it is empty
     recall: str = "AR1000_fast"  # which of `measure.measure`'s figures `ar1000` is
+
+    @property
+    def backbone(self) -> str:
+        """Returns the network, such as `X-101-32x4d-FPN`, as the config's name has it."""
+        kind, depth, groups, neck = _NETWORK.search(self.config).groups()  # type: ignore[union-attr]
+        return f"{kind}-{depth}{groups.replace('_', '-')}-{neck}".upper().replace("X4D", "x4d")
+
+    @property
+    def style(self) -> str:
+        """Returns where a block's stride is: as in Caffe or as in PyTorch."""
+        caffe = "_caffe_" in self.config or self.config.startswith("detectron2")
+        return "caffe" if caffe else "pytorch"
+
+    @property
+    def schedule(self) -> str:
+        """Returns `1x` (12 epochs), `2x` (24), or `-`."""
+        found = re.search(r"_(\dx)(_|$)", self.name or self.config)
+        return found[1] if found else "-"
 
     @property
     def zoo_name(self) -> str:
@@ -51,93 +67,67 @@ class Row:
         return self.ar1000 is not None and abs(ar1000 - self.ar1000) > TOLERANCE + 1e-9
 
 
+_NETWORK = re.compile(r"rpn_([rx])(\d+)((?:_\d+x4d)?)(?:_caffe)?_(fpn|c4)")
+
+
 # fmt: off
-def _mmdet2(backbone: str, style: str, schedule: str, memory: float | None, fps: float | None,
-            ar1000: float, name: str, digits: str) -> Row:
-    folder = f"{name}_coco"
-    return Row(f"mmdet2_{name}", backbone, style, schedule, memory, None, fps, ar1000,
-               f"{folder}_{digits}.pth", (f"{OPENMMLAB}/mmdetection/v2.0/rpn/{folder}",),
-               f"mmdet2/{folder}")
+def _mmdet2(name: str, memory: float | None, fps: float | None, ar1000: float, end: str) -> Row:
+    sites = (f"{OPENMMLAB}/mmdetection/v2.0/rpn/{name}_coco",)
+    file = f"{name}_coco_{end}.pth"
+    return Row(f"mmdet2_{name}", memory, None, fps, ar1000, file, sites, f"mmdet2/{name}_coco")
 
 
-def _detectron2(neck: str, schedule: str, memory: float | None, train_time: float | None,
-                fps: float | None, ar1000: float | None, name: str, file: str) -> Row:
-    return Row(f"detectron2_rpn_r50_{neck.lower()}_1x", f"R-50-{neck}", "caffe", schedule,
-               memory, train_time, fps, ar1000, file.partition("/")[2],
-               (f"{DETECTRON2_SITE}/COCO-Detection/{name}/{file.partition('/')[0]}",),
+def _detectron2(name: str, memory: float | None, train_time: float | None, fps: float | None,
+                ar1000: float | None, number: str, digits: str) -> Row:
+    config = f"detectron2_rpn_r50_{'c4' if '_C4_' in name else 'fpn'}_1x"
+    sites = (f"{DETECTRON2_SITE}/COCO-Detection/{name}/{number}",)
+    return Row(config, memory, train_time, fps, ar1000, f"model_final_{digits}.pkl", sites,
                f"detectron2/{name}")
 
 
 def _torchvision(name: str, digits: str) -> Row:
     config = "torchvision_rpn_r50_fpn" + "_v2" * name.endswith("_v2")
-    return Row(config, "R-50-FPN", "pytorch", "-", *_NONE, f"{name}_coco-{digits}.pth",
-               TORCHVISION_SITES, f"torchvision/{name}")
+    file = f"{name}_coco-{digits}.pth"
+    return Row(config, *_NONE, file, TORCHVISION_SITES, f"torchvision/{name}")
 
 
 _NONE = (None, None, None, None)  # memory, times and AR1000
 # The 2018 toolbox's.
 ROWS = tuple(replace(row, recall="AR1000") for row in (
-    Row("rpn_r50_caffe_c4_1x", "R-50-C4", "caffe", "1x", None, None, 20.5, 51.1,
-        "rpn_r50_caffe_c4_1x-ea7d3428.pth"),
-    Row("rpn_r50_caffe_c4_2x", "R-50-C4", "caffe", "2x", 2.2, 0.17, 20.3, 52.2,
-        "rpn_r50_caffe_c4_2x-c6d5b958.pth"),
-    Row("rpn_r50_c4_1x", "R-50-C4", "pytorch", "1x", None, None, 20.1, 50.2,
-        "rpn_r50_c4_1x-eb38972b.pth"),
-    Row("rpn_r50_c4_2x", "R-50-C4", "pytorch", "2x", None, None, 20.0, 51.1,
-        "rpn_r50_c4_2x-3d4c1e14.pth"),
-    Row("rpn_r50_caffe_fpn_1x", "R-50-FPN", "caffe", "1x", 3.3, 0.253, 16.9, 58.2, None),
-    Row("rpn_r50_fpn_1x", "R-50-FPN", "pytorch", "1x", 3.5, 0.276, 17.7, 57.1,
-        "rpn_r50_fpn_1x_20181010-4a9c0712.pth"),
-    Row("rpn_r50_fpn_2x", "R-50-FPN", "pytorch", "2x", None, None, None, 57.6,
-        "rpn_r50_fpn_2x_20181010-88a4a471.pth"),
-    Row("rpn_r101_caffe_fpn_1x", "R-101-FPN", "caffe", "1x", 5.2, 0.379, 13.9, 59.4, None),
-    Row("rpn_r101_fpn_1x", "R-101-FPN", "pytorch", "1x", 5.4, 0.396, 14.4, 58.6,
-        "rpn_r101_fpn_1x_20181129-f50da4bd.pth"),
-    Row("rpn_r101_fpn_2x", "R-101-FPN", "pytorch", "2x", None, None, None, 59.1,
-        "rpn_r101_fpn_2x_20181129-e42c6c9a.pth"),
-    Row("rpn_x101_32x4d_fpn_1x", "X-101-32x4d-FPN", "pytorch", "1x", 6.6, 0.589, 11.8, 59.4,
-        "rpn_x101_32x4d_fpn_1x_20181218-7e379d26.pth"),
-    Row("rpn_x101_32x4d_fpn_2x", "X-101-32x4d-FPN", "pytorch", "2x", None, None, None, 59.9,
-        "rpn_x101_32x4d_fpn_2x_20181218-0510af40.pth"),
-    Row("rpn_x101_64x4d_fpn_1x", "X-101-64x4d-FPN", "pytorch", "1x", 9.5, 0.955, 8.3, 59.8,
-        "rpn_x101_64x4d_fpn_1x_20181218-c1a24f1f.pth"),
-    Row("rpn_x101_64x4d_fpn_2x", "X-101-64x4d-FPN", "pytorch", "2x", None, None, None, 60.0,
-        "rpn_x101_64x4d_fpn_2x_20181218-c22bdd70.pth"),
+    Row("rpn_r50_caffe_c4_1x", None, None, 20.5, 51.1, "rpn_r50_caffe_c4_1x-ea7d3428.pth"),
+    Row("rpn_r50_caffe_c4_2x", 2.2, 0.17, 20.3, 52.2, "rpn_r50_caffe_c4_2x-c6d5b958.pth"),
+    Row("rpn_r50_c4_1x", None, None, 20.1, 50.2, "rpn_r50_c4_1x-eb38972b.pth"),
+    Row("rpn_r50_c4_2x", None, None, 20.0, 51.1, "rpn_r50_c4_2x-3d4c1e14.pth"),
+    Row("rpn_r50_caffe_fpn_1x", 3.3, 0.253, 16.9, 58.2, None),
+    Row("rpn_r50_fpn_1x", 3.5, 0.276, 17.7, 57.1, "rpn_r50_fpn_1x_20181010-4a9c0712.pth"),
+    Row("rpn_r50_fpn_2x", None, None, None, 57.6, "rpn_r50_fpn_2x_20181010-88a4a471.pth"),
+    Row("rpn_r101_caffe_fpn_1x", 5.2, 0.379, 13.9, 59.4, None),
+    Row("rpn_r101_fpn_1x", 5.4, 0.396, 14.4, 58.6, "rpn_r101_fpn_1x_20181129-f50da4bd.pth"),
+    Row("rpn_r101_fpn_2x", None, None, None, 59.1, "rpn_r101_fpn_2x_20181129-e42c6c9a.pth"),
+    Row("rpn_x101_32x4d_fpn_1x", 6.6, 0.589, 11.8, 59.4, "rpn_x101_32x4d_fpn_1x_20181218-7e379d26.pth"),
+    Row("rpn_x101_32x4d_fpn_2x", None, None, None, 59.9, "rpn_x101_32x4d_fpn_2x_20181218-0510af40.pth"),
+    Row("rpn_x101_64x4d_fpn_1x", 9.5, 0.955, 8.3, 59.8, "rpn_x101_64x4d_fpn_1x_20181218-c1a24f1f.pth"),
+    Row("rpn_x101_64x4d_fpn_2x", None, None, None, 60.0, "rpn_x101_64x4d_fpn_2x_20181218-c22bdd70.pth"),
 ))
 MMDET2 = (
-    _mmdet2("R-50-FPN", "caffe", "1x", 3.5, 22.6, 58.7,
-            "rpn_r50_caffe_fpn_1x", "20200531-5b903a37"),
-    _mmdet2("R-50-FPN", "pytorch", "1x", 3.8, 22.3, 58.2,
-            "rpn_r50_fpn_1x", "20200218-5525fa2e"),
-    _mmdet2("R-50-FPN", "pytorch", "2x", None, None, 58.6,
-            "rpn_r50_fpn_2x", "20200131-0728c9b3"),
-    _mmdet2("R-101-FPN", "caffe", "1x", 5.4, 17.3, 60.0,
-            "rpn_r101_caffe_fpn_1x", "20200531-0629a2e2"),
-    _mmdet2("R-101-FPN", "pytorch", "1x", 5.8, 16.5, 59.7,
-            "rpn_r101_fpn_1x", "20200131-2ace2249"),
-    _mmdet2("R-101-FPN", "pytorch", "2x", None, None, 60.2,
-            "rpn_r101_fpn_2x", "20200131-24e3db1a"),
-    _mmdet2("X-101-32x4d-FPN", "pytorch", "1x", 7.0, 13.0, 60.6,
-            "rpn_x101_32x4d_fpn_1x", "20200219-b02646c6"),
-    _mmdet2("X-101-32x4d-FPN", "pytorch", "2x", None, None, 61.1,
-            "rpn_x101_32x4d_fpn_2x", "20200208-d22bd0bb"),
-    _mmdet2("X-101-64x4d-FPN", "pytorch", "1x", 10.1, 9.1, 61.0,
-            "rpn_x101_64x4d_fpn_1x", "20200208-cde6f7dd"),
-    _mmdet2("X-101-64x4d-FPN", "pytorch", "2x", None, None, 61.5,
-            "rpn_x101_64x4d_fpn_2x", "20200208-c65f524f"),
+    _mmdet2("rpn_r50_caffe_fpn_1x", 3.5, 22.6, 58.7, "20200531-5b903a37"),
+    _mmdet2("rpn_r50_fpn_1x", 3.8, 22.3, 58.2, "20200218-5525fa2e"),
+    _mmdet2("rpn_r50_fpn_2x", None, None, 58.6, "20200131-0728c9b3"),
+    _mmdet2("rpn_r101_caffe_fpn_1x", 5.4, 17.3, 60.0, "20200531-0629a2e2"),
+    _mmdet2("rpn_r101_fpn_1x", 5.8, 16.5, 59.7, "20200131-2ace2249"),
+    _mmdet2("rpn_r101_fpn_2x", None, None, 60.2, "20200131-24e3db1a"),
+    _mmdet2("rpn_x101_32x4d_fpn_1x", 7.0, 13.0, 60.6, "20200219-b02646c6"),
+    _mmdet2("rpn_x101_32x4d_fpn_2x", None, None, 61.1, "20200208-d22bd0bb"),
+    _mmdet2("rpn_x101_64x4d_fpn_1x", 10.1, 9.1, 61.0, "20200208-cde6f7dd"),
+    _mmdet2("rpn_x101_64x4d_fpn_2x", None, None, 61.5, "20200208-c65f524f"),
 )
 # The images per second are one over the published 0.034 and 0.032 s.  Detectors hold an RPN, too.
 DETECTRON2 = (
-    _detectron2("C4", "1x", 1.5, 0.130, 29.4, 51.6,
-                "rpn_R_50_C4_1x", "137258005/model_final_450694.pkl"),
-    _detectron2("FPN", "1x", 2.7, 0.186, 31.2, 58.0,
-                "rpn_R_50_FPN_1x", "137258492/model_final_02ce48.pkl"),
-    _detectron2("C4", "1x", *_NONE,
-                "faster_rcnn_R_50_C4_1x", "137257644/model_final_721ade.pkl"),
-    _detectron2("FPN", "1x", *_NONE,
-                "faster_rcnn_R_50_FPN_1x", "137257794/model_final_b275ba.pkl"),
-    _detectron2("FPN", "3x", *_NONE,
-                "faster_rcnn_R_50_FPN_3x", "137849458/model_final_280758.pkl"),
+    _detectron2("rpn_R_50_C4_1x", 1.5, 0.13, 29.4, 51.6, "137258005", "450694"),
+    _detectron2("rpn_R_50_FPN_1x", 2.7, 0.186, 31.2, 58.0, "137258492", "02ce48"),
+    _detectron2("faster_rcnn_R_50_C4_1x", *_NONE, "137257644", "721ade"),
+    _detectron2("faster_rcnn_R_50_FPN_1x", *_NONE, "137257794", "b275ba"),
+    _detectron2("faster_rcnn_R_50_FPN_3x", *_NONE, "137849458", "280758"),
 )
 TORCHVISION = (
     _torchvision("fasterrcnn_resnet50_fpn", "258fb6c6"),
