@@ -104,10 +104,14 @@ ROWS = tuple(replace(row, recall="AR1000") for row in (
     Row("rpn_r101_caffe_fpn_1x", 5.2, 0.379, 13.9, 59.4, None),
     Row("rpn_r101_fpn_1x", 5.4, 0.396, 14.4, 58.6, "rpn_r101_fpn_1x_20181129-f50da4bd.pth"),
     Row("rpn_r101_fpn_2x", None, None, None, 59.1, "rpn_r101_fpn_2x_20181129-e42c6c9a.pth"),
-    Row("rpn_x101_32x4d_fpn_1x", 6.6, 0.589, 11.8, 59.4, "rpn_x101_32x4d_fpn_1x_20181218-7e379d26.pth"),
-    Row("rpn_x101_32x4d_fpn_2x", None, None, None, 59.9, "rpn_x101_32x4d_fpn_2x_20181218-0510af40.pth"),
-    Row("rpn_x101_64x4d_fpn_1x", 9.5, 0.955, 8.3, 59.8, "rpn_x101_64x4d_fpn_1x_20181218-c1a24f1f.pth"),
-    Row("rpn_x101_64x4d_fpn_2x", None, None, None, 60.0, "rpn_x101_64x4d_fpn_2x_20181218-c22bdd70.pth"),
+    Row("rpn_x101_32x4d_fpn_1x", 6.6, 0.589, 11.8, 59.4,
+        "rpn_x101_32x4d_fpn_1x_20181218-7e379d26.pth"),
+    Row("rpn_x101_32x4d_fpn_2x", None, None, None, 59.9,
+        "rpn_x101_32x4d_fpn_2x_20181218-0510af40.pth"),
+    Row("rpn_x101_64x4d_fpn_1x", 9.5, 0.955, 8.3, 59.8,
+        "rpn_x101_64x4d_fpn_1x_20181218-c1a24f1f.pth"),
+    Row("rpn_x101_64x4d_fpn_2x", None, None, None, 60.0,
+        "rpn_x101_64x4d_fpn_2x_20181218-c22bdd70.pth"),
 ))
 MMDET2 = (
     _mmdet2("rpn_r50_caffe_fpn_1x", 3.5, 22.6, 58.7, "20200531-5b903a37"),
