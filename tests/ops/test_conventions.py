@@ -4,7 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference_weights import seeded_image
 
+from jaxdet import config as config_lib
+from jaxdet.data.image import resize, resized_sizes
 from jaxdet.ops.anchors import base_anchors, grid_anchors
 from jaxdet.ops.boxes import CONVENTIONS, area, decode, encode, from_xywh, iou, to_xywh
 from jaxdet.ops.matching import match
@@ -12,6 +15,11 @@ from jaxdet.ops.nms import nms
 
 STRIDES = (4, 8, 16, 32, 64)
 SYSTEM = {"mmdet": "mmdet3", "detectron2": "detectron2", "torchvision": "torchvision"}
+CONFIGS = {
+    "mmdet": "mmdet3_rpn_r50_fpn_1x",
+    "detectron2": "detectron2_rpn_r50_fpn_1x",
+    "torchvision": "torchvision_rpn_r50_fpn",
+}
 SYSTEMS = pytest.mark.parametrize("system", SYSTEM)
 
 
@@ -60,23 +68,75 @@ def test_encoded_boxes(ops):
     np.testing.assert_allclose(found, ops["encoded"], atol=2e-6)
 
 
-def test_matching_as_mmdet(ops):
+@SYSTEMS
+def test_matching(ops, system):
+    """Crowded boxes with ties and twins, and padding behind them."""
     anchors, boxes = jnp.asarray(ops["match_anchors"]), jnp.asarray(ops["match_boxes"])
-    every, mask = jnp.ones(len(anchors), bool), jnp.ones(len(boxes), bool)
-    limits = {"pos_iou": 0.7, "neg_iou": 0.3, "min_pos_iou": 0.3}
-    found = match(anchors, every, boxes, mask, **limits, convention=CONVENTIONS["mmdet3"])
-    np.testing.assert_array_equal(found, ops["assigned_mmdet"])
+    every, mask = jnp.ones(len(anchors), bool), jnp.arange(len(boxes) + 5) < len(boxes)
+    boxes = jnp.pad(boxes, ((0, 5), (0, 0)))
+    targets = config_lib.parse(config_lib.load_file(CONFIGS[system])).targets
+    found = match(
+        anchors,
+        every,
+        boxes,
+        mask,
+        pos_iou=targets.positive_iou,
+        neg_iou=targets.negative_iou,
+        min_pos_iou=targets.min_positive_iou,
+        low_quality_takes=targets.low_quality_takes,
+        convention=CONVENTIONS[SYSTEM[system]],
+    )
+    np.testing.assert_array_equal(found, ops[f"assigned_{system}"])
 
 
-def test_nms_level_by_level(ops):
+def test_a_box_that_meets_no_anchor_makes_all_positive_or_none(ops):
+    """detectron2's and torchvision's quirk, which mmdet's least IoU prevents."""
+    anchors = jnp.asarray([[0.0, 0, 9, 9], [20, 20, 29, 29]])
+    boxes, every = jnp.asarray([[100.0, 100, 109, 109]]), jnp.ones(2, bool)
+    limits = {"pos_iou": 0.7, "neg_iou": 0.3, "convention": CONVENTIONS["detectron2"]}
+    all_of_them = match(
+        anchors, every, boxes, every[:1], min_pos_iou=0.0, low_quality_takes=False, **limits
+    )
+    none = match(anchors, every, boxes, every[:1], min_pos_iou=0.3, **limits)
+    assert (all_of_them.tolist(), none.tolist()) == ([1, 1], [0, 0])
+    nothing = match(
+        anchors, every, boxes, ~every[:1], min_pos_iou=0.0, low_quality_takes=False, **limits
+    )
+    assert nothing.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("kind", ["levelwise", "offset"])
+def test_nms_level_by_level(ops, kind):
+    """A third of the pairs is within 3e-6 of the threshold; `offset` moves the levels apart."""
     kept = []
+    apart = ops["nms_boxes"].max() + np.float32(1) if kind == "offset" else np.float32(0)
     for level in np.unique(ops["nms_levels"]):
         (own,) = np.nonzero(ops["nms_levels"] == level)
         own = own[np.argsort(-ops["nms_scores"][own])]
-        boxes = jnp.asarray(ops["nms_boxes"][own])
+        boxes = jnp.asarray(ops["nms_boxes"][own] + np.float32(level) * apart)
         keep = nms(boxes, jnp.ones(len(own), bool), 0.7, CONVENTIONS["mmdet3"])
         kept += own[np.asarray(keep)].tolist()
-    assert set(kept) == set(ops["nms_kept_levelwise"].tolist())
+    assert set(kept) == set(ops[f"nms_kept_{kind}"].tolist())
+
+
+@SYSTEMS
+def test_sizes_of_resized_images(ops, system):
+    data = config_lib.parse(config_lib.load_file(CONFIGS[system])).data
+    sizes, scales = resized_sizes(ops["size_source"].astype(np.int64), data)
+    np.testing.assert_array_equal(sizes, ops[f"size_{system}"])
+    np.testing.assert_allclose(scales[:, ::-1], sizes / ops["size_source"], rtol=1e-7)
+
+
+@SYSTEMS
+@pytest.mark.parametrize("way", ["down", "up"])
+def test_pixels_of_resized_images(ops, system, way):
+    height, width, *size = (int(x) for x in ops[f"resize_{way}_hw"])
+    image = seeded_image(height, width, int(ops["seed"]))
+    kind = config_lib.parse(config_lib.load_file(CONFIGS[system])).data.resize
+    found = resize(image, (size[0], size[1]), kind)
+    wanted = ops[f"resize_{way}_{system}"]
+    # Bytes are equal; float32 of another library is within 7e-4 of 255.
+    np.testing.assert_allclose(found, wanted, atol=1e-3 if kind == "float" else 0, rtol=0)
 
 
 @pytest.mark.parametrize("name", CONVENTIONS)
