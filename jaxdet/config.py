@@ -8,6 +8,7 @@ The defaults are the zoo's R-50-FPN, pytorch style, 1x.  Config files change som
 import dataclasses
 import difflib
 import importlib.util
+import re
 import reprlib
 import typing
 from dataclasses import dataclass, field
@@ -220,7 +221,7 @@ def parse(config: Any) -> Config:
     """Checks every field of a ConfigDict and returns the frozen form.
 
     Raises:
-        InputError: a field is unknown, of the wrong type or out of range.
+        InputError: a field is unknown, missing, of the wrong type or out of range.
     """
     if isinstance(config, Config):
         return config
@@ -231,8 +232,7 @@ def parse(config: Any) -> Config:
         parsed = msgspec.convert(values, Config)
     except msgspec.ValidationError as error:
         what, _, path = str(error).partition(" - at `$")
-        field_name = path.rstrip("`")
-        raise InputError(f"config{field_name}: {what}{_options(field_name)}") from None
+        raise InputError(f"config{path[:-1]}: {what}{_seen(values, path[:-1])}") from None
     except Exception as error:  # a placeholder without a value, or references in a circle
         raise InputError(f"config: cannot be read: {error}") from None
     known = _flat(dataclasses.asdict(parsed))
@@ -241,6 +241,8 @@ def parse(config: Any) -> Config:
             near = difflib.get_close_matches(name, known, 3)
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
             raise InputError(f"config.{name}: no such field{hint}")
+    if missing := known.keys() - _flat(values).keys():
+        raise InputError(f"config.{min(missing)}: missing; start from configs/base.py")
     _check_together(parsed)
     return parsed
 
@@ -254,13 +256,18 @@ def _flat(values: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _options(path: str) -> str:
-    """Returns what the field of a path like `.model.depth` may be, where that is one of a few."""
+def _seen(value: Any, path: str) -> str:
+    """Returns what stands at a path like `.model.depth`, and its choices where there are few."""
     kind: Any = Config
-    for name in path.split(".")[1:]:
+    for name in re.findall(r"\w+", path):
+        value = value[int(name)] if isinstance(value, list | tuple) else value[name]
         kind = typing.get_type_hints(kind).get(name) if dataclasses.is_dataclass(kind) else None
+    try:
+        seen = f"; it is {reprlib.repr(value)}"
+    except ValueError:  # Python writes out no integer of thousands of digits
+        seen = "; it is too large"
     is_choice = typing.get_origin(kind) is Literal
-    return f"; it is one of {', '.join(map(str, typing.get_args(kind)))}" if is_choice else ""
+    return f"{seen}, not one of {', '.join(map(str, typing.get_args(kind)))}" if is_choice else seen
 
 
 def _check_together(config: Config) -> None:

@@ -141,6 +141,7 @@ def test_same_loss_and_gradient(setup):
     np.testing.assert_allclose(total, norm, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_samples_are_drawn(setup):
     """At most half are positive, and no more than asked for."""
     config, _, batch, _, _ = setup

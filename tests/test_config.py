@@ -199,9 +199,9 @@ def test_what_is_no_config_is_refused(value):
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        ("train.seed", -1, "Expected `int` >= 0"),
+        ("train.seed", -1, "Expected `int` >= 0; it is -1"),
         ("optimizer.clip_norm", -1.0, "Expected `float` >= 0.0"),
-        ("model.depth", 51, "it is one of 18, 34, 50, 101, 152"),
+        ("model.depth", 51, "it is 51, not one of 18, 34, 50, 101, 152"),
         ("data.image_scale", (1333, 8), "Expected `int` >= 32"),
     ],
 )
@@ -210,13 +210,16 @@ def test_bounds_and_choices_are_said(path, value, said):
         parse(with_value(path.split("."), value))
 
 
-def test_unknown_and_unset_fields_are_named():
+def test_unknown_missing_and_unset_fields_are_named():
     config = config_lib.to_config_dict(Config())
     config.model.depht = 3
     said = r"config\.model\.depht: no such field; did you mean model\.depth"
     with pytest.raises(InputError, match=said):
         parse(config)
     del config.model.depht
+    del config.train.seed
+    with pytest.raises(InputError, match=r"config\.train\.seed: missing"):
+        parse(config)
     config.train.seed = ml_collections.config_dict.required_placeholder(int)
     with pytest.raises(InputError, match=r"config: cannot be read: .*required"):
         parse(config)

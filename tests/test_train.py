@@ -51,7 +51,7 @@ def test_plan_counts_repeated_images(tmp_path):
 
 def test_progress_line_by_hand(tmp_path):
     config = tiny_config(write_coco(tmp_path))
-    plan = make_plan(config, load_dataset(config.data, "train"), num_devices=4)
+    plan = make_plan(config, load_dataset(config, "train"), num_devices=4)
     plan = plan._replace(total_steps=87960, steps_per_epoch=7330)
     row = {
         "epoch": 1,

@@ -188,6 +188,7 @@ def require_same(config, params, image, bucket, count: int, seed: int, bound: fl
     assert same.any(1).mean() >= 0.98
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(SIZES, st.sampled_from(sorted(BUCKETS)), st.integers(0, 2**31))
 def test_basic_network_in_any_bucket(size, bucket, seed):

@@ -13,10 +13,10 @@ from jaxdet.models.params import merge_params, split_params
 # Convolutions sum up to 4608 float32 products in another order than PyTorch, over a hundred
 # layers: seen are 1e-5 of a level's standard deviation; the bound is ten times that.
 TOLERANCE = 1e-4
-SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != "r50_fpn"]
 
 
-@pytest.mark.parametrize("case", ["r50_fpn", *SLOW])
+@pytest.mark.slow  # the proposals that come of it are a default test
+@pytest.mark.parametrize("case", CASES)
 def test_forward_matches_reference(case, golden):
     expected = golden(f"forward_{case}")
     model = build_network(config_of(case).model)

@@ -16,7 +16,10 @@ from jaxdet.inference.single import batch_of_one
 from jaxdet.weights import layout
 
 torch = pytest.importorskip("torch")
-detection = pytest.importorskip("torchvision.models.detection")
+try:
+    from torchvision.models import detection
+except (ImportError, RuntimeError) as error:  # absent, or of another build than PyTorch
+    pytest.skip(f"torchvision cannot be imported: {error}", allow_module_level=True)
 
 SCALE = (448, 320)
 # Among them sides that are padded to an odd multiple of 32, where the fifth level's stride is not

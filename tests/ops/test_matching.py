@@ -15,6 +15,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxdet.errors import InputError
 from jaxdet.ops import matching
 from jaxdet.ops.anchors import AnchorGrid, pyramid_anchors
+from jaxdet.ops.boxes import MMDET1
 from jaxdet.ops.matching import match
 
 RULE = {"pos_iou": 0.7, "neg_iou": 0.3, "min_pos_iou": 0.3}
@@ -167,7 +168,8 @@ def test_batched_one_by_one_and_in_one_loop(batch, block):
 
     def one(allowed, boxes, mask):
         far = jnp.where(allowed[:, None], anchors, matching.FAR)
-        return matching._scan(far, boxes, mask, block=block, min_pos_iou=0.3)
+        options = {"min_pos_iou": 0.3, "takes": True, "convention": MMDET1}
+        return matching._scan(far, boxes, mask, block=block, **options)
 
     best, owner = jax.jit(jax.vmap(one))(allowed, boxes, mask)
     np.testing.assert_array_equal(-owner[owner < 0], expected[np.asarray(owner) < 0])
