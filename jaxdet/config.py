@@ -260,7 +260,7 @@ def _seen(value: Any, path: str) -> str:
     """Returns what stands at a path like `.model.depth`, and its choices where there are few."""
     kind: Any = Config
     for name in re.findall(r"\w+", path):
-        value = value[int(name)] if isinstance(value, list | tuple) else value[name]
+        value = value[name] if isinstance(value, dict) else list(value)[int(name)]
         kind = typing.get_type_hints(kind).get(name) if dataclasses.is_dataclass(kind) else None
     try:
         seen = f"; it is {reprlib.repr(value)}"
