@@ -232,7 +232,8 @@ def parse(config: Any) -> Config:
         parsed = msgspec.convert(values, Config)
     except msgspec.ValidationError as error:
         what, _, path = str(error).partition(" - at `$")
-        raise InputError(f"config{path[:-1]}: {what}{_seen(values, path[:-1])}") from None
+        said = f"{what[:80]}{_seen(values, path[:-1])}"
+        raise InputError(f"config{path[:-1]}: {said}") from None
     except Exception as error:  # a placeholder without a value, or references in a circle
         raise InputError(f"config: cannot be read: {error}") from None
     known = _flat(dataclasses.asdict(parsed))
