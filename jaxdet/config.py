@@ -229,10 +229,15 @@ def parse(config: Any) -> Config:
         raise InputError(f"config: must be a ConfigDict, not {type(config).__name__}")
     try:
         values = config.to_dict()
+        for name, value in _flat(values).items():
+            if isinstance(value, int) and abs(value) >= 2**64:  # perhaps too long to be said
+                raise InputError(f"config.{name}: too large")
         parsed = msgspec.convert(values, Config)
+    except InputError:
+        raise
     except msgspec.ValidationError as error:
         what, _, path = str(error).partition(" - at `$")
-        said = f"{what[:80]}{_seen(values, path[:-1])}"
+        said = f"{what}{_seen(values, path[:-1])}"
         raise InputError(f"config{path[:-1]}: {said}") from None
     except Exception as error:  # a placeholder without a value, or references in a circle
         raise InputError(f"config: cannot be read: {error}") from None

@@ -82,7 +82,7 @@ def refused(results, expected) -> None:
 OVERRIDES = {
     "proposals.nms_threshold=nan": "nms_threshold: Expected `float` >= 0.0; it is nan",
     "test.nms_threshold=0.5": "--config.test.nms_threshold=0.5: no such field or value",
-    "train.seed=99999999999999999999": "config.train.seed: Expected `int` <= 4294967295; it is",
+    "train.seed=99999999999999999999": "config.train.seed: too large",
     "train.seed=" + 5000 * "9": "config.train.seed",
     "data.image_scale=()": "(long side, short side), not ()",
     "data.image_scale=(64,'x')": "config.data.image_scale[1]: Expected `int`, got `str`; it is 'x'",
