@@ -237,8 +237,8 @@ def parse(config: Any) -> Config:
         raise
     except msgspec.ValidationError as error:
         what, _, path = str(error).partition(" - at `$")
-        said = f"{what}{_seen(values, path[:-1])}"
-        raise InputError(f"config{path[:-1]}: {said}") from None
+        seen = _seen(values, path[:-1])
+        raise InputError(f"config{path[:-1]}: {what[:80]}{seen}") from None
     except Exception as error:  # a placeholder without a value, or references in a circle
         raise InputError(f"config: cannot be read: {error}") from None
     known = _flat(dataclasses.asdict(parsed))
