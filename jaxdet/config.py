@@ -236,7 +236,7 @@ def parse(config: Any) -> Config:
     except InputError:
         raise
     except msgspec.ValidationError as error:
-        what, _, path = str(error).partition(" - at `$")
+        what, _, path = str(error).rpartition(" - at `$")
         seen = _seen(values, path[:-1])
         raise InputError(f"config{path[:-1]}: {what[:80]}{seen}") from None
     except Exception as error:  # a placeholder without a value, or references in a circle
