@@ -12,7 +12,6 @@ import re
 import reprlib
 import typing
 from dataclasses import dataclass, field
-from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -229,7 +228,8 @@ def parse(config: Any) -> Config:
         raise InputError(f"config: must be a ConfigDict, not {type(config).__name__}")
     try:
         values = config.to_dict()
-        for name, value in _flat(values).items():
+        given = _flat(values)
+        for name, value in given.items():
             if isinstance(value, int) and abs(value) >= 2**64:  # perhaps too long to be said
                 raise InputError(f"config.{name}: too large")
         parsed = msgspec.convert(values, Config)
@@ -242,12 +242,11 @@ def parse(config: Any) -> Config:
     except Exception as error:  # a placeholder without a value, or references in a circle
         raise InputError(f"config: cannot be read: {error}") from None
     known = _flat(dataclasses.asdict(parsed))
-    for name in _flat(values):
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 3)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            raise InputError(f"config.{name}: no such field{hint}")
-    if missing := known.keys() - _flat(values).keys():
+    for name in (name for name in given if name not in known):
+        near = difflib.get_close_matches(name, known, 3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise InputError(f"config.{name}: no such field{hint}")
+    if missing := known.keys() - given.keys():
         raise InputError(f"config.{min(missing)}: missing; start from configs/base.py")
     _check_together(parsed)
     return parsed
@@ -300,10 +299,9 @@ def _check_together(config: Config) -> None:
         ("targets.negative_iou", ordered, "at most positive_iou"),
         ("train.num_epochs", config.train.num_epochs + config.train.num_steps > 0, "positive"),
     ]
-    texts = _flat(dataclasses.asdict(config)).items()
+    fields = _flat(dataclasses.asdict(config))
     # Text may become a file's name.
-    rules += [(k, v.isprintable(), "printable text") for k, v in texts if isinstance(v, str)]
-    for field_name, ok, what in rules:
+    rules += [(k, v.isprintable(), "printable text") for k, v in fields.items() if type(v) is str]
+    for name, ok, what in rules:
         if not ok:
-            value = reprlib.repr(attrgetter(field_name)(config))
-            raise InputError(f"config.{field_name}: must be {what}, not {value}")
+            raise InputError(f"config.{name}: must be {what}, not {reprlib.repr(fields[name])}")

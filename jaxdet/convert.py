@@ -19,7 +19,7 @@ from jaxdet.models.params import split_params
 from jaxdet.training import optimizer as optim
 from jaxdet.types import Params
 from jaxdet.weights import layout, torch_file
-from jaxdet.weights.systems import SYSTEMS
+from jaxdet.weights.systems import COUNTER, SYSTEMS
 from jaxdet.zoo.download import fetch
 
 
@@ -126,9 +126,7 @@ def read_momentum(checkpoint: Any, trainable: Params, source: str = "the checkpo
         raise InputError(f"{source}: holds no optimizer state of SGD with momentum") from error
     tensors = SYSTEMS["mmdet"].read(layout.state_dict(checkpoint, source), 0.0)
     names = [
-        name
-        for name in tensors
-        if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+        name for name in tensors if not name.endswith(("running_mean", "running_var", COUNTER))
     ]
     if len(numbers) != len(names):
         trained = {layout.torch_name(path) for path, _ in layout.leaves(trainable)}

@@ -6,7 +6,8 @@ OpenCV or Pillow resizes as the reference did: each one's bilinear filter on uin
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -155,26 +156,27 @@ def resized_sizes(
     return resized, scale.astype(np.float32)
 
 
-def _mmdet_sizes(sizes: np.ndarray, long: int, short: int) -> tuple[np.ndarray, np.ndarray]:
+def _by_one_factor(
+    half: float, sizes: np.ndarray, long: int, short: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both sides grow by the factor, plus `half` a pixel or nothing before they are cut off."""
     factor = np.minimum(long / sizes.max(axis=1), short / sizes.min(axis=1))
-    return sizes * factor[:, None] + 0.5, factor
+    return sizes * factor[:, None] + half, factor
 
 
-def _detectron2_sizes(sizes: np.ndarray, long: int, short: int) -> tuple[np.ndarray, np.ndarray]:
-    """The short side is made exact first, then both are scaled down if the long one is too long."""
+def _short_side_first(sizes: np.ndarray, long: int, short: int) -> tuple[np.ndarray, np.ndarray]:
+    """The short side is made exact, then both are scaled down if the long one is too long."""
     factor = short / sizes.min(axis=1)
     sides = np.where(sizes == sizes.min(axis=1)[:, None], short, sizes * factor[:, None])
     down = np.minimum(long / sides.max(axis=1), 1)
     return sides * down[:, None] + 0.5, factor * down
 
 
-def _torchvision_sizes(sizes: np.ndarray, long: int, short: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sides are rounded down."""
-    factor = np.minimum(long / sizes.max(axis=1), short / sizes.min(axis=1))
-    return sizes * factor[:, None], factor
-
-
-_SIZE_RULES = {"opencv": _mmdet_sizes, "pillow": _detectron2_sizes, "float": _torchvision_sizes}
+_SIZE_RULES: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
+    "opencv": partial(_by_one_factor, 0.5),
+    "pillow": _short_side_first,
+    "float": partial(_by_one_factor, 0.0),
+}
 
 
 def padded_size(size: tuple[int, int], multiple: int = STRIDE) -> tuple[int, int]:
@@ -204,6 +206,18 @@ def resize(
         return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
     pixels = image.astype(np.float32) if kind == "float" else image
     return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def fit(
+    image: UInt8[np.ndarray, "h w 3"], data: DataConfig
+) -> tuple[
+    UInt8[np.ndarray, "H W 3"] | Float32[np.ndarray, "H W 3"],
+    tuple[int, int],
+    Float32[np.ndarray, "2"],
+]:
+    """Returns the resized image, what it is padded to, and the scale of its boxes."""
+    size, scale = resized_size(image.shape[:2], data)
+    return resize(image, size, data.resize), padded_size(size, data.pad_multiple), scale
 
 
 def resize_boxes(

@@ -12,7 +12,7 @@ import numpy as np
 from jaxdet.config import DataConfig
 from jaxdet.data.buckets import Size, bucket_sizes, buckets_of
 from jaxdet.data.dataset import Dataset
-from jaxdet.data.image import padded_size, resize, resize_boxes, resized_size, resized_sizes
+from jaxdet.data.image import fit, resize_boxes, resized_sizes
 from jaxdet.data.loader import Element, Loader
 from jaxdet.data.sampler import Sampler, flips, picks
 from jaxdet.errors import InputError
@@ -127,11 +127,11 @@ class _Source:
         data = self.data
         if short_side:
             data = dataclasses.replace(data, image_scale=(max(data.image_scale), short_side))
-        (height, width), scale = resized_size(image.shape[:2], data)
-        resized = resize(image, (height, width), data.resize)
+        resized, pad_size, scale = fit(image, data)
+        height, width = resized.shape[:2]
         batch.image[row, :height, :width] = resized[:, ::-1] if flip else resized
         batch.image_size[row] = height, width
-        batch.pad_size[row] = padded_size((height, width), data.pad_multiple)
+        batch.pad_size[row] = pad_size
         batch.scale[row] = scale
         given, convention = self.dataset.boxes_of(index), self.dataset.convention
         boxes = resize_boxes(given, scale, (height, width), flip, convention)

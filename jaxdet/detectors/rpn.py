@@ -168,10 +168,10 @@ def make_targets(batch: Batch, model: ModelConfig, config: TargetConfig) -> Targ
 
     def one_image(size: Array, pad: Array, boxes: Array, box_mask: Array, seed: Array) -> Targets:
         anchors = jnp.concatenate(pyramid_anchors(bucket, grid, pad))
-        own = jnp.concatenate(in_grid(pad, bucket, grid))
+        inner = config.inside_only
         matched = match(
             anchors,
-            inside(anchors, size) if config.inside_only else own,
+            inside(anchors, size) if inner else jnp.concatenate(in_grid(pad, bucket, grid)),
             boxes,
             box_mask,
             pos_iou=config.positive_iou,

@@ -1,4 +1,4 @@
-"""Runs what `--mode=export` wrote.  Needs that file alone: no config, no model code.
+"""Runs what `--mode=export` wrote.  Needs that file alone: no config file, no model code.
 
 The file is a zip without compression:
 
@@ -10,9 +10,11 @@ The file is a zip without compression:
 A program maps (params, image, image_size) to (boxes, scores, valid):
 
     params: the arrays, as nested dicts
-    image: uint8 [B, H, W, 3], RGB, images in the upper left corners of their rows
+    image: uint8 (float32 where `resize` is float) [B, H, W, 3], RGB, images in the upper left
+        corners of their rows
     image_size: int32 [B, 2], (height, width) of each; pixels beyond have no influence
-    boxes: float32 [B, N, 4], x1 y1 x2 y2, inclusive, in pixels of `image`, best first
+    boxes: float32 [B, N, 4], x1 y1 x2 y2 of the config's convention, in pixels of `image`, best
+        first
     scores: float32 [B, N]; zero where not valid
     valid: bool [B, N]; the valid ones come first
 
@@ -70,19 +72,18 @@ class ExportedModel:
     ) -> None:
         """Puts the parameters on the device."""
         self.manifest = manifest
-        self._params = jax.device_put(params, jax.local_devices()[0])
-        self._programs = {k: jax.jit(program.call) for k, program in programs.items()}
-
-    def __call__(self, image: np.ndarray | str | Path) -> Result:
-        """Returns the proposals of an image, or of the file of one; see `batch_of_one`."""
-        manifest = self.manifest
-        data = DataConfig(
+        self._data = DataConfig(
             image_scale=manifest.image_scale,
             resize=manifest.resize,
             box_scale=manifest.box_scale,
             pad_multiple=manifest.pad_multiple,
         )
-        batch = batch_of_one(image, data, manifest.buckets)
+        self._params = jax.device_put(params, jax.local_devices()[0])
+        self._programs = {k: jax.jit(program.call) for k, program in programs.items()}
+
+    def __call__(self, image: np.ndarray | str | Path) -> Result:
+        """Returns the proposals of an image, or of the file of one; see `batch_of_one`."""
+        batch = batch_of_one(image, self._data, self.manifest.buckets)
         return result_of(self.predict(batch), batch)
 
     def predict(self, batch: Batch) -> Predictions:

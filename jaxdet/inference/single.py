@@ -12,7 +12,7 @@ from jaxtyping import Float32
 
 from jaxdet.config import DataConfig
 from jaxdet.data.buckets import Size, bucket_of
-from jaxdet.data.image import padded_size, read_image, resize, resized_size
+from jaxdet.data.image import fit, read_image
 from jaxdet.errors import InputError
 from jaxdet.types import Batch, Predictions
 
@@ -43,13 +43,14 @@ def batch_of_one(image: Any, data: DataConfig, buckets: Sequence[Size]) -> Batch
     ):
         what = f"{image.dtype} {image.shape}" if is_array else type(image).__name__
         raise InputError(f"image: must be a path or uint8 (height, width, 3) RGB, not {what}")
-    (height, width), scale = resized_size(image.shape[:2], data)
+    resized, pad_size, scale = fit(image, data)
+    height, width = resized.shape[:2]
     canvas = np.zeros((1, *bucket_of((height, width), buckets), 3), data.pixel_dtype)
-    canvas[0, :height, :width] = resize(image, (height, width), data.resize)
+    canvas[0, :height, :width] = resized
     return Batch(
         image=canvas,
         image_size=np.array([(height, width)], np.int32),
-        pad_size=np.array([padded_size((height, width), data.pad_multiple)], np.int32),
+        pad_size=np.array([pad_size], np.int32),
         scale=scale[None],
         boxes=np.zeros((1, 1, 4), np.float32),
         box_mask=np.zeros((1, 1), bool),

@@ -97,8 +97,7 @@ def pyramid_anchors(
     levels, padded = [], jnp.array(image_hw) if pad_size is None else pad_size
     for stride in grid.strides:
         base = base_anchors(stride, grid.scales, grid.ratios, grid.convention)
-        measured = padded // -(-padded // stride)
-        step = measured if grid.convention.measured_strides else stride
+        step = padded // -(-padded // stride) if grid.convention.measured_strides else stride
         levels.append(grid_anchors(base, step, feature_size(image_hw, stride)))
     return levels
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from jaxdet.errors import InputError
-from jaxdet.weights.systems import SYSTEMS, system_of
+from jaxdet.weights.systems import COUNTER, SYSTEMS, system_of
 
 Path = tuple[str, ...]
 
@@ -39,7 +39,6 @@ _ORDER = (
     *("rpn_conv", "rpn_cls", "rpn_reg"),
     *_LEAVES,
 )
-_COUNTER = "num_batches_tracked"
 _SHOWN = 5  # names listed of each kind of mismatch
 
 
@@ -93,7 +92,7 @@ def to_params(
     found = state_dict(checkpoint, source)
     system = system_of(found)
     read = system.read(found, bn_eps)
-    left = {k: v for k, v in read.items() if k.rpartition(".")[2] != _COUNTER}
+    left = {k: v for k, v in read.items() if k.rpartition(".")[2] != COUNTER}
     for path, leaf in leaves(template):
         name = system.spell(torch_name(path))
         shape = tuple(leaf.shape[i] for i in (3, 2, 0, 1)) if len(leaf.shape) == 4 else leaf.shape
@@ -156,7 +155,7 @@ def to_state_dict(
         oihw = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
         tensors[name] = np.ascontiguousarray(oihw)
         if path[-1] == "var":
-            tensors[name.replace("running_var", _COUNTER)] = np.array(0, np.int64)
+            tensors[name.replace("running_var", COUNTER)] = np.array(0, np.int64)
     return OrderedDict(write(tensors))
 
 

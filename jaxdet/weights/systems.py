@@ -106,7 +106,7 @@ def _detectron2_write(tensors: Tensors) -> Tensors:
     if any(name.startswith("backbone.fpn_") for name in tensors):
         inner = re.compile(r"^backbone\.(?=stem|res)")
         tensors = {inner.sub("backbone.bottom_up.", name): x for name, x in tensors.items()}
-    return {name: x for name, x in tensors.items() if not name.endswith(_COUNTER)}
+    return {name: x for name, x in tensors.items() if not name.endswith(COUNTER)}
 
 
 def _reordered(tensors: Tensors, anchors: tuple[int, int]) -> Tensors:
@@ -131,7 +131,7 @@ def _torchvision_read(tensors: Tensors, bn_eps: float) -> Tensors:
     incomplete stays as it is, to be named with what does not fit.
     """
     tensors = {_TORCHVISION_OLD(name): x for name, x in tensors.items()}
-    counted = any(name.endswith(_COUNTER) for name in tensors)
+    counted = any(name.endswith(COUNTER) for name in tensors)
     if not counted:
         _LOG.warning(
             "batch norms of torchvision without counters: read with an epsilon of %g (published "
@@ -170,7 +170,7 @@ def _torchvision_write(tensors: Tensors) -> Tensors:
         one, scope = np.ones_like(x), f"{name.removesuffix('.0.bias')}.1"
         values = one, x, np.zeros_like(x), one - _EPSILON
         written |= {f"{scope}.{leaf}": value for leaf, value in zip(_NORM, values, strict=True)}
-        written[f"{scope}.{_COUNTER}"] = np.array(0, np.int64)
+        written[f"{scope}.{COUNTER}"] = np.array(0, np.int64)
     return written
 
 
@@ -181,7 +181,7 @@ def _mmdet_read(tensors: Tensors, bn_eps: float) -> Tensors:
 
 
 _NORM = ("weight", "bias", "running_mean", "running_var")
-_COUNTER = "num_batches_tracked"
+COUNTER = "num_batches_tracked"
 _RATIOS = 3
 _MMDET3_HEAD = "bbox_head.rpn_"
 _HEAD_2 = "rpn.head.conv.1.0.weight"  # in version 2 alone

@@ -117,30 +117,13 @@ def test_coco_directory_joins_the_usual_names(tmp_path):
             "/etc/passwd",
             r"images\[1\] \(id 10\): file_name '/etc/passwd' is not a path inside",
         ),
-        (
-            ("images", 1, "file_name"),
-            "a/../../b.jpg",
-            r"images\[1\] \(id 10\): file_name .* not a path inside",
-        ),
-        (
-            ("images", 1, "file_name"),
-            "..\\b.jpg",
-            r"images\[1\] \(id 10\): file_name .* not a path inside",
-        ),
-        (
-            ("images", 1, "file_name"),
-            "C:b.jpg",
-            r"images\[1\] \(id 10\): file_name .* not a path inside",
-        ),
-        (
-            ("images", 1, "file_name"),
-            "a\0.jpg",
-            r"images\[1\] \(id 10\): file_name .* not a path inside",
-        ),
-        (
-            ("images", 1, "file_name"),
-            "\ud800.jpg",
-            r"images\[1\] \(id 10\): file_name .* not a path inside",
+        *(
+            (
+                ("images", 1, "file_name"),
+                name,
+                r"images\[1\] \(id 10\): file_name .* not a path inside",
+            )
+            for name in ("a/../../b.jpg", "..\\b.jpg", "C:b.jpg", "a\0.jpg", "\ud800.jpg")
         ),
         (("images", 1, "height"), "50", r"images\[1\] \(id 10\): Expected `int`.*\$\.height"),
         (("images", 1, "height"), True, r"images\[1\] \(id 10\): Expected `int`.*\$\.height"),
