@@ -22,24 +22,35 @@ class Images(NamedTuple):
     image: UInt8[Array, "B H W 3"] | Float32[Array, "B H W 3"]
     image_size: Int32[Array, "B 2"]  # (height, width) of the resized image
     pad_size: Int32[Array, "B 2"]  # (height, width) that the network sees
+    scale: Float32[Array, "B 2"]  # (x, y): resized pixels per original pixel
+    # given proposals, best first, in resized pixels (Fast R-CNN)
+    proposals: Float32[Array, "B P 4"] | None = None
+    proposal_mask: Bool[Array, "B P"] | None = None
 
 
 class Batch(NamedTuple):
     """Images of one bucket with their ground truth, ready for the device."""
 
-    image: UInt8[Array, "B H W 3"] | Float32[Array, "B H W 3"]  # these three as in `Images`
+    image: UInt8[Array, "B H W 3"] | Float32[Array, "B H W 3"]  # these four as in `Images`
     image_size: Int32[Array, "B 2"]
     pad_size: Int32[Array, "B 2"]
-    scale: Float32[Array, "B 2"]  # (x, y): resized pixels per original pixel
+    scale: Float32[Array, "B 2"]
     boxes: Float32[Array, "B M 4"]  # resized pixels; zero where not `box_mask`
     box_mask: Bool[Array, "B M"]
     seed: UInt32[Array, " B"]  # a function of (config.train.seed, epoch, image id) alone
     index: Int32[Array, " B"]  # position in the data set; -1 for a filler image
+    labels: Int32[Array, "B M"] | None = None  # 0-based classes; 0 where not `box_mask`
+    # bitmaps of the resized image in its bucket, eight pixels of a row a byte, the first in the
+    # highest bit (`np.packbits`)
+    masks: UInt8[Array, "B M H W/8"] | None = None
+    proposals: Float32[Array, "B P 4"] | None = None  # these two as in `Images`
+    proposal_mask: Bool[Array, "B P"] | None = None
 
     @property
     def images(self) -> Images:
         """Returns the part that a network takes."""
-        return Images(self.image, self.image_size, self.pad_size)
+        given = self.proposals, self.proposal_mask
+        return Images(self.image, self.image_size, self.pad_size, self.scale, *given)
 
 
 class Predictions(NamedTuple):
@@ -49,6 +60,8 @@ class Predictions(NamedTuple):
     scores: Float32[Array, "B N"]  # in (0, 1); zero where not valid
     labels: Int32[Array, "B N"]  # 0-based class; 0 throughout where a detector has no classes
     valid: Bool[Array, "B N"]
+    # probabilities of each one's class, over its box (Mask R-CNN)
+    masks: Float32[Array, "B N S S"] | None = None
 
 
 class Detector(NamedTuple):

@@ -63,7 +63,8 @@ class Loader(AbstractContextManager["Loader"], Iterator[Element]):
         self.step += 1
         self._restarts = 0
         # Out of the workers' shared memory, whose blocks outlive a program that is interrupted.
-        return Element(Batch(*(np.array(leaf) for leaf in element.batch)), element.skipped)
+        leaves = (None if leaf is None else np.array(leaf) for leaf in element.batch)
+        return Element(Batch(*leaves), element.skipped)
 
     def close(self) -> None:
         """Stops the workers and frees the memory shared with them."""

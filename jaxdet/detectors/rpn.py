@@ -42,7 +42,7 @@ def rpn(config: Config) -> Detector:
     def init(key: Array) -> Params:
         size = jnp.full((1, 2), 64, jnp.int32)
         image = jnp.zeros((1, 64, 64, 3), config.data.pixel_dtype)
-        return network.init(key, Images(image, size, size))["params"]
+        return network.init(key, Images(image, size, size, jnp.ones((1, 2))))["params"]
 
     def loss(params: Params, batch: Batch) -> tuple[dict[str, Array], dict[str, Array]]:
         targets = make_targets(batch, config.model, config.targets)

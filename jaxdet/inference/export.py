@@ -73,7 +73,8 @@ def _program(config: Config, bucket: Size) -> export.Exported:
 
     def run(params: Params, image: Array, image_size: Array) -> tuple[Array, Array, Array]:
         multiple = config.data.pad_multiple
-        images = Images(image, image_size, -(-image_size // multiple) * multiple)
+        pad_size = -(-image_size // multiple) * multiple
+        images = Images(image, image_size, pad_size, jnp.ones(image_size.shape))
         with jax.default_matmul_precision(config.train.matmul_precision):
             found = detector.predict(params, images)
         return found.boxes, found.scores, found.valid

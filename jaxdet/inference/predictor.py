@@ -47,7 +47,8 @@ class Predictor:
         sharding, data = NamedSharding(self.mesh, SPLIT), self.config.data
         sizes = jax.ShapeDtypeStruct((count, 2), jnp.int32, sharding=sharding)
         image = jax.ShapeDtypeStruct((count, *bucket, 3), data.pixel_dtype, sharding=sharding)
-        return self.programs.compile(self.params, Images(image, sizes, sizes))
+        scale = jax.ShapeDtypeStruct((count, 2), jnp.float32, sharding=sharding)
+        return self.programs.compile(self.params, Images(image, sizes, sizes, scale))
 
     def with_params(self, params: Params) -> "Predictor":
         """Returns a predictor with other parameters and the same compiled programs."""

@@ -133,7 +133,7 @@ def forward(config: ModelConfig, params: Params, image, image_size, pad_size):
     """Every stage, level and output by name, each with its stride."""
     outputs, kept = build_network(config).apply(
         {"params": params},
-        Images(image, image_size, pad_size),
+        Images(image, image_size, pad_size, np.ones((1, 2), np.float32)),
         mutable="intermediates",
         capture_intermediates=lambda _, method: method == "features",
     )

@@ -28,7 +28,7 @@ from jaxdet.errors import InputError
 from jaxdet.inference import export, exported
 from jaxdet.inference.predictor import Predictor, make_predictor
 from jaxdet.inference.single import batch_of_one
-from jaxdet.types import Batch, Params
+from jaxdet.types import Params
 
 ROOT = Path(__file__).parents[2]
 CONFIG_FILE = ROOT / "configs" / "rpn_r18_fpn_shapes.py"
@@ -115,7 +115,7 @@ def test_any_batch_size(model):
     images = [noise(40 + i, 60 + i) for i in range(3)]
     data = DataConfig(image_scale=model.manifest.image_scale)
     rows = [batch_of_one(image, data, model.manifest.buckets) for image in images]
-    found = model.predict(Batch(*map(np.concatenate, zip(*rows, strict=True))))
+    found = model.predict(jax.tree.map(lambda *x: np.concatenate(x), *rows))
     assert found.boxes.shape[0] == 3
     for i, row in enumerate(rows):
         alone = model.predict(row)

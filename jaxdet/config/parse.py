@@ -1,0 +1,151 @@
+"""From a config's file to checked, frozen fields.
+
+Config files change some of the defaults (`configs/base.py`), the command line changes more
+(`--config.data.root=/data/coco`), and `parse` turns the result into the dataclasses of `fields`,
+which the rest of the code takes.
+"""
+
+import dataclasses
+import difflib
+import importlib.util
+import re
+import reprlib
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+import ml_collections
+import msgspec
+
+from jaxdet.config.fields import Config
+from jaxdet.errors import InputError
+from jaxdet.ops.boxes import CONVENTIONS
+
+FOLDER = Path(__file__).parents[1] / "configs"
+
+
+def to_config_dict(config: Config) -> ml_collections.ConfigDict:
+    """Returns a mutable copy for config files and the command line."""
+    return ml_collections.ConfigDict(dataclasses.asdict(config))
+
+
+def load_file(name: str | Path) -> ml_collections.ConfigDict:
+    """Runs `get_config()` of a config file.
+
+    Args:
+        name: the file, or the name of a config that jaxdet has, such as `rpn_r50_fpn_1x`.
+
+    Raises:
+        InputError: there is no such config, or the file is not one.
+    """
+    path = Path(name)
+    if not path.is_file():
+        named = FOLDER / f"{name}.py"
+        if path.name != str(name) or not named.is_file():
+            raise InputError(f"{name}: no such config; give a file or the name of one in {FOLDER}")
+        path = named
+    spec = importlib.util.spec_from_file_location("jaxdet_config", path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path}: not a Python file; a config defines get_config()")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        raise InputError(f"{path}: cannot be used as a config: {what}") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        what = type(config).__name__
+        raise InputError(f"{path}: its get_config() returns a {what}, not a ConfigDict")
+    return config
+
+
+def parse(config: Any) -> Config:
+    """Checks every field of a ConfigDict and returns the frozen form.
+
+    Raises:
+        InputError: a field is unknown, missing, of the wrong type or out of range.
+    """
+    if isinstance(config, Config):
+        return config
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise InputError(f"config: must be a ConfigDict, not {type(config).__name__}")
+    try:
+        values = config.to_dict()
+        given = _flat(values)
+        for name, value in given.items():
+            if isinstance(value, int) and abs(value) >= 2**64:  # perhaps too long to be said
+                raise InputError(f"config.{name}: too large")
+        parsed = msgspec.convert(values, Config)
+    except InputError:
+        raise
+    except msgspec.ValidationError as error:
+        what, _, path = str(error).rpartition(" - at `$")
+        seen = _seen(values, path[:-1])
+        raise InputError(f"config{path[:-1]}: {what[:80]}{seen}") from None
+    except Exception as error:  # a placeholder without a value, or references in a circle
+        raise InputError(f"config: cannot be read: {error}") from None
+    known = _flat(dataclasses.asdict(parsed))
+    for name in (name for name in given if name not in known):
+        near = difflib.get_close_matches(name, known, 3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise InputError(f"config.{name}: no such field{hint}")
+    if missing := known.keys() - given.keys():
+        raise InputError(f"config.{min(missing)}: missing; start from configs/base.py")
+    _check_together(parsed)
+    return parsed
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns fields by names like `data.root`."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        inner = _flat(value) if isinstance(value, dict) else {"": value}
+        flat |= {f"{name}.{key}".rstrip("."): x for key, x in inner.items()}
+    return flat
+
+
+def _seen(value: Any, path: str) -> str:
+    """Returns what stands at a path like `.model.depth`, and its choices where there are few."""
+    kind: Any = Config
+    for name in re.findall(r"\w+", path):
+        value = value[name] if isinstance(value, dict) else list(value)[int(name)]
+        kind = typing.get_type_hints(kind).get(name) if dataclasses.is_dataclass(kind) else None
+    try:
+        seen = f"; it is {reprlib.repr(value)}"
+    except ValueError:  # Python writes out no integer of thousands of digits
+        seen = "; it is too large"
+    is_choice = typing.get_origin(kind) is Literal
+    return f"{seen}, not one of {', '.join(map(str, typing.get_args(kind)))}" if is_choice else seen
+
+
+def _check_together(config: Config) -> None:
+    """Refuses values that go wrong together, or far from their cause."""
+    name, model, sides = config.name, config.model, config.data.image_scale
+    is_name = name not in ("", ".", "..") and not set(name) & set("/\\")
+    smallest = model.strides[0] * min(model.anchor_scales, default=0)
+    stretch = max((max(r, 1 / r) for r in model.anchor_ratios), default=1) ** 0.5
+    wide = model.groups == 1 or model.stem_channels * model.base_width >= 64
+    is_scale = len(sides) == 2 and sides[0] >= sides[1]
+    shorts = all(short <= min(sides, default=0) for short in config.data.train_short_sides)
+    ordered = config.targets.negative_iou <= config.targets.positive_iou
+    rules = [
+        ("name", is_name, "the name of a folder"),
+        ("model.convention", model.convention in CONVENTIONS, f"one of {', '.join(CONVENTIONS)}"),
+        ("data.train_short_sides", shorts, "at most the short side of image_scale"),
+        ("model.pixel_mean", len(model.pixel_mean) == 3, "three numbers"),
+        ("model.pixel_std", len(model.pixel_std) == 3, "three numbers"),
+        ("model.anchor_scales", len(model.anchor_scales) > 0, "one number or more"),
+        ("model.anchor_ratios", len(model.anchor_ratios) > 0, "one number or more"),
+        ("model.anchor_scales", smallest >= stretch, "so large that anchors have a pixel's side"),
+        ("model.base_width", wide, "64 / model.stem_channels or more"),
+        ("data.image_scale", is_scale, "(long side, short side)"),
+        ("targets.negative_iou", ordered, "at most positive_iou"),
+        ("train.num_epochs", config.train.num_epochs + config.train.num_steps > 0, "positive"),
+    ]
+    fields = _flat(dataclasses.asdict(config))
+    # Text may become a file's name.
+    rules += [(k, v.isprintable(), "printable text") for k, v in fields.items() if type(v) is str]
+    for name, ok, what in rules:
+        if not ok:
+            raise InputError(f"config.{name}: must be {what}, not {reprlib.repr(fields[name])}")
