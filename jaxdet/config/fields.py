@@ -122,9 +122,9 @@ class TargetConfig:
     # least one positive and one negative; or as they are; or num_samples of every image.
     # RetinaNet's: the positives of all images, each at least one; each image by its own, then the
     # mean of images; or a tenth of the positives and 90 (where detectron2's average begins)
-    loss_count: Literal[
-        "at_least_one", "sampled", "quota", "positives", "per_image", "average"
-    ] = "at_least_one"
+    loss_count: Literal["at_least_one", "sampled", "quota", "positives", "per_image", "average"] = (
+        "at_least_one"
+    )
 
 
 @dataclass(frozen=True)
@@ -187,6 +187,7 @@ class RoIConfig:
     level_rule: Literal["mmdet", "detectron2", "torchvision"] = "mmdet"
     # proposals in training; those of inference are config.proposals
     nms_pre: Count = 2000
+    nms_post: Count = 2000
     max_num: Count = 2000
     max_given: Count = 1000  # of an image in a file of proposals (Fast R-CNN)
     positive_iou: Annotated[float, Meta(ge=1e-6, le=1)] = 0.5  # others are negative

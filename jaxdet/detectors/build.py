@@ -3,11 +3,19 @@
 import jax
 
 from jaxdet.config import Config
+from jaxdet.detectors.faster_rcnn import fast_rcnn, faster_rcnn
+from jaxdet.detectors.mask_rcnn import fast_mask_rcnn, mask_rcnn
 from jaxdet.detectors.rpn import rpn
 from jaxdet.errors import InputError
 from jaxdet.types import Detector, Params
 
-DETECTORS = {"rpn": rpn}
+DETECTORS = {
+    "rpn": rpn,
+    "faster_rcnn": faster_rcnn,
+    "mask_rcnn": mask_rcnn,
+    "fast_rcnn": fast_rcnn,
+    "fast_mask_rcnn": fast_mask_rcnn,
+}
 
 
 def build_detector(config: Config) -> Detector:

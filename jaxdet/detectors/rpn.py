@@ -77,12 +77,17 @@ class RPN(nn.Module):
 
     def __call__(self, images: Images) -> Outputs:
         """Returns logits and deltas of every anchor of the bucket."""
+        return self.forward(images)[1]
+
+    def forward(self, images: Images) -> tuple[list[Array], Outputs]:
+        """Returns the levels that the head sees, and what it says of them."""
         _, levels = self.features(images)
         heads = [
             self.rpn_head(x, cell_mask(images.pad_size, stride, *x.shape[1:3]))
             for x, stride in zip(levels, self.strides, strict=True)
         ]
-        return Outputs([logits for logits, _ in heads], [deltas for _, deltas in heads])
+        outputs = Outputs([logits for logits, _ in heads], [deltas for _, deltas in heads])
+        return levels, outputs
 
     def features(self, images: Images) -> tuple[list[Array], list[Array]]:
         """Returns the backbone's stages and the levels that the head sees (C4: the last stage)."""
@@ -151,7 +156,7 @@ def is_trainable(path: tuple[str, ...], config: ModelConfig) -> bool:
     """Returns whether the tensor at a path trains: statistics and frozen stages do not."""
     if path[-1] in ("mean", "var"):
         return False
-    if path[0] != "backbone":
+    if path[0] not in ("backbone", "shared_head"):
         return True
     stage = 0 if path[1] == "conv1" else int(path[1].removeprefix("layer").split("_")[0])
     return stage > config.frozen_stages and (config.train_norm or path[-1] == "kernel")

@@ -81,6 +81,32 @@ class Conv(nn.Module):
         return y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
 
 
+class Dense(nn.Module):
+    """Fully connected layer over all cells and channels of a map, or over a vector.
+
+    Of a map the kernel is kept as that of a convolution of the map's size, HWIO, so that a
+    checkpoint's order of inputs (channel, row, column) is a matter of axes.
+    """
+
+    features: int
+    kernel_init: nn.initializers.Initializer
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n *cells c"]) -> Float[Array, "n d"]:
+        """Args: x in `dtype`."""
+        shape = x.shape[1:]
+        flat = x.reshape(x.shape[0], -1)
+
+        def init(key: Array, *_: object) -> Array:
+            return self.kernel_init(key, (flat.shape[1], self.features)).reshape(*shape, -1)
+
+        kernel = self.param("kernel", init, (*shape, self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        y = flat @ kernel.astype(self.dtype).reshape(-1, self.features)
+        return y + bias.astype(self.dtype)[None]
+
+
 class ConvNorm(nn.Module):
     """Convolution without bias, then batch norm with frozen statistics.
 

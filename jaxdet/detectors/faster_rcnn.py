@@ -1,0 +1,227 @@
+"""Faster R-CNN (Ren et al. 2015) and Fast R-CNN (Girshick 2015): an RPN, or given proposals, and
+a second stage that says what each is and refines it.
+
+`P` proposals of an image, `R` sampled RoIs, `C` class outputs, the background first.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Float32
+
+from jaxdet.config import Config, ModelConfig, ProposalConfig
+from jaxdet.detectors.proposals import propose
+from jaxdet.detectors.rois import STDS, RoIs, read_features, sample_rois
+from jaxdet.detectors.rpn import (
+    RPN,
+    anchor_grid,
+    build_network,
+    is_trainable,
+    make_targets,
+    rpn_losses,
+)
+from jaxdet.models.box_head import BOX_SIZE, BoxHead, SharedHead
+from jaxdet.models.classes import labels_of
+from jaxdet.models.mask_head import MASK_SIZE
+from jaxdet.models.resnet import BLOCKS
+from jaxdet.ops.boxes import CONVENTIONS, decode
+from jaxdet.ops.detect import detect
+from jaxdet.ops.losses import smooth_l1
+from jaxdet.types import Batch, Detector, Images, Params, Predictions
+
+Terms = dict[str, Array]  # float32 scalars
+
+
+class Proposed(NamedTuple):
+    """What the first stage hands on."""
+
+    levels: list[Float[Array, "B _ _ c"]]  # features
+    boxes: Float32[Array, "B P 4"]  # resized pixels, without gradient
+    valid: Bool[Array, "B P"]
+
+
+class FirstStage(NamedTuple):
+    """Where proposals come from, as pure functions of parameters."""
+
+    init: Callable[[Array, Images], Params]
+    train: Callable[[Params, Batch], tuple[Proposed, Terms, Terms]]  # with losses and numbers
+    test: Callable[[Params, Images], Proposed]
+
+
+class TwoStage(NamedTuple):
+    """A detector of boxes that also tells what a further head needs."""
+
+    init: Callable[[Array], Params]
+    # losses, numbers, the features of levels, the RoIs, and their features as the box head has them
+    loss: Callable[[Params, Batch], tuple[Terms, Terms, list[Array], RoIs, Array]]
+    predict: Callable[[Params, Images], tuple[Predictions, list[Array]]]
+    # features of boxes as heads take them
+    read: Callable[[Params, list[Array], Array, Array], Array]
+
+
+def faster_rcnn(config: Config) -> Detector:
+    """Returns Faster R-CNN as pure functions."""
+    return without_masks(two_stage(config, rpn_stage(config)), config)
+
+
+def fast_rcnn(config: Config) -> Detector:
+    """Returns Fast R-CNN as pure functions; the batch brings proposals."""
+    return without_masks(two_stage(config, given_stage(config)), config)
+
+
+def without_masks(stages: TwoStage, config: Config) -> Detector:
+    """Returns a detector of what two stages give."""
+    return Detector(
+        stages.init,
+        lambda params, batch: stages.loss(params, batch)[:2],
+        lambda params, images: stages.predict(params, images)[0],
+        partial(is_trainable, config=config.model),
+    )
+
+
+def rpn_stage(config: Config) -> FirstStage:
+    """Returns a first stage that finds proposals, trained with the second."""
+    model = config.model
+    network = build_network(model, config.train.precision, config.train.remat)
+    rois = config.rois
+    counts = {"nms_pre": rois.nms_pre, "nms_post": rois.nms_post, "max_num": rois.max_num}
+    training = ProposalConfig(**{**vars(config.proposals), **counts})
+
+    def run(params: Params, images: Images, settings: ProposalConfig):
+        levels, outputs = network.apply({"params": params}, images, method=RPN.forward)
+        found = propose(
+            jax.lax.stop_gradient(outputs),
+            images.image_size,
+            images.pad_size,
+            images.image.shape[1:3],
+            anchor_grid(model),
+            settings,
+        )
+        return Proposed(levels, found.boxes, found.valid), outputs
+
+    def train(params: Params, batch: Batch) -> tuple[Proposed, Terms, Terms]:
+        targets = make_targets(batch, model, config.targets)
+        proposed, outputs = run(params, batch.images, training)
+        cls, bbox = rpn_losses(outputs, targets, config.targets)
+        positives = targets.positive.sum(axis=1).astype(jnp.float32).mean()
+        losses = {"loss_rpn_cls": cls.sum(), "loss_rpn_bbox": bbox.sum()}
+        return proposed, losses, {"num_positive": positives}
+
+    def test(params: Params, images: Images) -> Proposed:
+        return run(params, images, config.proposals)[0]
+
+    return FirstStage(lambda key, images: network.init(key, images)["params"], train, test)
+
+
+def given_stage(config: Config) -> FirstStage:
+    """Returns a first stage whose proposals come with the images."""
+    network = build_network(config.model, config.train.precision, config.train.remat)
+
+    def init(key: Array, images: Images) -> Params:
+        return network.init(key, images, method=RPN.features)["params"]
+
+    def test(params: Params, images: Images) -> Proposed:
+        _, levels = network.apply({"params": params}, images, method=RPN.features)
+        return Proposed(levels, images.proposals, images.proposal_mask)
+
+    return FirstStage(init, lambda params, batch: (test(params, batch.images), {}, {}), test)
+
+
+def two_stage(config: Config, first: FirstStage) -> TwoStage:
+    """Returns the second stage over a first one."""
+    model, convention = config.model, CONVENTIONS[config.model.convention]
+    shared, head = build_heads(model, config.train.precision)
+
+    def init(key: Array) -> Params:
+        keys = jax.random.split(key, 3)
+        size = jnp.full((1, 2), 64, jnp.int32)
+        image = jnp.zeros((1, 64, 64, 3), config.data.pixel_dtype)
+        nothing = jnp.zeros((1, 1, 4)), jnp.zeros((1, 1), bool)
+        images = Images(image, size, size, jnp.ones((1, 2)), *nothing)
+        params = first.init(keys[0], images)
+        levels = first.test(params, images).levels
+        x = jnp.zeros((1, *pooled_size(model, BOX_SIZE), levels[0].shape[-1]), levels[0].dtype)
+        if shared:
+            params = {**params, "shared_head": shared.init(keys[1], x)["params"]}
+            x = shared.apply({"params": params["shared_head"]}, x)
+        return {**params, "bbox_head": head.init(keys[2], x)["params"]}
+
+    def read(params: Params, levels: list[Array], boxes: Array, pad_size: Array, bins: int):
+        size = pooled_size(model, bins)[0]
+        x = read_features(levels, boxes, pad_size, size, model, config.rois)
+        return shared.apply({"params": params["shared_head"]}, x) if shared else x
+
+    def say(params: Params, x: Array, count: int) -> tuple[Array, Array]:
+        logits, deltas = head.apply({"params": params["bbox_head"]}, x)
+        return logits.reshape(-1, count, logits.shape[-1]), deltas.reshape(
+            -1, count, *logits.shape[-1:], 4
+        )
+
+    def loss(params: Params, batch: Batch):
+        proposed, losses, numbers = first.train(params, batch)
+        rois = sample_rois(batch, proposed.boxes, proposed.valid, model, config.rois)
+        x = read(params, proposed.levels, rois.boxes, batch.pad_size, BOX_SIZE)
+        logits, deltas = say(params, x, rois.boxes.shape[1])
+        own_losses, own_numbers = roi_losses(logits, deltas, rois, config.rois.smooth_l1_beta)
+        return losses | own_losses, numbers | own_numbers, proposed.levels, rois, x
+
+    def predict(params: Params, images: Images) -> tuple[Predictions, list[Array]]:
+        proposed = first.test(params, images)
+        x = read(params, proposed.levels, proposed.boxes, images.pad_size, BOX_SIZE)
+        logits, deltas = say(params, x, proposed.boxes.shape[1])
+
+        def one_image(boxes, valid, logits, deltas, size, scale):
+            scores = jnp.where(valid[:, None], jax.nn.softmax(logits)[:, 1:], 0.0)
+            anchors = jnp.broadcast_to(boxes[:, None], deltas[:, 1:].shape)
+            classes = decode(anchors, deltas[:, 1:] * jnp.array(STDS)[None, None], size, convention)
+            return detect(classes, scores, scale, config.detections, convention)
+
+        found = jax.vmap(one_image)(
+            proposed.boxes, proposed.valid, logits, deltas, images.image_size, images.scale
+        )
+        labels = labels_of(found.labels + 1, model)
+        labels = jnp.where(found.valid, labels, 0)
+        return Predictions(found.boxes, found.scores, labels, found.valid), proposed.levels
+
+    return TwoStage(init, loss, predict, read)
+
+
+def build_heads(model: ModelConfig, precision: str) -> tuple[SharedHead | None, BoxHead]:
+    """Returns C4's shared stage, or None with a pyramid, and the box head."""
+    dtype = jnp.dtype(precision)
+    shared = None
+    if not model.fpn_channels:
+        planes = model.stem_channels * 8
+        width = planes if model.groups == 1 else planes * model.base_width // 64 * model.groups
+        count, caffe = BLOCKS[model.depth][3], model.style == "caffe"
+        shared = SharedHead(planes, count, width, model.groups, caffe, dtype)
+    fields = model.box_convs, model.box_fcs, model.box_channels
+    return shared, BoxHead(model.num_classes + 1, *fields, dtype)
+
+
+def pooled_size(model: ModelConfig, bins: int) -> tuple[int, int]:
+    """Returns the bins that RoIAlign makes for a head that wants `bins`."""
+    side = bins if model.fpn_channels else MASK_SIZE  # which C4's shared stage halves
+    return side, side
+
+
+def roi_losses(
+    logits: Float[Array, "B R C"], deltas: Float[Array, "B R C 4"], rois: RoIs, beta: float
+) -> tuple[Terms, Terms]:
+    """Returns losses of this device's RoIs, both divided by how many there are, and numbers."""
+    count = jnp.maximum(rois.valid.sum(), 1).astype(jnp.float32)
+    entropy = optax.softmax_cross_entropy_with_integer_labels(logits, rois.outputs)
+    own = jnp.take_along_axis(deltas, rois.outputs[..., None, None], axis=2)[:, :, 0]
+    error = smooth_l1(own - rois.deltas, beta)
+    right = (logits.argmax(axis=-1) == rois.outputs) & rois.valid
+    losses = {
+        "loss_cls": jnp.where(rois.valid, entropy, 0).sum() / count,
+        "loss_bbox": jnp.where(rois.positive[..., None], error, 0).sum() / count,
+    }
+    positives = rois.positive.sum(axis=1).astype(jnp.float32).mean()
+    return losses, {"accuracy": right.sum() / count, "num_positive_rois": positives}

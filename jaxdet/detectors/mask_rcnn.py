@@ -1,0 +1,87 @@
+"""Mask R-CNN (He et al. 2017): Faster or Fast R-CNN, and a mask of each detection."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from jaxdet.config import Config
+from jaxdet.detectors.faster_rcnn import TwoStage, given_stage, rpn_stage, two_stage
+from jaxdet.detectors.rois import RoIs
+from jaxdet.detectors.rpn import is_trainable
+from jaxdet.models.classes import outputs_of
+from jaxdet.models.mask_head import MASK_SIZE, MaskHead
+from jaxdet.ops.masks import mask_targets
+from jaxdet.types import Batch, Detector, Images, Params, Predictions
+
+
+def mask_rcnn(config: Config) -> Detector:
+    """Returns Mask R-CNN as pure functions."""
+    return with_masks(two_stage(config, rpn_stage(config)), config)
+
+
+def fast_mask_rcnn(config: Config) -> Detector:
+    """Returns Fast R-CNN with masks as pure functions; the batch brings proposals."""
+    return with_masks(two_stage(config, given_stage(config)), config)
+
+
+def with_masks(stages: TwoStage, config: Config) -> Detector:
+    """Returns a detector of what two stages give, and of masks.
+
+    With a pyramid the head reads features of its own; C4's reads what the box head does.
+    """
+    model, is_c4 = config.model, not config.model.fpn_channels
+    dtype = jnp.dtype(config.train.precision)
+    head = MaskHead(model.num_classes + 1, model.mask_convs, model.mask_channels, dtype)
+
+    def init(key: Array) -> Params:
+        keys = jax.random.split(key)
+        channels = model.stem_channels * 32 if is_c4 else model.fpn_channels
+        x = jnp.zeros((1, MASK_SIZE, MASK_SIZE, channels), dtype)
+        return {**stages.init(keys[0]), "mask_head": head.init(keys[1], x)["params"]}
+
+    def draw(params: Params, x: Array, outputs: Array) -> Array:
+        """Returns the logits of one class of each RoI."""
+        logits = head.apply({"params": params["mask_head"]}, x)
+        chosen = outputs.reshape(-1, 1, 1, 1)
+        logits = jnp.take_along_axis(logits, chosen, axis=-1)[..., 0]
+        return logits.reshape(*outputs.shape, *logits.shape[1:])
+
+    def loss(params: Params, batch: Batch):
+        losses, numbers, levels, rois, x = stages.loss(params, batch)
+        rois, count = positives_of(rois, config), rois.boxes.shape[1]
+        if is_c4:
+            most = rois.boxes.shape[1]
+            x = x.reshape(-1, count, *x.shape[1:])[:, :most].reshape(-1, *x.shape[1:])
+        else:
+            x = stages.read(params, levels, rois.boxes, batch.pad_size, MASK_SIZE)
+        logits = draw(params, x, rois.outputs)
+        targets = jax.vmap(
+            partial(mask_targets, size=logits.shape[-1], kind=config.rois.mask_target)
+        )(batch.masks, rois.boxes, rois.matched, batch.image_size, batch.pad_size)
+        return {**losses, "loss_mask": mask_loss(logits, targets, rois)}, numbers
+
+    def predict(params: Params, images: Images) -> Predictions:
+        found, levels = stages.predict(params, images)
+        x = stages.read(params, levels, found.boxes, images.pad_size, MASK_SIZE)
+        logits = draw(params, x, outputs_of(found.labels, model))
+        return found._replace(masks=jax.nn.sigmoid(logits))
+
+    return Detector(init, loss, predict, partial(is_trainable, config=model))
+
+
+def positives_of(rois: RoIs, config: Config) -> RoIs:
+    """Returns the first RoIs, among which all positives are."""
+    most = int(config.rois.num_samples * config.rois.positive_fraction)
+    return RoIs(*(x[:, :most] for x in rois))
+
+
+def mask_loss(
+    logits: Float[Array, "B n s s"], targets: Float[Array, "B n s s"], rois: RoIs
+) -> Float[Array, ""]:
+    """Returns the mean over the pixels of this device's positives; 0 without any."""
+    count = jnp.maximum(rois.positive.sum(), 1) * targets.shape[-1] ** 2
+    entropy = optax.sigmoid_binary_cross_entropy(logits, targets)
+    return jnp.where(rois.positive[..., None, None], entropy, 0).sum() / count

@@ -1,0 +1,380 @@
+"""Faster, Mask and Fast R-CNN of every system: our numbers beside their own.
+
+`golden/detector_*` were made by running mmdet 0.6.0 and 3.3.0, detectron2 at 02b5c4e and
+torchvision 0.29.1 on the weights, images, masks and proposals that the modules beside this folder
+rebuild.  The weights come in the systems' own key layouts, so that their reading is part of each
+test.  Compiling R-50 takes most of the time.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference_detectors
+import reference_weights
+import today_weights
+import torchvision_weights
+from flax import traverse_util
+from pycocotools import mask as coco_mask
+from zoo_cases import make_batch
+
+from jaxdet import config as config_lib
+from jaxdet.config import Config
+from jaxdet.configs import base
+from jaxdet.data.buckets import bucket_sizes
+from jaxdet.data.image import padded_size, resize, resized_size
+from jaxdet.detectors.build import build_detector, param_shapes
+from jaxdet.detectors.faster_rcnn import build_heads, given_stage, rpn_stage, two_stage
+from jaxdet.detectors.rois import sample_rois
+from jaxdet.inference.single import batch_of_one
+from jaxdet.models.params import merge_params, split_params
+from jaxdet.ops.boxes import CONVENTIONS, clip
+from jaxdet.weights import layout
+from jaxdet.weights.systems import system_of
+
+FAST = ("mask_rcnn_r50_fpn",)  # of each test; all others are slow
+
+
+class Case(NamedTuple):
+    kind: str
+    convention: str = "mmdet1"
+    row: dict = {}  # noqa: RUF012
+    arch: dict = {}  # noqa: RUF012 - of the function that makes the weights
+
+
+CAFFE_C4 = {"neck": "c4", "style": "caffe"}
+X101 = {"depth": 101, "groups": 32, "base_width": 4}
+CASES = {
+    "faster_rcnn_r50_fpn": Case("faster_rcnn"),
+    "faster_rcnn_r50_caffe_fpn": Case("faster_rcnn", row={"style": "caffe"}),
+    "faster_rcnn_r50_caffe_c4": Case("faster_rcnn", row=CAFFE_C4, arch={"c4": True}),
+    "faster_rcnn_x101_32x4d_fpn": Case("faster_rcnn", row=X101, arch=X101),
+    "mask_rcnn_r50_fpn": Case("mask_rcnn"),
+    "mask_rcnn_r50_caffe_c4": Case("mask_rcnn", row=CAFFE_C4, arch={"c4": True}),
+    "fast_rcnn_r50_fpn": Case("fast_rcnn"),
+    "fast_mask_rcnn_r50_fpn": Case("fast_mask_rcnn"),
+    "mmdet3_faster_rcnn_fpn": Case("faster_rcnn", "mmdet3"),
+    "mmdet3_faster_rcnn_caffe_c4": Case("faster_rcnn", "mmdet3", CAFFE_C4, {"c4": True}),
+    "mmdet3_mask_rcnn_fpn": Case("mask_rcnn", "mmdet3"),
+    "detectron2_faster_rcnn_fpn": Case("faster_rcnn", "detectron2", {"style": "caffe"}),
+    "detectron2_faster_rcnn_c4": Case("faster_rcnn", "detectron2", CAFFE_C4, {"c4": True}),
+    "detectron2_mask_rcnn_fpn": Case("mask_rcnn", "detectron2", {"style": "caffe"}),
+    "fasterrcnn_resnet50_fpn": Case("faster_rcnn", "torchvision"),
+    "fasterrcnn_resnet50_fpn_v2": Case("faster_rcnn", "torchvision_v2"),
+    "maskrcnn_resnet50_fpn": Case("mask_rcnn", "torchvision"),
+    "maskrcnn_resnet50_fpn_v2": Case("mask_rcnn", "torchvision_v2"),
+}
+TRAINED = [x for x in CASES if "x101" not in x and x != "faster_rcnn_r50_caffe_fpn"]
+
+
+def cases(names):
+    marks = [pytest.param(x, marks=() if x in FAST else pytest.mark.slow) for x in names]
+    return pytest.mark.parametrize("case", marks)
+
+
+def config_of(case: str, expected) -> Config:
+    """The system's config at the golden's image scale and counts."""
+    kind, convention, row, _ = CASES[case]
+    row = {"depth": 50, "pretrained": "", "convention": convention} | row
+    config = base.detector(kind, case, **row)
+    if "scale" in expected:
+        config.data.image_scale = tuple(map(int, expected["scale"]))
+    else:
+        config.data.image_scale = int(expected["max_size"]), int(expected["min_size"])
+    for name in ("rpn_max_num", "rpn_proposal_max_num", "rpn_post_nms_top_n_train"):
+        if name in expected:
+            for part in (config.proposals, config.rois):
+                part.max_num = part.nms_post = int(expected[name])
+    if "rpn_pre_nms_top_n_test" in expected:
+        config.proposals.nms_pre = config.proposals.nms_post = int(
+            expected["rpn_pre_nms_top_n_test"]
+        )
+    if "rpn_pre_nms_top_n_train" in expected:
+        config.rois.nms_pre = int(expected["rpn_pre_nms_top_n_train"])
+    return config_lib.parse(config)
+
+
+def state_of(case: str, expected) -> dict[str, np.ndarray]:
+    """The system's checkpoint."""
+    kind, convention, row, arch = CASES[case]
+    seed = int(expected.get("seed", 0))
+    if convention.startswith("torchvision"):
+        bias = expected["cls_score_bias"]
+        return torchvision_weights.detector(seed, str(expected["model"]), bias)
+    if convention == "mmdet1":
+        std = 57.0 if row.get("style") == "caffe" else 1.0
+        state = reference_detectors.seeded_detector(seed, std, kind=kind, **arch)
+        scores = "bbox_head.fc_cls"
+    else:
+        make = today_weights.mmdet if convention == "mmdet3" else today_weights.detectron2
+        state = make(seed, kind, **arch)
+        names = {"mmdet3": "bbox_head.fc_cls", "detectron2": "box_predictor.cls_score"}
+        scores = f"roi_head{'s' * (convention == 'detectron2')}.{names[convention]}"
+    if "fc_cls_bias" in expected:
+        state[f"{scores}.weight"] = state[f"{scores}.weight"] * expected["fc_cls_scale"]
+        state[f"{scores}.bias"] = expected["fc_cls_bias"]
+    return {k: np.asarray(v, np.float32) if v.dtype == np.float64 else v for k, v in state.items()}
+
+
+def params_of(case: str, config: Config, expected):
+    eps = float(expected["bn_eps"]) if "bn_eps" in expected else 0.0
+    shapes = param_shapes(build_detector(config))
+    return layout.to_params(state_of(case, expected), shapes, bn_eps=eps)
+
+
+def same(found, expected, name: str, tolerance: float = 1e-4) -> None:
+    """Compares the golden's picks with an array, in units of its standard deviation."""
+    found = np.asarray(found)
+    assert found.shape == tuple(expected[f"{name}_shape"]), (name, found.shape)
+    picked = found.reshape(-1)[expected[f"{name}_idx"]]
+    error = np.abs(picked - expected[f"{name}_val"]).max() / expected[f"{name}_std"]
+    assert error < tolerance, (name, error)
+
+
+def background_last(case: str, outputs, per_output: int = 1):
+    """Our outputs in the order of mmdet 3 and detectron2, which have no deltas of it."""
+    if CASES[case].convention not in ("mmdet3", "detectron2"):
+        return outputs
+    rest = outputs[:, per_output:]
+    return np.concatenate([rest, outputs[:, :1]], 1) if per_output == 1 else rest
+
+
+@cases(CASES)
+def test_detections_are_the_systems(case, golden):
+    expected = golden(f"detector_forward_{case}")
+    config = config_of(case, expected)
+    params, run = params_of(case, config, expected), forward(config)
+    prefixes = ["img0_", "img1_"] if "img0_source_hw" in expected else [""]
+    for prefix in prefixes:
+        own = {k.removeprefix(prefix): v for k, v in expected.items() if k.startswith(prefix)}
+        batch = batch_of(config, own, int(own.get("image_seed", own.get("seed", 0))))
+        np.testing.assert_array_equal(batch.image_size[0], own["img_shape"])
+        found = jax.tree.map(np.asarray, run(params, batch.images))
+        check_second_stage(case, found, own)
+        check_detections(found["detections"], batch, own)
+
+
+def batch_of(config: Config, expected, seed: int):
+    height, width = map(int, expected["source_hw"])
+    image = reference_weights.seeded_image(height, width, seed)[..., ::-1]
+    batch = batch_of_one(
+        np.ascontiguousarray(image), config.data, bucket_sizes(config.data.image_scale)
+    )
+    if "source_proposals" not in expected:
+        return batch
+    boxes = expected["source_proposals"][None, :, :4] * np.tile(batch.scale[0], 2)
+    boxes = clip(boxes, batch.image_size[0].astype(np.float32), CONVENTIONS["mmdet1"])
+    return batch._replace(proposals=boxes, proposal_mask=np.ones(boxes.shape[:2], bool))
+
+
+def stages_of(config: Config):
+    first = given_stage if config.model.detector.startswith("fast_") else rpn_stage
+    return first(config), two_stage(config, first(config))
+
+
+def forward(config: Config):
+    """Everything that a golden has numbers of, as one program."""
+    first, stages = stages_of(config)
+    head, detector = build_heads(config.model, "float32")[1], build_detector(config)
+
+    def run(params, images):
+        proposed = first.test(params, images)
+        x = stages.read(params, proposed.levels, proposed.boxes, images.pad_size, 7)
+        logits, deltas = head.apply({"params": params["bbox_head"]}, x)
+        return {
+            "proposals": proposed.boxes[0],
+            "valid": proposed.valid[0],
+            "features": x,
+            "cls_score": logits,
+            "bbox_pred": deltas,
+            "detections": detector.predict(params, images),
+        }
+
+    return jax.jit(run)
+
+
+def check_second_stage(case: str, found, expected) -> None:
+    valid = found["valid"]
+    assert valid.sum() == expected.get("num_proposals", valid.sum())
+    if "proposals" in expected:
+        wanted = expected["proposals"][:, :4]
+        near = np.abs(found["proposals"][valid][: len(wanted)] - wanted).max(axis=1) < 0.01
+        assert near.mean() >= 0.995  # the rest swapped places between nearly equal scores
+        if not near.all():
+            return  # rows are those of other boxes
+    rows = valid.nonzero()[0]
+    maps = np.moveaxis(found["features"], -1, 1)[rows]
+    same_rows(maps, expected, "shared" if "c4" in case else "roi_feats")
+    same_rows(background_last(case, found["cls_score"])[rows], expected, "cls_score")
+    same_rows(background_last(case, found["bbox_pred"], 4)[rows], expected, "bbox_pred")
+
+
+def same_rows(found, expected, name: str) -> None:
+    same(found[: expected[f"{name}_shape"][0]], expected, name)
+
+
+def check_detections(found, batch, expected) -> None:
+    valid = found.valid[0]
+    wanted, labels = expected["dets"], expected.get("labels_contiguous", expected["labels"])
+    assert valid.sum() == len(wanted)
+    original = np.asarray(expected["source_hw"])[::-1] / batch.image_size[0][::-1]
+    nominal = np.repeat(1 / batch.scale[0], 1)
+    factor = np.tile(nominal if "scale_factor" in expected else original, 2)
+    boxes = found.boxes[0][valid] * factor.astype(np.float32)
+    near = np.abs(boxes[:, None] - wanted[None, :, :4]).max(-1) < 0.02
+    near &= np.abs(found.scores[0][valid][:, None] - wanted[None, :, 4]) < 1e-4
+    near &= found.labels[0][valid][:, None] == labels[None]
+    # The rest were swapped at the cut.
+    assert near.any(axis=0).mean() >= 0.99
+    if "mask_prob_idx" not in expected:
+        return
+    row_of = np.where(near.any(axis=0), near.argmax(axis=0), -1)
+    place = np.unravel_index(expected["mask_prob_idx"], tuple(expected["mask_prob_shape"]))
+    rows = row_of[place[0]]
+    probabilities = found.masks[0][valid][rows, place[1], place[2]]
+    error = np.abs(probabilities - expected["mask_prob_val"])[rows >= 0]
+    # A probability moves by a quarter of what its logit does.
+    assert error.max() < 1e-4
+
+
+@cases(TRAINED)
+def test_losses_and_gradients_are_the_systems(case, golden):
+    expected = golden(f"detector_train_{case}")
+    config = config_of(case, expected)
+    quota = config.targets.num_samples
+    config = dataclasses.replace(
+        config,
+        targets=dataclasses.replace(config.targets, num_samples=0),
+        rois=dataclasses.replace(config.rois, num_samples=1000, positive_fraction=0.25),
+    )
+    batch = jax.tree.map(jnp.asarray, training_batch(case, config, expected))
+    detector, (first, _) = build_detector(config), stages_of(config)
+    params = params_of(case, config, expected)
+    trainable, frozen = split_params(params, detector.trainable)
+
+    def loss(trainable):
+        losses, numbers = detector.loss(merge_params(trainable, frozen), batch)
+        if CASES[case].convention == "detectron2":  # whose normaliser is the quota's
+            factor = 1 / (quota * 2)
+            losses = {k: v * factor if "rpn" in k else v for k, v in losses.items()}
+        return sum(losses.values()), (losses, numbers)
+
+    def everything(trainable):
+        gradient, (losses, numbers) = jax.grad(loss, has_aux=True)(trainable)
+        proposed, _, _ = first.train(merge_params(trainable, frozen), batch)
+        rois = sample_rois(batch, proposed.boxes, proposed.valid, config.model, config.rois)
+        return gradient, losses, numbers, rois
+
+    gradient, losses, numbers, rois = jax.jit(everything)(trainable)
+    check_rois(case, rois, expected)
+    check_losses(losses, numbers, expected)
+    check_gradient(case, state_of(case, expected), gradient, expected)
+
+
+NAMES = {
+    "loss_rpn_cls": ("loss_rpn_cls", "loss_objectness"),
+    "loss_rpn_bbox": ("loss_rpn_bbox", "loss_rpn_loc", "loss_rpn_box_reg"),
+    "loss_cls": ("loss_cls", "loss_classifier"),
+    "loss_bbox": ("loss_bbox", "loss_box_reg"),
+    "loss_mask": ("loss_mask",),
+}
+
+
+def check_losses(losses, numbers, expected) -> None:
+    for name, found in losses.items():
+        (wanted,) = [expected[x] for x in NAMES[name] if x in expected]
+        # Ten thousands of float32 terms, in another order.
+        np.testing.assert_allclose(found, wanted.sum(), rtol=1e-5, atol=1e-9, err_msg=name)
+    if "acc" in expected:
+        np.testing.assert_allclose(100 * numbers["accuracy"], expected["acc"], rtol=1e-5)
+
+
+def check_rois(case: str, rois, expected) -> None:
+    for j in range(2):
+        positive = np.asarray(rois.positive[j])
+        one = "num_pos" in expected and np.size(expected["num_pos"]) == 1
+        if not one:
+            key = f"pos_inds_{j}" if f"pos_inds_{j}" in expected else f"pos_idx{j}"
+            assert positive.sum() == len(expected[key])
+        name = f"pos_assigned_{j}" if f"pos_assigned_{j}" in expected else f"pos_box{j}"
+        found = np.asarray(rois.matched[j])[positive]
+        np.testing.assert_array_equal(found, expected[name])
+
+
+def training_batch(case: str, config: Config, expected):
+    convention = CASES[case].convention
+    images, boxes, labels, masks, proposals = [], [], [], [], []
+    seed = int(expected["seed"])
+    bucket = tuple(map(int, expected["batch_hw"]))
+    for j in range(2):
+        height, width = map(int, expected["source_hw"][j])
+        image = reference_weights.seeded_image(height, width, seed + j)[..., ::-1]
+        size, _ = resized_size((height, width), config.data)
+        assert size == tuple(expected[f"img_shape{j}"])
+        images.append(resize(np.ascontiguousarray(image), size, config.data.resize))
+        boxes.append(expected[f"gt{j}"])
+        own = expected[f"labels{j}"]
+        if convention.startswith("torchvision"):
+            own = torchvision_weights.contiguous(own)
+        labels.append(own - 1 if convention == "mmdet1" else own)
+        if "mask" in config.model.detector:
+            masks.append(bitmaps(convention, expected, j, (height, width), size))
+        if config.model.detector.startswith("fast_"):
+            proposals.append(expected[f"proposals{j}"][:, :4])
+    stride = config.model.strides[0] if config.data.pad_multiple == 1 else 32
+    room = padded_size(bucket, stride)
+    batch = make_batch(images, room, [bucket] * 2, boxes)
+    pad = functools.partial(padded, count=batch.boxes.shape[1])
+    batch = batch._replace(labels=np.stack([pad(x.astype(np.int32)) for x in labels]))
+    if masks:
+        batch = batch._replace(masks=np.stack([pad(packed(x, room)) for x in masks]))
+    if proposals:
+        most = max(map(len, proposals))
+        batch = batch._replace(
+            proposals=np.stack([padded(x, most) for x in proposals]),
+            proposal_mask=np.stack([padded(np.ones(len(x), bool), most) for x in proposals]),
+        )
+    return batch
+
+
+def padded(x: np.ndarray, count: int) -> np.ndarray:
+    return np.pad(x, [(0, count - len(x)), *[(0, 0)] * (x.ndim - 1)])
+
+
+def packed(masks: np.ndarray, room) -> np.ndarray:
+    canvas = np.zeros((len(masks), room[0], -(-room[1] // 32) * 32), np.uint8)
+    canvas[:, : masks.shape[1], : masks.shape[2]] = masks
+    return np.packbits(canvas, axis=-1)
+
+
+def bitmaps(convention: str, expected, j: int, source, size) -> np.ndarray:
+    """Masks of the resized image, as each system makes them."""
+    if convention == "mmdet1":
+        return reference_detectors.seeded_masks(expected[f"gt{j}"], *expected[f"pad_shape{j}"])
+    original = expected[f"boxes_original{j}"]
+    if convention.startswith("torchvision"):
+        masks = torchvision_weights.masks(original, *source)
+    else:
+        polygons = today_weights.seeded_polygons(original)
+        masks = [
+            coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([p.tolist()], *source)))
+            for p in polygons
+        ]
+    wide = size[1], size[0]
+    return np.stack([cv2.resize(m, wide, interpolation=cv2.INTER_NEAREST) for m in masks])
+
+
+def check_gradient(case: str, state, gradient, expected) -> None:
+    spell = system_of(state).spell
+    flat = traverse_util.flatten_dict(gradient)
+    found = {spell(layout.torch_name(path)): np.linalg.norm(x) for path, x in flat.items()}
+    names = expected["trainable"] if "trainable" in expected else expected["grad_names"]
+    wanted = dict(zip(map(str, names), expected["grad_norms"], strict=True))
+    assert set(found) == set(wanted)
+    for name, norm in wanted.items():
+        np.testing.assert_allclose(found[name], norm, rtol=1e-3, atol=1e-7, err_msg=name)
