@@ -27,6 +27,7 @@ from jaxdet.detectors.rpn import (
 )
 from jaxdet.models.box_head import BOX_SIZE, BoxHead, SharedHead
 from jaxdet.models.classes import labels_of
+from jaxdet.models.features import blank_images
 from jaxdet.models.mask_head import MASK_SIZE
 from jaxdet.models.resnet import BLOCKS
 from jaxdet.ops.boxes import CONVENTIONS, decode
@@ -139,10 +140,9 @@ def two_stage(config: Config, first: FirstStage) -> TwoStage:
 
     def init(key: Array) -> Params:
         keys = jax.random.split(key, 3)
-        size = jnp.full((1, 2), 64, jnp.int32)
-        image = jnp.zeros((1, 64, 64, 3), config.data.pixel_dtype)
-        nothing = jnp.zeros((1, 1, 4)), jnp.zeros((1, 1), bool)
-        images = Images(image, size, size, jnp.ones((1, 2)), *nothing)
+        images = blank_images(config.data.pixel_dtype)
+        nothing = {"proposals": jnp.zeros((1, 1, 4)), "proposal_mask": jnp.zeros((1, 1), bool)}
+        images = images._replace(**nothing)
         params = first.init(keys[0], images)
         levels = first.test(params, images).levels
         x = jnp.zeros((1, *pooled_size(model, BOX_SIZE), levels[0].shape[-1]), levels[0].dtype)

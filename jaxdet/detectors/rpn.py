@@ -9,15 +9,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Float32, Int, UInt8
+from jaxtyping import Array, Bool, Float, Float32
 
 from jaxdet.config import Config, ModelConfig, TargetConfig
 from jaxdet.detectors.proposals import propose
-from jaxdet.models.fpn import FPN
-from jaxdet.models.layers import apply_mask, cell_mask
-from jaxdet.models.resnet import ResNet
+from jaxdet.models.features import Features, blank_images, feature_fields
 from jaxdet.models.rpn_head import Outputs, RPNHead
 from jaxdet.ops.anchors import AnchorGrid, in_grid, inside, pyramid_anchors
 from jaxdet.ops.boxes import CONVENTIONS, encode
@@ -40,9 +36,7 @@ def rpn(config: Config) -> Detector:
     network = build_network(config.model, config.train.precision, config.train.remat)
 
     def init(key: Array) -> Params:
-        size = jnp.full((1, 2), 64, jnp.int32)
-        image = jnp.zeros((1, 64, 64, 3), config.data.pixel_dtype)
-        return network.init(key, Images(image, size, size, jnp.ones((1, 2))))["params"]
+        return network.init(key, blank_images(config.data.pixel_dtype))["params"]
 
     def loss(params: Params, batch: Batch) -> tuple[dict[str, Array], dict[str, Array]]:
         targets = make_targets(batch, config.model, config.targets)
@@ -59,21 +53,10 @@ def rpn(config: Config) -> Detector:
     return Detector(init, loss, predict, partial(is_trainable, config=config.model))
 
 
-class RPN(nn.Module):
-    """From images to logits and deltas.
+class RPN(Features):
+    """From images to logits and deltas."""
 
-    Images lie in a bucket whose sides are multiples of 32 and are taken to be zero-padded to
-    `pad_size`; the bucket beyond has no influence on the outputs within.
-    """
-
-    backbone: ResNet
-    neck: FPN | None
     rpn_head: RPNHead
-    strides: tuple[int, ...]  # pixels per cell of each level
-    pixel_mean: tuple[float, ...]
-    pixel_std: tuple[float, ...]
-    bgr: bool
-    dtype: jnp.dtype
 
     def __call__(self, images: Images) -> Outputs:
         """Returns logits and deltas of every anchor of the bucket."""
@@ -82,63 +65,18 @@ class RPN(nn.Module):
     def forward(self, images: Images) -> tuple[list[Array], Outputs]:
         """Returns the levels that the head sees, and what it says of them."""
         _, levels = self.features(images)
-        heads = [
-            self.rpn_head(x, cell_mask(images.pad_size, stride, *x.shape[1:3]))
-            for x, stride in zip(levels, self.strides, strict=True)
-        ]
+        cells = self.own_cells(images, levels)
+        heads = [self.rpn_head(x, mask) for x, mask in zip(levels, cells, strict=True)]
         outputs = Outputs([logits for logits, _ in heads], [deltas for _, deltas in heads])
         return levels, outputs
-
-    def features(self, images: Images) -> tuple[list[Array], list[Array]]:
-        """Returns the backbone's stages and the levels that the head sees (C4: the last stage)."""
-        x = self.normalize(images.image, images.image_size).astype(self.dtype)
-        stages = self.backbone(x, images.pad_size)
-        return stages, self.neck(stages, images.pad_size) if self.neck else stages[-1:]
-
-    def normalize(
-        self,
-        image: UInt8[Array, "b h w 3"] | Float32[Array, "b h w 3"],
-        image_size: Int[Array, "b 2"],
-    ) -> Float[Array, "b h w 3"]:
-        """Returns (pixel - mean) / std in float32; zero beyond the image.
-
-        Of uint8 it is the reference's to the bit, looked up in a table that NumPy made: XLA's
-        division is not always correctly rounded.
-        """
-        mean, std = np.array(self.pixel_mean, np.float32), np.array(self.pixel_std, np.float32)
-        x = image[..., ::-1] if self.bgr else image
-        if x.dtype == jnp.uint8:
-            table = (np.arange(256, dtype=np.float32)[:, None] - mean) / std
-            x = jnp.stack([jnp.asarray(table[:, c])[x[..., c]] for c in range(3)], axis=-1)
-        else:
-            x = (x - mean.reshape(1, 1, 1, 3)) / std.reshape(1, 1, 1, 3)
-        return apply_mask(x, cell_mask(image_size, 1, *x.shape[1:3]))
 
 
 def build_network(config: ModelConfig, precision: str = "float32", remat: bool = False) -> RPN:
     """Returns the network of a config, computing in `precision`; parameters are float32 always."""
-    dtype = jnp.dtype(precision)
-    return RPN(
-        backbone=ResNet(
-            depth=config.depth,
-            num_stages=config.num_stages,
-            stem_channels=config.stem_channels,
-            groups=config.groups,
-            base_width=config.base_width,
-            caffe_style=config.style == "caffe",
-            remat=remat,
-            dtype=dtype,
-        ),
-        neck=FPN(config.fpn_channels, dtype) if config.fpn_channels else None,
-        rpn_head=RPNHead(
-            config.head_channels, config.head_convs, anchor_grid(config).per_cell, dtype
-        ),
-        strides=config.strides,
-        pixel_mean=config.pixel_mean,
-        pixel_std=config.pixel_std,
-        bgr=config.channel_order == "bgr",
-        dtype=dtype,
-    )
+    fields = feature_fields(config, precision, remat)
+    num_anchors = anchor_grid(config).per_cell
+    head = RPNHead(config.head_channels, config.head_convs, num_anchors, fields["dtype"])
+    return RPN(rpn_head=head, **fields)
 
 
 def apply(network: RPN, params: Params, images: Images) -> Outputs:
