@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Int64
 from numpy.typing import DTypeLike
 
+from jaxdet.data.classes import with_classes
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.findings import Findings
 from jaxdet.errors import InputError
@@ -69,6 +70,7 @@ class _File(msgspec.Struct):
 
     images: Annotated[list[ImageRecord], msgspec.Meta(min_length=1)]
     annotations: list[AnnotationRecord]
+    categories: Any = None
 
 
 class _AnyFile(msgspec.Struct):
@@ -76,6 +78,7 @@ class _AnyFile(msgspec.Struct):
 
     images: Annotated[list[Any], msgspec.Meta(min_length=1)]
     annotations: list[Any]
+    categories: Any = None
 
 
 Record = TypeVar("Record", ImageRecord, AnnotationRecord)
@@ -85,15 +88,23 @@ Record = TypeVar("Record", ImageRecord, AnnotationRecord)
 _OUTLINES = re.compile(rb'"segmentation"\s*:\s*\[[][\d\s.,eE+-]*\]')
 
 
-def coco_directory(root: str | Path, split: str, findings: Findings | None = None) -> Dataset:
+def coco_directory(
+    root: str | Path,
+    split: str,
+    findings: Findings | None = None,
+    class_names: Sequence[str] = (),
+) -> Dataset:
     """Returns the `train` or `val` split of a folder laid out as COCO 2017; see `load_coco`."""
     root = Path(root)
     annotations = root / "annotations" / f"instances_{split}2017.json"
-    return load_coco(annotations, root / f"{split}2017", findings)
+    return load_coco(annotations, root / f"{split}2017", findings, class_names)
 
 
 def load_coco(
-    annotation_file: str | Path, image_dir: str | Path, findings: Findings | None = None
+    annotation_file: str | Path,
+    image_dir: str | Path,
+    findings: Findings | None = None,
+    class_names: Sequence[str] = (),
 ) -> Dataset:
     """Returns what a COCO annotation file holds, checked; images are not opened.
 
@@ -106,11 +117,13 @@ def load_coco(
         image_dir: Folder that the `file_name`s are relative to.
         findings: Gets all that is wrong with single images and annotations, each of which is then
             left out.  By default the first such thing is an error.
+        class_names: Of `categories`, in the order of their labels; without any, categories are not
+            looked at.
 
     Raises:
         InputError: The file is missing or not COCO, or there are no `findings` to collect an id
             that occurs twice, an annotation of no image, a box that is not finite or of negative
-            size, a file name that leaves the folder.
+            size, a file name that leaves the folder, a category that is not in `class_names`.
     """
     annotation_file, image_dir = Path(annotation_file), Path(image_dir)
     findings = findings or Findings(stop_at=str(annotation_file))
@@ -123,7 +136,7 @@ def load_coco(
     owners = _column(rows, "image_id")
     order = _sound_annotations(rows, owners, image_ids, findings)
     xywh = np.fromiter(chain.from_iterable(row.bbox for row in rows), np.float64, 4 * len(rows))
-    return Dataset(
+    dataset = Dataset(
         source=str(annotation_file),
         image_dir=image_dir,
         file_names=tuple(image.file_name for image in images),
@@ -138,6 +151,9 @@ def load_coco(
         iscrowd=_column(rows, "iscrowd", bool)[order],
         ignore=_column(rows, "ignore", bool)[order],
     )
+    if not class_names:
+        return dataset
+    return with_classes(dataset, class_names, file.categories, findings)
 
 
 def _sound_annotations(
@@ -188,7 +204,8 @@ def _decode(text: bytes, path: Path, findings: Findings) -> _File:
     images = _good_records("images", file.images, ImageRecord, findings)
     left_out = {_id_of(record) for record in file.images} - {image.id for image in images}
     annotations = _good_records("annotations", file.annotations, AnnotationRecord, findings)
-    return _File(images, [a for a in annotations if a.image_id not in left_out])
+    kept = [a for a in annotations if a.image_id not in left_out]
+    return _File(images, kept, file.categories)
 
 
 def _good_records(

@@ -6,7 +6,7 @@
 import functools
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,11 @@ from jaxdet.data.image import read_image, read_size
 from jaxdet.errors import InputError
 from jaxdet.ops.boxes import MMDET1, BoxConvention, from_xywh
 
+# Fields of a `Dataset` with an entry for each annotation, of all images.
+PER_ANNOTATION = (
+    *("annotation_ids", "category_ids", "xywh", "area", "iscrowd", "ignore", "labels"),
+)
+
 
 class GroundTruth(NamedTuple):
     """All annotations of one image, crowds and ignored ones included, as evaluation needs them."""
@@ -26,6 +31,7 @@ class GroundTruth(NamedTuple):
     area: Float64[np.ndarray, " n"]
     iscrowd: Bool[np.ndarray, " n"]
     ignore: Bool[np.ndarray, " n"]
+    labels: Int32[np.ndarray, " n"] | None = None  # None: of a data set without classes
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -45,6 +51,9 @@ class Dataset:
     area: Float64[np.ndarray, " K"]
     iscrowd: Bool[np.ndarray, " K"]
     ignore: Bool[np.ndarray, " K"]
+    class_names: tuple[str, ...] = ()  # of labels 0, 1, ...; none where objects are all alike
+    class_ids: Int64[np.ndarray, " C"] = field(default_factory=lambda: np.zeros(0, np.int64))
+    labels: Int32[np.ndarray, " K"] | None = None  # None: there are no classes
     confined: bool = True  # no image is read from outside of `image_dir`
     convention: BoxConvention = MMDET1  # of the boxes that it gives
 
@@ -73,6 +82,12 @@ class Dataset:
         rows = self._rows(index)
         return self.corners(self.xywh[rows][self.usable[rows]])
 
+    def labels_of(self, index: int) -> Int32[np.ndarray, " n"]:
+        """Returns the labels of `boxes_of`; zeros where there are no classes."""
+        rows = self._rows(index)
+        labels = np.zeros(rows.stop - rows.start) if self.labels is None else self.labels[rows]
+        return labels[self.usable[rows]].astype(np.int32)
+
     def corners(self, xywh: Float64[np.ndarray, "n 4"]) -> Float32[np.ndarray, "n 4"]:
         """Returns x, y, width, height as corners, in float64 rounded once (the reference)."""
         return from_xywh(xywh, self.convention).astype(np.float32)
@@ -80,8 +95,15 @@ class Dataset:
     def ground_truth(self, index: int) -> GroundTruth:
         """Returns every annotation of an image."""
         rows = self._rows(index)
-        columns = self.annotation_ids, self.xywh, self.area, self.iscrowd, self.ignore
-        return GroundTruth(*(column[rows] for column in columns))
+        columns = self.annotation_ids, self.xywh, self.area, self.iscrowd, self.ignore, self.labels
+        return GroundTruth(*(None if column is None else column[rows] for column in columns))
+
+    def with_annotations(self, kept: Bool[np.ndarray, " K"]) -> "Dataset":
+        """Returns the same images with some of the annotations."""
+        columns = {name: getattr(self, name) for name in PER_ANNOTATION}
+        columns = {name: None if x is None else x[kept] for name, x in columns.items()}
+        offsets = np.append(0, np.cumsum(kept))[self.offsets]
+        return replace(self, offsets=offsets, **columns)
 
     @functools.cached_property
     def usable(self) -> Bool[np.ndarray, " K"]:

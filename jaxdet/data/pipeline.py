@@ -100,6 +100,7 @@ class _Source:
     def empty_batch(self, bucket: Size) -> Batch:
         """Returns a batch with a filler image in every row."""
         rows = self.rows.stop - self.rows.start
+        has_classes = len(self.dataset.class_names) > 0
         return Batch(
             image=np.zeros((rows, *bucket, 3), self.data.pixel_dtype),
             image_size=np.full((rows, 2), FILLER_SIZE, np.int32),
@@ -109,6 +110,7 @@ class _Source:
             box_mask=np.zeros((rows, self.max_boxes), bool),
             seed=np.zeros(rows, np.uint32),
             index=np.full(rows, -1, np.int32),
+            labels=np.zeros((rows, self.max_boxes), np.int32) if has_classes else None,
         )
 
     def fill_row(
@@ -137,6 +139,8 @@ class _Source:
         boxes = resize_boxes(given, scale, (height, width), flip, convention)
         batch.boxes[row, : len(boxes)] = boxes
         batch.box_mask[row, : len(boxes)] = True
+        if batch.labels is not None:
+            batch.labels[row, : len(boxes)] = self.dataset.labels_of(index)
         batch.index[row] = index
 
 
