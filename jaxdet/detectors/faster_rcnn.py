@@ -1,5 +1,7 @@
-"""Faster R-CNN (Ren et al. 2015) and Fast R-CNN (Girshick 2015): an RPN, or given proposals, and
-a second stage that says what each is and refines it.
+"""Faster R-CNN (Ren et al. 2015) and Fast R-CNN (Girshick 2015).
+
+A first stage, an RPN or given proposals, says where objects may be; the second says of each what
+it is, and refines its box.
 
 `P` proposals of an image, `R` sampled RoIs, `C` class outputs, the background first.
 """
@@ -11,10 +13,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Float32
 
 from jaxdet.config import Config, ModelConfig, ProposalConfig
+from jaxdet.detectors.detections import Detections, detect
 from jaxdet.detectors.proposals import propose
 from jaxdet.detectors.rois import STDS, RoIs, read_features, sample_rois
 from jaxdet.detectors.rpn import (
@@ -29,9 +31,9 @@ from jaxdet.models.box_head import BOX_SIZE, BoxHead, SharedHead
 from jaxdet.models.classes import labels_of
 from jaxdet.models.features import blank_images
 from jaxdet.models.mask_head import MASK_SIZE
+from jaxdet.models.params import apply
 from jaxdet.models.resnet import BLOCKS
 from jaxdet.ops.boxes import CONVENTIONS, decode
-from jaxdet.ops.detect import detect
 from jaxdet.ops.losses import smooth_l1
 from jaxdet.types import Batch, Detector, Images, Params, Predictions
 
@@ -61,8 +63,8 @@ class TwoStage(NamedTuple):
     # losses, numbers, the features of levels, the RoIs, and their features as the box head has them
     loss: Callable[[Params, Batch], tuple[Terms, Terms, list[Array], RoIs, Array]]
     predict: Callable[[Params, Images], tuple[Predictions, list[Array]]]
-    # features of boxes as heads take them
-    read: Callable[[Params, list[Array], Array, Array], Array]
+    # features of boxes as heads take them, given the images' padded sizes and the bins wanted
+    read: Callable[[Params, list[Array], Array, Array, int], Array]
 
 
 def faster_rcnn(config: Config) -> Detector:
@@ -94,7 +96,7 @@ def rpn_stage(config: Config) -> FirstStage:
     training = ProposalConfig(**{**vars(config.proposals), **counts})
 
     def run(params: Params, images: Images, settings: ProposalConfig):
-        levels, outputs = network.apply({"params": params}, images, method=RPN.forward)
+        levels, outputs = apply(network, params, images, method=RPN.forward)
         found = propose(
             jax.lax.stop_gradient(outputs),
             images.image_size,
@@ -127,8 +129,8 @@ def given_stage(config: Config) -> FirstStage:
         return network.init(key, images, method=RPN.features)["params"]
 
     def test(params: Params, images: Images) -> Proposed:
-        _, levels = network.apply({"params": params}, images, method=RPN.features)
-        return Proposed(levels, images.proposals, images.proposal_mask)
+        _, levels = apply(network, params, images, method=RPN.features)
+        return Proposed(levels, jnp.asarray(images.proposals), jnp.asarray(images.proposal_mask))
 
     return FirstStage(init, lambda params, batch: (test(params, batch.images), {}, {}), test)
 
@@ -148,16 +150,16 @@ def two_stage(config: Config, first: FirstStage) -> TwoStage:
         x = jnp.zeros((1, *pooled_size(model, BOX_SIZE), levels[0].shape[-1]), levels[0].dtype)
         if shared:
             params = {**params, "shared_head": shared.init(keys[1], x)["params"]}
-            x = shared.apply({"params": params["shared_head"]}, x)
+            x = apply(shared, params["shared_head"], x)
         return {**params, "bbox_head": head.init(keys[2], x)["params"]}
 
     def read(params: Params, levels: list[Array], boxes: Array, pad_size: Array, bins: int):
         size = pooled_size(model, bins)[0]
         x = read_features(levels, boxes, pad_size, size, model, config.rois)
-        return shared.apply({"params": params["shared_head"]}, x) if shared else x
+        return apply(shared, params["shared_head"], x) if shared else x
 
     def say(params: Params, x: Array, count: int) -> tuple[Array, Array]:
-        logits, deltas = head.apply({"params": params["bbox_head"]}, x)
+        logits, deltas = apply(head, params["bbox_head"], x)
         return logits.reshape(-1, count, logits.shape[-1]), deltas.reshape(
             -1, count, *logits.shape[-1:], 4
         )
@@ -175,17 +177,23 @@ def two_stage(config: Config, first: FirstStage) -> TwoStage:
         x = read(params, proposed.levels, proposed.boxes, images.pad_size, BOX_SIZE)
         logits, deltas = say(params, x, proposed.boxes.shape[1])
 
-        def one_image(boxes, valid, logits, deltas, size, scale):
-            scores = jnp.where(valid[:, None], jax.nn.softmax(logits)[:, 1:], 0.0)
-            anchors = jnp.broadcast_to(boxes[:, None], deltas[:, 1:].shape)
-            classes = decode(anchors, deltas[:, 1:] * jnp.array(STDS)[None, None], size, convention)
-            return detect(classes, scores, scale, config.detections, convention)
+        # A class's number, by which NMS may move its boxes, counts the background in some systems.
+        start = 0 if model.class_outputs == "coco_ids" else 1
+
+        def one_image(
+            boxes: Array, valid: Array, logits: Array, deltas: Array, size: Array, scale: Array
+        ) -> Detections:
+            scores = jax.nn.softmax(logits).at[:, 0].set(0)[:, start:]
+            scores = jnp.where(valid[:, None], scores, 0.0)
+            deltas = deltas[:, start:] * jnp.array(STDS)[None, None]
+            rois = jnp.broadcast_to(boxes[:, None], deltas.shape)
+            classes = decode(rois, deltas, size, convention)
+            return detect(classes, scores, size, scale, config.detections, convention)
 
         found = jax.vmap(one_image)(
             proposed.boxes, proposed.valid, logits, deltas, images.image_size, images.scale
         )
-        labels = labels_of(found.labels + 1, model)
-        labels = jnp.where(found.valid, labels, 0)
+        labels = jnp.where(found.valid, labels_of(found.labels + start, model), 0)
         return Predictions(found.boxes, found.scores, labels, found.valid), proposed.levels
 
     return TwoStage(init, loss, predict, read)

@@ -13,6 +13,7 @@ from jaxdet.detectors.rois import RoIs
 from jaxdet.detectors.rpn import is_trainable
 from jaxdet.models.classes import outputs_of
 from jaxdet.models.mask_head import MASK_SIZE, MaskHead
+from jaxdet.models.params import apply
 from jaxdet.ops.masks import mask_targets
 from jaxdet.types import Batch, Detector, Images, Params, Predictions
 
@@ -44,7 +45,7 @@ def with_masks(stages: TwoStage, config: Config) -> Detector:
 
     def draw(params: Params, x: Array, outputs: Array) -> Array:
         """Returns the logits of one class of each RoI."""
-        logits = head.apply({"params": params["mask_head"]}, x)
+        logits = apply(head, params["mask_head"], x)
         chosen = outputs.reshape(-1, 1, 1, 1)
         logits = jnp.take_along_axis(logits, chosen, axis=-1)[..., 0]
         return logits.reshape(*outputs.shape, *logits.shape[1:])
@@ -58,9 +59,13 @@ def with_masks(stages: TwoStage, config: Config) -> Detector:
         else:
             x = stages.read(params, levels, rois.boxes, batch.pad_size, MASK_SIZE)
         logits = draw(params, x, rois.outputs)
-        targets = jax.vmap(
-            partial(mask_targets, size=logits.shape[-1], kind=config.rois.mask_target)
-        )(batch.masks, rois.boxes, rois.matched, batch.image_size, batch.pad_size)
+        target = partial(mask_targets, size=logits.shape[-1], kind=config.rois.mask_target)
+        sizes = batch.image_size, batch.pad_size
+        # One image after another: each has its bitmaps in hand.
+        targets = jax.lax.map(
+            lambda image: target(*image),
+            (jnp.asarray(batch.masks), rois.boxes, rois.matched, *sizes),
+        )
         return {**losses, "loss_mask": mask_loss(logits, targets, rois)}, numbers
 
     def predict(params: Params, images: Images) -> Predictions:

@@ -90,7 +90,7 @@ def sample_rois(
             jnp.where(positive[:, None], deltas, 0.0),
         )
 
-    truth = batch.boxes, batch.box_mask, batch.labels
+    truth = batch.boxes, batch.box_mask, jnp.asarray(batch.labels)
     return jax.vmap(one_image)(proposals, valid, *truth, batch.seed)
 
 

@@ -3,7 +3,6 @@
 `B` images, `A` anchors per cell, `N` anchors of all levels, fine to coarse.
 """
 
-import typing
 from functools import partial
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Float32
 from jaxdet.config import Config, ModelConfig, TargetConfig
 from jaxdet.detectors.proposals import propose
 from jaxdet.models.features import Features, blank_images, feature_fields
+from jaxdet.models.params import apply
 from jaxdet.models.rpn_head import Outputs, RPNHead
 from jaxdet.ops.anchors import AnchorGrid, in_grid, inside, pyramid_anchors
 from jaxdet.ops.boxes import CONVENTIONS, encode
@@ -77,11 +77,6 @@ def build_network(config: ModelConfig, precision: str = "float32", remat: bool =
     num_anchors = anchor_grid(config).per_cell
     head = RPNHead(config.head_channels, config.head_convs, num_anchors, fields["dtype"])
     return RPN(rpn_head=head, **fields)
-
-
-def apply(network: RPN, params: Params, images: Images) -> Outputs:
-    """Returns the network's outputs as a pure function of its parameters; see `RPN`."""
-    return typing.cast(Outputs, network.apply({"params": params}, images))
 
 
 def anchor_grid(config: ModelConfig) -> AnchorGrid:

@@ -1,12 +1,19 @@
 """Parameter trees: nested dicts whose leaves are float32 arrays."""
 
 from collections.abc import Callable
+from typing import Any
 
+from flax import linen as nn
 from flax import traverse_util
 
 from jaxdet.types import Params
 
 Trainable = Callable[[tuple[str, ...]], bool]
+
+
+def apply(module: nn.Module, params: Params, *arguments: Any, method: Any = None) -> Any:
+    """Returns what a module, or a method of it, makes of its arguments and parameters."""
+    return module.apply({"params": params}, *arguments, method=method)
 
 
 def split_params(params: Params, trainable: Trainable) -> tuple[Params, Params]:
