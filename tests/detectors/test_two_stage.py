@@ -82,6 +82,7 @@ def config_of(case: str, expected) -> Config:
     kind, convention, row, _ = CASES[case]
     row = {"depth": 50, "pretrained": "", "convention": convention} | row
     config = base.detector(kind, case, **row)
+    config.data.train_short_sides = ()
     if "scale" in expected:
         config.data.image_scale = tuple(map(int, expected["scale"]))
     else:
