@@ -68,6 +68,8 @@ def params_of_file(
     version = MMDET_VERSIONS.get(path.name)
     said = {"meta": {"mmdet_version": version}} if version else checkpoint
     systems.require_convention(said, tensors, convention, str(path))
+    wanted = layout.names_in_file(shapes, tensors)
+    systems.require_detector(tensors, wanted, convention, str(path))
     return layout.to_params(tensors, shapes, source=str(path), bn_eps=bn_eps)
 
 

@@ -18,7 +18,7 @@ from jaxdet.files import make_folder, whole
 from jaxdet.models.params import split_params
 from jaxdet.training import optimizer as optim
 from jaxdet.types import Params
-from jaxdet.weights import layout, torch_file
+from jaxdet.weights import layout, spelling, torch_file
 from jaxdet.weights.systems import COUNTER, SYSTEMS
 from jaxdet.zoo.download import fetch
 
@@ -62,7 +62,7 @@ def convert(
     if not target.endswith(suffix):
         raise InputError(f"{target}: {system} reads {suffix} files; give it such a name")
     params = read_params(source, param_shapes(build_detector(config)))
-    tensors = layout.to_state_dict(params, system)
+    tensors = layout.to_state_dict(params, system, convention)
     if system == "detectron2":
         with whole(Path(target)) as file:
             file.write(_plain_pickle({"model": dict(tensors), "__author__": "jaxdet"}))
@@ -124,12 +124,12 @@ def read_momentum(checkpoint: Any, trainable: Params, source: str = "the checkpo
         buffers = {n: slots[n]["momentum_buffer"] for n in numbers if n in slots}
     except (KeyError, TypeError) as error:
         raise InputError(f"{source}: holds no optimizer state of SGD with momentum") from error
-    tensors = SYSTEMS["mmdet"].read(layout.state_dict(checkpoint, source), 0.0)
-    names = [
-        name for name in tensors if not name.endswith(("running_mean", "running_var", COUNTER))
-    ]
+    tensors = layout.state_dict(checkpoint, source)
+    own = {spelling.AS_2018(name): name for name in tensors}
+    statistics = ("running_mean", "running_var", COUNTER)
+    names = [name for name in own.values() if not name.endswith(statistics)]
     if len(numbers) != len(names):
-        trained = {layout.torch_name(path) for path, _ in layout.leaves(trainable)}
+        trained = {own.get(layout.torch_name(path)) for path, _ in layout.leaves(trainable)}
         names = [name for name in names if name in trained]
     if len(numbers) != len(names):
         raise InputError(

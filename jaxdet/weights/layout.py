@@ -8,10 +8,17 @@
 | `backbone.layer2.0.downsample.{0,1}.*` | `backbone/layer2_0/downsample/*` |
 | `neck.lateral_convs.0.conv.{weight,bias}` | `neck/lateral_convs_0/{kernel,bias}` |
 | `rpn_head.rpn_cls.{weight,bias}` | `rpn_head/rpn_cls/{kernel,bias}` |
+| `shared_head.layer4.0.*` (C4) | `shared_head/layer4_0/*`, as in the backbone |
+| `bbox_head.shared_fcs.0.weight` [out, in] | `bbox_head/shared_fcs_0/kernel`, a 7x7 convolution's |
+| `bbox_head.fc_cls.weight` [out, in] | `bbox_head/fc_cls/kernel` [in, out] |
+| `mask_head.convs.0.conv.weight` | `mask_head/convs_0/kernel` |
+| `mask_head.upsample.weight` [in, out, 2, 2] | `mask_head/upsample/kernel` [2, 2, in, out] |
+| `bbox_head.cls_convs.0.conv.weight` (RetinaNet) | `bbox_head/cls_convs_0/kernel` |
 
 `num_batches_tracked` is left out of the tree, and written as zero on the way back.
 """
 
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -20,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from jaxdet.errors import InputError
-from jaxdet.weights.systems import COUNTER, SYSTEMS, system_of
+from jaxdet.weights.systems import COUNTER, SYSTEMS, System, system_of
 
 Path = tuple[str, ...]
 
@@ -33,10 +40,12 @@ _LEAVES = {
 }
 # The order of the reference's modules and of their tensors.
 _ORDER = (
-    *("backbone", "neck", "rpn_head"),
+    *("backbone", "neck", "shared_head", "rpn_head", "bbox_head", "mask_head"),
     *("conv", "layer", "downsample"),
     *("lateral_convs", "fpn_convs"),
     *("rpn_conv", "rpn_cls", "rpn_reg"),
+    *("fc_cls", "fc_reg", "convs", "shared_fcs", "upsample", "conv_logits"),
+    *("cls_convs", "reg_convs", "retina_cls", "retina_reg"),
     *_LEAVES,
 )
 _SHOWN = 5  # names listed of each kind of mismatch
@@ -93,9 +102,10 @@ def to_params(
     system = system_of(found)
     read = system.read(found, bn_eps)
     left = {k: v for k, v in read.items() if k.rpartition(".")[2] != COUNTER}
-    for path, leaf in leaves(template):
-        name = system.spell(torch_name(path))
-        shape = tuple(leaf.shape[i] for i in (3, 2, 0, 1)) if len(leaf.shape) == 4 else leaf.shape
+    for name, path, leaf in _named(template, system):
+        axes = _axes(path, len(leaf.shape))
+        unrolled = tuple(leaf.shape[i] for i in axes)
+        shape = _rolled(path, unrolled)
         array = left.pop(name, None)
         if array is None:
             missing.append(name)
@@ -105,10 +115,10 @@ def to_params(
             node = params
             for scope in path[:-1]:
                 node = node.setdefault(scope, {})
-            hwio = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+            ours = array.reshape(unrolled).transpose(np.argsort(axes))
             with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
-                node[path[-1]] = np.ascontiguousarray(hwio, np.float32)
-    extra = *allow_unused, *system.unused
+                node[path[-1]] = np.ascontiguousarray(ours, np.float32)
+    extra = *allow_unused, *system.unused, *(() if "bbox_head" in template else system.heads)
     unused = [name for name in left if not name.startswith(extra)]
     problems = {"missing": missing, "unused": unused, "misshaped": misshaped}
     if any(problems.values()):
@@ -135,41 +145,65 @@ def require_finite(params: Mapping[str, Any], source: str) -> None:
         raise InputError(f"{source}: unusable weights: {text}; take another checkpoint")
 
 
+def names_in_file(template: Mapping[str, Any], tensors: Mapping[str, Any]) -> list[str]:
+    """Returns what a tree's tensors are called in files of the system that `tensors` are of."""
+    return [name for name, _, _ in _named(template, system_of(tensors))]
+
+
 def to_state_dict(
-    params: Mapping[str, Any], system: str = "mmdet"
+    params: Mapping[str, Any], system: str = "mmdet", convention: str = "mmdet1"
 ) -> "OrderedDict[str, np.ndarray]":
     """Returns a system's state dict, in the model's order, for loading with strict keys.
 
     Args:
         params: nested dict of arrays, kernels HWIO.
         system: a key of `SYSTEMS`.
+        convention: mmdet's versions 2 and 3 have the background last, others the first.
 
     Returns:
         Name to contiguous array, kernels OIHW; every batch norm has its `num_batches_tracked`
         where the system has such counters.
     """
-    spell, write = SYSTEMS[system].spell, SYSTEMS[system].write
     tensors: dict[str, np.ndarray] = {}
-    for path, leaf in leaves(params):
-        name, array = spell(torch_name(path)), np.asarray(leaf)
-        oihw = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
-        tensors[name] = np.ascontiguousarray(oihw)
+    for name, path, leaf in _named(params, SYSTEMS[system]):
+        array = np.asarray(leaf)
+        theirs = array.transpose(_axes(path, array.ndim))
+        tensors[name] = np.ascontiguousarray(theirs).reshape(_rolled(path, theirs.shape))
         if path[-1] == "var":
             tensors[name.replace("running_var", COUNTER)] = np.array(0, np.int64)
-    return OrderedDict(write(tensors))
+    return OrderedDict(SYSTEMS[system].write(tensors, convention))
+
+
+def _named(tree: Mapping[str, Any], system: System) -> Iterator[tuple[str, Path, Any]]:
+    """Yields each leaf with its name in a system's files and its path."""
+    retinanet = "retina_cls" in tree.get("bbox_head", {})
+    for path, leaf in leaves(tree):
+        yield system.spell(torch_name(path), retinanet), path, leaf
+
+
+def _axes(path: Path, rank: int) -> tuple[int, ...]:
+    """Returns the order in which files have the axes of a tensor of the tree."""
+    if rank == 4:
+        return (2, 3, 0, 1) if path[-2] == "upsample" else (3, 2, 0, 1)
+    return (1, 0) if rank == 2 else tuple(range(rank))
+
+
+def _rolled(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape in a file: a fully connected layer's inputs are one axis there."""
+    return (shape[0], math.prod(shape[1:])) if "_fcs_" in path[-2] and shape[1:] else shape
 
 
 def torch_name(path: Path) -> str:
     """Returns the reference's name of the tensor at ('neck', 'fpn_convs_0', 'bias')."""
     room, *scopes, conv, leaf = path
-    if room == "neck":
-        module = conv.replace("_convs_", "_convs.") + ".conv"
+    if "convs_" in conv:
+        module = conv.replace("convs_", "convs.") + (".gn" if leaf == "scale" else ".conv")
     elif conv == "downsample":
         module = "downsample.0" if leaf == "kernel" else "downsample.1"
-    elif room == "backbone" and leaf != "kernel":
+    elif room in ("backbone", "shared_head") and leaf != "kernel":
         module = conv.replace("conv", "bn")
     else:
-        module = conv
+        module = conv.replace("_fcs_", "_fcs.")
     blocks = [scope.replace("_", ".") for scope in scopes]
     return ".".join([room, *blocks, module, _LEAVES[leaf]])
 

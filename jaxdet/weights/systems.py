@@ -7,12 +7,13 @@ into the 2018 ones and back.
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxdet.errors import InputError
+from jaxdet.weights import spelling
 
 _LOG = logging.getLogger(__name__)
 
@@ -25,19 +26,20 @@ class System(NamedTuple):
     """One family of checkpoints."""
 
     conventions: tuple[str, ...]  # of configs that its files fit
-    sign: str  # what begins a name that no other system has
-    spell: Callable[[str], str]  # a 2018 name as this system spells it
+    signs: tuple[str, ...]  # what begins names that no other system has
+    spell: Callable[..., str]  # a 2018 name, and whether it is a RetinaNet's, as this one spells it
     # Its tensors, by its names, as the 2018 toolbox has them; the number is `to_params`' `bn_eps`.
     read: Callable[[Tensors, float], Tensors]
-    write: Callable[[Tensors], Tensors]  # the way back
-    unused: tuple[str, ...] = ()  # beginnings of names that an RPN has no use for
+    write: Callable[[Tensors, str], Tensors]  # the way back, for a convention
+    heads: tuple[str, ...]  # beginnings of names that an RPN has no use for
+    unused: tuple[str, ...] = ()  # of what is no weight
     suffix: str = ".pth"  # of the files that it reads
 
 
 def system_of(tensors: Mapping[str, np.ndarray]) -> System:
     """Returns the system whose names a state dict has."""
     for system in SYSTEMS.values():
-        if any(name.startswith(system.sign) for name in tensors):
+        if any(name.startswith(system.signs) for name in tensors):
             return system
     return SYSTEMS["mmdet"]
 
@@ -62,20 +64,68 @@ def require_convention(
         fitting = _mmdet_conventions(checkpoint, tensors) or fitting
     if convention in fitting or not any(convention in x.conventions for x in SYSTEMS.values()):
         return
+    kind, is_2 = spelling.detector_of(tensors)
     if system is SYSTEMS["torchvision"]:
-        fitting = fitting[1:] if _HEAD_2 in tensors else fitting[:1]
+        fitting = fitting[1:] if is_2 else fitting[:1]
     raise InputError(
         f"{source}: of {' or '.join(fitting)}; config.model.convention is {convention}: "
-        f"use --config={CONFIGS[fitting[0]]}, or another config of that convention"
+        f"use --config={_config(fitting[0], kind)}, or another config of that convention"
     )
+
+
+def require_detector(
+    tensors: Mapping[str, np.ndarray], wanted: Collection[str], convention: str, source: str
+) -> None:
+    """Refuses a checkpoint of another kind of detector; an RPN's config takes any that has one.
+
+    Args:
+        tensors: the state dict of the file `source`, of that convention.
+        wanted: the names of the config's tensors, as the file's system spells them.
+        convention: `config.model.convention`.
+        source: for the message.
+
+    Raises:
+        InputError: the kinds, or torchvision's versions, differ.
+    """
+    (own, own_2), (asked, asked_2) = spelling.detector_of(tensors), spelling.detector_of(wanted)
+    fits = own == asked or (asked == "rpn" and own in ("faster_rcnn", "mask_rcnn"))
+    if not own or not asked or (fits and own_2 == asked_2):
+        return
+    of, field, value = (own, "detector", asked)
+    theirs = convention
+    if convention not in CONFIGS or convention.startswith("torchvision"):
+        theirs = system_of(tensors).conventions[own_2]
+    if fits:
+        of, field, value = theirs, "convention", convention
+    raise InputError(
+        f"{source}: of {of}; config.model.{field} is {value}: "
+        f"use --config={_config(theirs, own)}, or another config of that {field}"
+    )
+
+
+def _config(convention: str, kind: str) -> str:
+    """Returns the name of a config of a kind of detector."""
+    if not kind or kind == "rpn":
+        return CONFIGS[convention]
+    # Detectors of mmdet 3 were published for mmdet 2, and none with given proposals.
+    config = CONFIGS[convention.replace("mmdet3", "mmdet2")]
+    return config.replace("rpn", kind)
 
 
 def _mmdet_conventions(checkpoint: Any, tensors: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     """Returns the conventions of the version that a file says it is of, its own first."""
     meta = checkpoint.get("meta")
-    version = str(meta.get("mmdet_version")) if isinstance(meta, Mapping) else ""
-    if "message_hub" in checkpoint or any(name.startswith(_MMDET3_HEAD) for name in tensors):
+    version = str(meta.get("mmdet_version", "")) if isinstance(meta, Mapping) else ""
+
+    def any_begins(start: str) -> bool:
+        return any(name.startswith(start) for name in tensors)
+
+    if "message_hub" in checkpoint or any_begins(spelling.MMDET3_HEAD):
         version = "3."
+    elif not version and any_begins("roi_head."):
+        version = "2."
+    elif not version and any_begins("bbox_head.fc_cls."):
+        version = "1."
     if version.startswith(("0.", "1.")):
         return ("mmdet1",)
     own = f"mmdet{version[:1]}"
@@ -83,26 +133,35 @@ def _mmdet_conventions(checkpoint: Any, tensors: Mapping[str, np.ndarray]) -> tu
     return (own, *({"mmdet2", "mmdet3"} - {own})) if version.startswith(("2.", "3.")) else ()
 
 
-def _spelled(rules: Mapping[str, str | Callable[[re.Match], str]]) -> Callable[[str], str]:
-    """Returns a function that applies each rule, a pattern and what replaces it, to a name."""
-    compiled = [(re.compile(pattern), replacement) for pattern, replacement in rules.items()]
+def _background(tensors: Tensors, layers: Mapping[str, int], first: bool) -> Tensors:
+    """Moves the background's outputs from last, as systems of today have them, to first, or back.
 
-    def spell(name: str) -> str:
-        for pattern, replacement in compiled:
-            name = pattern.sub(replacement, name)
-        return name
-
-    return spell
+    `layers` have a number of outputs per class; where it is 0 these are scores, elsewhere files
+    of today hold nothing for the background, which becomes zeros that nothing reads.
+    """
+    tensors = dict(tensors)
+    for layer, rows in layers.items():
+        for name in (f"{layer}.weight", f"{layer}.bias"):
+            x = tensors.get(name)
+            if x is None or not x.ndim:
+                continue
+            if not rows:
+                tensors[name] = np.roll(x, 1 if first else -1, axis=0)
+            elif first:
+                tensors[name] = np.concatenate([np.zeros((rows, *x.shape[1:]), x.dtype), x])
+            else:
+                tensors[name] = x[rows:]
+    return tensors
 
 
 def _detectron2_read(tensors: Tensors, bn_eps: float) -> Tensors:
     """Turns size-major anchors into ratio-major ones; a pyramid's backbone loses its scope."""
     tensors = {name.replace("backbone.bottom_up.", "backbone."): x for name, x in tensors.items()}
-    return _reordered(tensors, (-1, _RATIOS))
+    return _background(_reordered(tensors, (-1, _RATIOS)), _DETECTRON2_CLASSES, first=True)
 
 
-def _detectron2_write(tensors: Tensors) -> Tensors:
-    tensors = _reordered(tensors, (_RATIOS, -1))
+def _detectron2_write(tensors: Tensors, convention: str) -> Tensors:
+    tensors = _background(_reordered(tensors, (_RATIOS, -1)), _DETECTRON2_CLASSES, first=False)
     if any(name.startswith("backbone.fpn_") for name in tensors):
         inner = re.compile(r"^backbone\.(?=stem|res)")
         tensors = {inner.sub("backbone.bottom_up.", name): x for name, x in tensors.items()}
@@ -110,14 +169,14 @@ def _detectron2_write(tensors: Tensors) -> Tensors:
 
 
 def _reordered(tensors: Tensors, anchors: tuple[int, int]) -> Tensors:
-    """Exchanges the two kinds of index that an anchor of a cell has, in the head's last layers."""
+    """Exchanges the two indices that an anchor of a cell has, in dense heads' last layers."""
     tensors = dict(tensors)
-    for layer in ("objectness_logits", "anchor_deltas"):
-        for name in (f"{_DETECTRON2_HEAD}.{layer}.{leaf}" for leaf in ("weight", "bias")):
-            per_anchor = 1 if layer == "objectness_logits" else 4
+    for scores, deltas in _DETECTRON2_ANCHORS:
+        count = np.size(tensors.get(f"{deltas}.bias", 0)) // 4
+        for name in (f"{x}.{leaf}" for x in (scores, deltas) for leaf in ("weight", "bias")):
             x = tensors.get(name)
-            if x is not None and x.ndim and x.shape[0] % (_RATIOS * per_anchor) == 0:
-                split = x.reshape(*anchors, per_anchor, *x.shape[1:])
+            if x is not None and x.ndim and count and not count % _RATIOS and not len(x) % count:
+                split = x.reshape(*anchors, len(x) // count, *x.shape[1:])
                 tensors[name] = split.swapaxes(0, 1).reshape(x.shape)
     return tensors
 
@@ -127,10 +186,10 @@ def _torchvision_read(tensors: Tensors, bn_eps: float) -> Tensors:
     """Folds what the network does not have into what it has.
 
     The epsilon of a file without counters into the scales, as the published files of version 1
-    have one of 0; batch norms after the pyramid's convolutions (version 2) into these.  What is
-    incomplete stays as it is, to be named with what does not fit.
+    have one of 0; batch norms after convolutions of the pyramid and of heads (version 2) into
+    these.  What is incomplete stays as it is, to be named with what does not fit.
     """
-    tensors = {_TORCHVISION_OLD(name): x for name, x in tensors.items()}
+    tensors = {spelling.TORCHVISION_OLD(name): x for name, x in tensors.items()}
     counted = any(name.endswith(COUNTER) for name in tensors)
     if not counted:
         _LOG.warning(
@@ -149,7 +208,7 @@ def _torchvision_read(tensors: Tensors, bn_eps: float) -> Tensors:
         if scope.startswith("backbone.body.") and not counted:
             ratio = np.sqrt((variance + _EPSILON) / (variance + np.float32(bn_eps)))
             tensors[f"{scope}.weight"] = scale * ratio
-        elif scope.startswith("backbone.fpn.") and kernel.ndim == 4 and len(kernel) == len(scale):
+        elif scope.startswith(_FOLDED) and kernel.ndim == 4 and len(kernel) == len(scale):
             slope = scale / np.sqrt(variance + _EPSILON)
             tensors[f"{conv}.weight"] = kernel * slope[:, None, None, None]
             tensors[f"{conv}.bias"] = bias - mean * slope
@@ -158,66 +217,53 @@ def _torchvision_read(tensors: Tensors, bn_eps: float) -> Tensors:
     return tensors
 
 
-def _torchvision_write(tensors: Tensors) -> Tensors:
-    """Gives a pyramid of version 2 norms that change nothing but add the bias."""
-    if _HEAD_2 not in tensors:
-        return tensors
+def _torchvision_write(tensors: Tensors, convention: str) -> Tensors:
+    """Gives a network of version 2 norms that change nothing but add the bias."""
     written: Tensors = {}
     for name, x in tensors.items():
-        if not (name.startswith("backbone.fpn.") and name.endswith(".0.bias")):
-            written[name] = x
-            continue
-        one, scope = np.ones_like(x), f"{name.removesuffix('.0.bias')}.1"
-        values = one, x, np.zeros_like(x), one - _EPSILON
-        written |= {f"{scope}.{leaf}": value for leaf, value in zip(_NORM, values, strict=True)}
-        written[f"{scope}.{COUNTER}"] = np.array(0, np.int64)
+        scope = name.removesuffix(".0.bias")
+        if spelling.HEAD_2 in tensors and name != scope and scope.startswith(_FOLDED):
+            one = np.ones_like(x)
+            values = one, x, np.zeros_like(x), one - _EPSILON
+            written |= {f"{scope}.1.{leaf}": y for leaf, y in zip(_NORM, values, strict=True)}
+            written[f"{scope}.1.{COUNTER}"] = np.array(0, np.int64)
+        elif name != scope and f"{scope}.1.weight" in tensors:  # of a group norm
+            written[f"{scope}.1.bias"] = x
+        else:
+            written[spelling.TORCHVISION_2(name) if spelling.HEAD_2 in tensors else name] = x
     return written
 
 
 def _mmdet_read(tensors: Tensors, bn_eps: float) -> Tensors:
-    """An RPN that mmdet 3 trained calls its head by another name."""
-    head = re.compile(f"^{re.escape(_MMDET3_HEAD)}")
-    return {head.sub("rpn_head.rpn_", name): x for name, x in tensors.items()}
+    """Undoes what later versions call otherwise: an RPN that mmdet 3 trained, the second stage."""
+    renamed = {spelling.AS_2018(name): x for name, x in tensors.items()}
+    today = any(name.startswith("roi_head.") for name in tensors)
+    return _background(renamed, _MMDET_CLASSES, first=True) if today else renamed
+
+
+def _mmdet_write(tensors: Tensors, convention: str) -> Tensors:
+    if convention not in ("mmdet2", "mmdet3") or "bbox_head.fc_cls.weight" not in tensors:
+        return tensors
+    tensors = _background(tensors, _MMDET_CLASSES, first=False)
+    return {spelling.SECOND_STAGE.sub(r"roi_head.\1", name): x for name, x in tensors.items()}
 
 
 _NORM = ("weight", "bias", "running_mean", "running_var")
 COUNTER = "num_batches_tracked"
 _RATIOS = 3
-_MMDET3_HEAD = "bbox_head.rpn_"
-_HEAD_2 = "rpn.head.conv.1.0.weight"  # in version 2 alone
-_DETECTRON2_HEAD = "proposal_generator.rpn_head"
-# As torchvision itself renames what it wrote before 0.13.
-_TORCHVISION_OLD = _spelled(
-    {
-        r"^rpn\.head\.conv\.(weight|bias)$": r"rpn.head.conv.0.0.\1",
-        r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$": r"\1.0.\2",
-    }
+_FOLDED = ("backbone.fpn.", "roi_heads.box_head.", "roi_heads.mask_head.")  # norms of version 2
+# Scores and deltas per anchor.
+_DETECTRON2_ANCHORS = (
+    (f"{spelling.DETECTRON2_HEAD}.objectness_logits", f"{spelling.DETECTRON2_HEAD}.anchor_deltas"),
+    ("head.cls_score", "head.bbox_pred"),
 )
-_DETECTRON2 = _spelled(
-    {
-        r"^backbone\.(conv1|bn1)\.": r"backbone.stem.\1.",
-        r"^backbone\.layer(\d)\.": lambda m: f"backbone.res{int(m[1]) + 1}.",
-        r"\.downsample\.0\.": ".shortcut.",
-        r"\.downsample\.1\.": ".shortcut.norm.",
-        r"\.bn(\d)\.": r".conv\1.norm.",
-        r"^neck\.lateral_convs\.(\d)\.conv": lambda m: f"backbone.fpn_lateral{int(m[1]) + 2}",
-        r"^neck\.fpn_convs\.(\d)\.conv": lambda m: f"backbone.fpn_output{int(m[1]) + 2}",
-        r"^rpn_head\.rpn_conv\.": f"{_DETECTRON2_HEAD}.conv.",
-        r"^rpn_head\.rpn_cls\.": f"{_DETECTRON2_HEAD}.objectness_logits.",
-        r"^rpn_head\.rpn_reg\.": f"{_DETECTRON2_HEAD}.anchor_deltas.",
-    }
-)
-_TORCHVISION = _spelled(
-    {
-        r"^backbone\.": "backbone.body.",
-        r"^neck\.lateral_convs\.(\d)\.conv": r"backbone.fpn.inner_blocks.\1.0",
-        r"^neck\.fpn_convs\.(\d)\.conv": r"backbone.fpn.layer_blocks.\1.0",
-        r"^rpn_head\.rpn_conv\.": "rpn.head.conv.0.0.",
-        r"^rpn_head\.rpn_conv_(\d)\.": r"rpn.head.conv.\1.0.",
-        r"^rpn_head\.rpn_cls\.": "rpn.head.cls_logits.",
-        r"^rpn_head\.rpn_reg\.": "rpn.head.bbox_pred.",
-    }
-)
+# Layers with outputs per class; see `_background`.
+_MMDET_CLASSES = {"bbox_head.fc_cls": 0, "bbox_head.fc_reg": 4, "mask_head.conv_logits": 1}
+_DETECTRON2_CLASSES = {
+    "roi_heads.box_predictor.cls_score": 0,
+    "roi_heads.box_predictor.bbox_pred": 4,
+    "roi_heads.mask_head.predictor": 1,
+}
 # A config of each convention, to name to users.
 CONFIGS = {
     "mmdet1": "rpn_r50_fpn_1x",
@@ -230,22 +276,28 @@ CONFIGS = {
 SYSTEMS = {
     "detectron2": System(
         ("detectron2",),
-        f"{_DETECTRON2_HEAD}.",
-        _DETECTRON2,
+        (f"{spelling.DETECTRON2_HEAD}.", "head.cls_subnet."),
+        spelling.DETECTRON2,
         _detectron2_read,
         _detectron2_write,
-        ("roi_heads.", "pixel_", "proposal_generator.anchor_generator."),
+        ("roi_heads.",),
+        ("pixel_", "proposal_generator.anchor_generator.", "anchor_generator."),
         ".pkl",
     ),
     "torchvision": System(
         ("torchvision", "torchvision_v2"),
-        "rpn.head.",
-        _TORCHVISION,
+        ("rpn.head.", "head.classification_head."),
+        spelling.TORCHVISION,
         _torchvision_read,
         _torchvision_write,
         ("roi_heads.",),
     ),
     "mmdet": System(
-        ("mmdet1", "mmdet2", "mmdet3"), "backbone.", str, _mmdet_read, dict, ("roi_head.",)
+        ("mmdet1", "mmdet2", "mmdet3"),
+        ("backbone.",),
+        spelling.spelled({}),
+        _mmdet_read,
+        _mmdet_write,
+        ("shared_head.", "bbox_head.", "mask_head."),
     ),
 }
