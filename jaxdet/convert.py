@@ -18,7 +18,7 @@ from jaxdet.files import make_folder, whole
 from jaxdet.models.params import split_params
 from jaxdet.training import optimizer as optim
 from jaxdet.types import Params
-from jaxdet.weights import layout, torch_file
+from jaxdet.weights import layout, spelling, torch_file
 from jaxdet.weights.systems import COUNTER, SYSTEMS
 from jaxdet.zoo.download import fetch
 
@@ -125,8 +125,7 @@ def read_momentum(checkpoint: Any, trainable: Params, source: str = "the checkpo
     except (KeyError, TypeError) as error:
         raise InputError(f"{source}: holds no optimizer state of SGD with momentum") from error
     tensors = layout.state_dict(checkpoint, source)
-    # The file's own names by the 2018 toolbox's, which come in the same order.
-    own = dict(zip(SYSTEMS["mmdet"].read(tensors, 0.0), tensors, strict=True))
+    own = {spelling.AS_2018(name): name for name in tensors}
     statistics = ("running_mean", "running_var", COUNTER)
     names = [name for name in own.values() if not name.endswith(statistics)]
     if len(numbers) != len(names):

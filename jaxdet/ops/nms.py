@@ -24,6 +24,9 @@ def nms(
     valid: Bool[Array, " n"],
     threshold: float | Float[Array, ""],
     convention: BoxConvention = MMDET1,
+    *,
+    labels: Int[Array, " n"] | None = None,
+    limit: int | None = None,
 ) -> Bool[Array, " n"]:
     """Returns which boxes greedy suppression keeps.
 
@@ -45,24 +48,31 @@ def nms(
         valid: the others neither suppress nor are kept.
         threshold: at least 0.
         convention: what a box is.
+        labels: boxes of different labels do not suppress one another.
+        limit: from so many kept boxes on, those of the block at hand are the last; their first
+            `limit` are right, and work ends early, as it does with the last valid box.
     """
     if boxes.shape[0] == 0:
         return valid
+    suppress = partial(_nms, threshold=threshold, convention=convention, limit=limit)
     return jax.lax.platform_dependent(
         boxes,
         valid,
-        cpu=partial(_nms, threshold=threshold, sizes=_CPU, convention=convention),
-        default=partial(_nms, threshold=threshold, sizes=_OTHER, convention=convention),
+        labels,
+        cpu=partial(suppress, sizes=_CPU),
+        default=partial(suppress, sizes=_OTHER),
     )
 
 
 def _nms(
     boxes: Array,
     valid: Array,
+    labels: Array | None = None,
     *,
     threshold: float | Array,
     sizes: tuple[int, int],
     convention: BoxConvention = MMDET1,
+    limit: int | None = None,
 ) -> Array:
     n = boxes.shape[0]
     block, chunk = sizes
@@ -72,10 +82,14 @@ def _nms(
     candidates = columns(jnp.pad(boxes, ((0, blocks * block - n), (0, 0))), convention)
     valid = jnp.pad(valid, (0, blocks * block - n))
     nowhere = columns(jnp.full((1, 4), FAR), convention)
+    if labels is not None:  # a sixth row; exact in float32
+        row = jnp.pad(labels.astype(jnp.float32), (0, blocks * block - n))
+        candidates = jnp.concatenate([candidates, row[None]])
+        nowhere = jnp.pad(nowhere, ((0, 1), (0, 0)))
     room = -(-blocks * block // chunk) * chunk  # chunks are read whole
     # The state is made from the data so that it varies over devices as they do, which
     # `shard_map` asks of a loop.
-    kept = jnp.zeros_like(candidates, shape=(5, room)) + nowhere
+    kept = jnp.zeros_like(candidates, shape=(nowhere.shape[0], room)) + nowhere
     suppresses = partial(_suppresses, threshold=threshold, convention=convention)
     state = (kept, jnp.zeros_like(valid, shape=(), dtype=jnp.int32), jnp.zeros_like(valid))
 
@@ -93,14 +107,26 @@ def _nms(
         keep = jax.lax.dynamic_update_slice(keep, alive, (start,))
         return kept, count + alive.sum(dtype=jnp.int32), keep
 
-    return jax.lax.fori_loop(0, blocks, step, state)[2][:n]
+    if limit is None:
+        return jax.lax.fori_loop(0, blocks, step, state)[2][:n]
+    end = jnp.where(valid, jnp.arange(1, blocks * block + 1), 0).max()
+    _, (_, _, keep) = jax.lax.while_loop(
+        lambda loop: (loop[0] * block < end) & (loop[1][1] < limit),
+        lambda loop: (loop[0] + 1, step(*loop)),
+        (jnp.zeros_like(end), state),
+    )
+    return keep[:n]
 
 
 def _suppresses(
     a: Array, b: Array, *, threshold: float | Array, convention: BoxConvention
 ) -> Array:
-    """Returns which boxes by column of `a` suppress which of `b`: bool [a, b]."""
-    return iou_of_columns(a[:, :, None], b[:, None], convention) > threshold
+    """Returns which boxes by column of `a` suppress which of `b`: bool [a, b].
+
+    A sixth row holds labels, which must be equal.
+    """
+    hits = iou_of_columns(a[:5, :, None], b[:5, None], convention) > threshold
+    return hits & (a[5][:, None] == b[5][None]) if a.shape[0] > 5 else hits
 
 
 def _survivors(

@@ -225,7 +225,10 @@ def first_params(config: Config, detector: Detector, checkpoint: str) -> Params:
     if checkpoint:
         return read_params(checkpoint, params, config.model.convention)
     if config.model.pretrained:
-        return {**params, "backbone": read_backbone(config.model.pretrained, params["backbone"])}
+        rooms = [room for room in ("backbone", "shared_head") if room in params]  # C4: stage 4
+        stages = {name: x for room in rooms for name, x in params[room].items()}
+        read = read_backbone(config.model.pretrained, stages)
+        return {**params, **{room: {k: read[k] for k in params[room]} for room in rooms}}
     return params
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdet.errors import InputError
+from jaxdet.weights import spelling
 
 _LOG = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def require_convention(
         fitting = _mmdet_conventions(checkpoint, tensors) or fitting
     if convention in fitting or not any(convention in x.conventions for x in SYSTEMS.values()):
         return
-    kind, is_2 = detector_of(tensors)
+    kind, is_2 = spelling.detector_of(tensors)
     if system is SYSTEMS["torchvision"]:
         fitting = fitting[1:] if is_2 else fitting[:1]
     raise InputError(
@@ -86,7 +87,7 @@ def require_detector(
     Raises:
         InputError: the kinds, or torchvision's versions, differ.
     """
-    (own, own_2), (asked, asked_2) = detector_of(tensors), detector_of(wanted)
+    (own, own_2), (asked, asked_2) = spelling.detector_of(tensors), spelling.detector_of(wanted)
     fits = own == asked or (asked == "rpn" and own in ("faster_rcnn", "mask_rcnn"))
     if not own or not asked or (fits and own_2 == asked_2):
         return
@@ -102,16 +103,6 @@ def require_detector(
     )
 
 
-def detector_of(names: Collection[str]) -> tuple[str, bool]:
-    """Returns the kind of detector that has tensors of these names, '' if none is known.
-
-    And whether it is of torchvision's second version.
-    """
-    has = {part for part, sign in _PARTS.items() if any(map(sign.match, names))}
-    kind = next((kind for kind, parts in _KINDS.items() if parts <= has), "")
-    return kind, "version 2" in has
-
-
 def _config(convention: str, kind: str) -> str:
     """Returns the name of a config of a kind of detector."""
     if not kind or kind == "rpn":
@@ -125,36 +116,21 @@ def _mmdet_conventions(checkpoint: Any, tensors: Mapping[str, np.ndarray]) -> tu
     """Returns the conventions of the version that a file says it is of, its own first."""
     meta = checkpoint.get("meta")
     version = str(meta.get("mmdet_version", "")) if isinstance(meta, Mapping) else ""
-    if "message_hub" in checkpoint or any(name.startswith(_MMDET3_HEAD) for name in tensors):
+
+    def any_begins(start: str) -> bool:
+        return any(name.startswith(start) for name in tensors)
+
+    if "message_hub" in checkpoint or any_begins(spelling.MMDET3_HEAD):
         version = "3."
-    elif not version and any(name.startswith("roi_head.") for name in tensors):
+    elif not version and any_begins("roi_head."):
         version = "2."
-    elif not version and any(name.startswith("bbox_head.fc_cls.") for name in tensors):
+    elif not version and any_begins("bbox_head.fc_cls."):
         version = "1."
     if version.startswith(("0.", "1.")):
         return ("mmdet1",)
     own = f"mmdet{version[:1]}"
     # Of the same boxes.
     return (own, *({"mmdet2", "mmdet3"} - {own})) if version.startswith(("2.", "3.")) else ()
-
-
-def _spelled(
-    rules: Mapping[str, str | Callable[[re.Match], str]],
-    of_retinanet: Mapping[str, str | Callable[[re.Match], str]] | None = None,
-) -> Callable[..., str]:
-    """Returns a function that applies each rule, a pattern and what replaces it, to a name.
-
-    Those of RetinaNet, which numbers its pyramid otherwise, come first where it is one.
-    """
-    compiled = [(re.compile(pattern), replacement) for pattern, replacement in rules.items()]
-    first = [(re.compile(pattern), text) for pattern, text in (of_retinanet or {}).items()]
-
-    def spell(name: str, retinanet: bool = False) -> str:
-        for pattern, replacement in (*(first if retinanet else ()), *compiled):
-            name = pattern.sub(replacement, name)
-        return name
-
-    return spell
 
 
 def _background(tensors: Tensors, layers: Mapping[str, int], first: bool) -> Tensors:
@@ -213,7 +189,7 @@ def _torchvision_read(tensors: Tensors, bn_eps: float) -> Tensors:
     have one of 0; batch norms after convolutions of the pyramid and of heads (version 2) into
     these.  What is incomplete stays as it is, to be named with what does not fit.
     """
-    tensors = {_TORCHVISION_OLD(name): x for name, x in tensors.items()}
+    tensors = {spelling.TORCHVISION_OLD(name): x for name, x in tensors.items()}
     counted = any(name.endswith(COUNTER) for name in tensors)
     if not counted:
         _LOG.warning(
@@ -246,7 +222,7 @@ def _torchvision_write(tensors: Tensors, convention: str) -> Tensors:
     written: Tensors = {}
     for name, x in tensors.items():
         scope = name.removesuffix(".0.bias")
-        if _HEAD_2 in tensors and name != scope and scope.startswith(_FOLDED):
+        if spelling.HEAD_2 in tensors and name != scope and scope.startswith(_FOLDED):
             one = np.ones_like(x)
             values = one, x, np.zeros_like(x), one - _EPSILON
             written |= {f"{scope}.1.{leaf}": y for leaf, y in zip(_NORM, values, strict=True)}
@@ -254,13 +230,13 @@ def _torchvision_write(tensors: Tensors, convention: str) -> Tensors:
         elif name != scope and f"{scope}.1.weight" in tensors:  # of a group norm
             written[f"{scope}.1.bias"] = x
         else:
-            written[_TORCHVISION_2(name) if _HEAD_2 in tensors else name] = x
+            written[spelling.TORCHVISION_2(name) if spelling.HEAD_2 in tensors else name] = x
     return written
 
 
 def _mmdet_read(tensors: Tensors, bn_eps: float) -> Tensors:
     """Undoes what later versions call otherwise: an RPN that mmdet 3 trained, the second stage."""
-    renamed = {_MMDET_OLD(name): x for name, x in tensors.items()}
+    renamed = {spelling.AS_2018(name): x for name, x in tensors.items()}
     today = any(name.startswith("roi_head.") for name in tensors)
     return _background(renamed, _MMDET_CLASSES, first=True) if today else renamed
 
@@ -269,19 +245,16 @@ def _mmdet_write(tensors: Tensors, convention: str) -> Tensors:
     if convention not in ("mmdet2", "mmdet3") or "bbox_head.fc_cls.weight" not in tensors:
         return tensors
     tensors = _background(tensors, _MMDET_CLASSES, first=False)
-    return {_SECOND_STAGE.sub(r"roi_head.\1", name): x for name, x in tensors.items()}
+    return {spelling.SECOND_STAGE.sub(r"roi_head.\1", name): x for name, x in tensors.items()}
 
 
 _NORM = ("weight", "bias", "running_mean", "running_var")
 COUNTER = "num_batches_tracked"
 _RATIOS = 3
-_MMDET3_HEAD = "bbox_head.rpn_"
-_HEAD_2 = "rpn.head.conv.1.0.weight"  # in version 2 alone
 _FOLDED = ("backbone.fpn.", "roi_heads.box_head.", "roi_heads.mask_head.")  # norms of version 2
-_DETECTRON2_HEAD = "proposal_generator.rpn_head"
 # Scores and deltas per anchor.
 _DETECTRON2_ANCHORS = (
-    (f"{_DETECTRON2_HEAD}.objectness_logits", f"{_DETECTRON2_HEAD}.anchor_deltas"),
+    (f"{spelling.DETECTRON2_HEAD}.objectness_logits", f"{spelling.DETECTRON2_HEAD}.anchor_deltas"),
     ("head.cls_score", "head.bbox_pred"),
 )
 # Layers with outputs per class; see `_background`.
@@ -291,99 +264,6 @@ _DETECTRON2_CLASSES = {
     "roi_heads.box_predictor.bbox_pred": 4,
     "roi_heads.mask_head.predictor": 1,
 }
-_SECOND_STAGE = re.compile(r"^((?:shared|bbox|mask)_head\.)")
-# What a name of each part of a detector begins with, in any system.
-_PARTS = {
-    "rpn": re.compile(r"(bbox_head\.)?rpn_|rpn\.head\.|proposal_generator\.rpn_"),
-    "box": re.compile(r"(roi_head\.)?bbox_head\.fc_cls\.|roi_heads\.box_predictor\."),
-    "mask": re.compile(r"(roi_head\.)?mask_head\.conv_log|roi_heads\.mask_(predictor|head\.pred)"),
-    "retina": re.compile(r"bbox_head\.retina_cls\.|head\.cls_score\.|head\.classification_head\."),
-    "version 2": re.compile(rf"{re.escape(_HEAD_2)}|head\.classification_head\.conv\.0\.1\."),
-}
-_KINDS = {
-    "retinanet": {"retina"},
-    "mask_rcnn": {"rpn", "box", "mask"},
-    "faster_rcnn": {"rpn", "box"},
-    "fast_mask_rcnn": {"box", "mask"},
-    "fast_rcnn": {"box"},
-    "rpn": {"rpn"},
-}
-# RetinaNet's convolutions had no scope of their own before May 2019.
-_MMDET_OLD = _spelled(
-    {
-        f"^{re.escape(_MMDET3_HEAD)}": "rpn_head.rpn_",
-        r"^roi_head\.": "",
-        r"^(bbox_head\.(?:cls|reg)_convs\.\d)\.(weight|bias)$": r"\1.conv.\2",
-    }
-)
-# As torchvision itself renames what it wrote before 0.13.
-_TORCHVISION_OLD = _spelled(
-    {
-        r"^rpn\.head\.conv\.(weight|bias)$": r"rpn.head.conv.0.0.\1",
-        r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$": r"\1.0.\2",
-        r"^(roi_heads\.mask_head)\.mask_fcn(\d)\.": lambda m: f"{m[1]}.{int(m[2]) - 1}.0.",
-        r"^(head\.\w+\.conv)\.(\d)\.(?=weight|bias)": lambda m: f"{m[1]}.{int(m[2]) // 2}.0.",
-        # and where this page has one name for two
-        r"^(head\.\w+\.conv\.\d)\.1\.bias$": r"\1.0.bias",
-        r"^roi_heads\.box_head\.5\.": "roi_heads.box_head.fc6.",
-    }
-)
-_TORCHVISION_2 = _spelled({r"^roi_heads\.box_head\.fc6\.": "roi_heads.box_head.5."})
-_DETECTRON2 = _spelled(
-    {
-        r"^backbone\.(conv1|bn1)\.": r"backbone.stem.\1.",
-        r"^backbone\.layer(\d)\.": lambda m: f"backbone.res{int(m[1]) + 1}.",
-        r"\.downsample\.0\.": ".shortcut.",
-        r"\.downsample\.1\.": ".shortcut.norm.",
-        r"\.bn(\d)\.": r".conv\1.norm.",
-        r"^neck\.lateral_convs\.(\d)\.conv": lambda m: f"backbone.fpn_lateral{int(m[1]) + 2}",
-        r"^neck\.fpn_convs\.(\d)\.conv": lambda m: f"backbone.fpn_output{int(m[1]) + 2}",
-        r"^rpn_head\.rpn_conv\.": f"{_DETECTRON2_HEAD}.conv.",
-        r"^rpn_head\.rpn_cls\.": f"{_DETECTRON2_HEAD}.objectness_logits.",
-        r"^rpn_head\.rpn_reg\.": f"{_DETECTRON2_HEAD}.anchor_deltas.",
-        r"^shared_head\.layer4\.": "roi_heads.res5.",
-        r"^bbox_head\.shared_fcs\.(\d)\.": lambda m: f"roi_heads.box_head.fc{int(m[1]) + 1}.",
-        r"^bbox_head\.fc_cls\.": "roi_heads.box_predictor.cls_score.",
-        r"^bbox_head\.fc_reg\.": "roi_heads.box_predictor.bbox_pred.",
-        r"^mask_head\.convs\.(\d)\.conv": lambda m: f"roi_heads.mask_head.mask_fcn{int(m[1]) + 1}",
-        r"^mask_head\.upsample\.": "roi_heads.mask_head.deconv.",
-        r"^mask_head\.conv_logits\.": "roi_heads.mask_head.predictor.",
-        r"^bbox_head\.cls_convs\.(\d)\.conv": lambda m: f"head.cls_subnet.{2 * int(m[1])}",
-        r"^bbox_head\.reg_convs\.(\d)\.conv": lambda m: f"head.bbox_subnet.{2 * int(m[1])}",
-        r"^bbox_head\.retina_cls\.": "head.cls_score.",
-        r"^bbox_head\.retina_reg\.": "head.bbox_pred.",
-    },
-    {
-        r"^neck\.lateral_convs\.(\d)\.conv": lambda m: f"backbone.fpn_lateral{int(m[1]) + 3}",
-        r"^neck\.fpn_convs\.([0-2])\.conv": lambda m: f"backbone.fpn_output{int(m[1]) + 3}",
-        r"^neck\.fpn_convs\.(\d)\.conv": lambda m: f"backbone.top_block.p{int(m[1]) + 3}",
-    },
-)
-_TORCHVISION = _spelled(
-    {
-        r"^backbone\.(?!fpn)": "backbone.body.",
-        r"^neck\.lateral_convs\.(\d)\.conv": r"backbone.fpn.inner_blocks.\1.0",
-        r"^neck\.fpn_convs\.(\d)\.conv": r"backbone.fpn.layer_blocks.\1.0",
-        r"^rpn_head\.rpn_conv\.": "rpn.head.conv.0.0.",
-        r"^rpn_head\.rpn_conv_(\d)\.": r"rpn.head.conv.\1.0.",
-        r"^rpn_head\.rpn_cls\.": "rpn.head.cls_logits.",
-        r"^rpn_head\.rpn_reg\.": "rpn.head.bbox_pred.",
-        r"^bbox_head\.convs\.(\d)\.conv": r"roi_heads.box_head.\1.0",
-        r"^bbox_head\.shared_fcs\.(\d)\.": lambda m: f"roi_heads.box_head.fc{int(m[1]) + 6}.",
-        r"^bbox_head\.fc_cls\.": "roi_heads.box_predictor.cls_score.",
-        r"^bbox_head\.fc_reg\.": "roi_heads.box_predictor.bbox_pred.",
-        r"^mask_head\.convs\.(\d)\.conv": r"roi_heads.mask_head.\1.0",
-        r"^mask_head\.upsample\.": "roi_heads.mask_predictor.conv5_mask.",
-        r"^mask_head\.conv_logits\.": "roi_heads.mask_predictor.mask_fcn_logits.",
-        r"^bbox_head\.cls_convs\.(\d)\.conv": r"head.classification_head.conv.\1.0",
-        r"^bbox_head\.cls_convs\.(\d)\.gn": r"head.classification_head.conv.\1.1",
-        r"^bbox_head\.reg_convs\.(\d)\.conv": r"head.regression_head.conv.\1.0",
-        r"^bbox_head\.reg_convs\.(\d)\.gn": r"head.regression_head.conv.\1.1",
-        r"^bbox_head\.retina_cls\.": "head.classification_head.cls_logits.",
-        r"^bbox_head\.retina_reg\.": "head.regression_head.bbox_reg.",
-    },
-    {r"^neck\.fpn_convs\.([34])\.conv": lambda m: f"backbone.fpn.extra_blocks.p{int(m[1]) + 3}"},
-)
 # A config of each convention, to name to users.
 CONFIGS = {
     "mmdet1": "rpn_r50_fpn_1x",
@@ -396,8 +276,8 @@ CONFIGS = {
 SYSTEMS = {
     "detectron2": System(
         ("detectron2",),
-        (f"{_DETECTRON2_HEAD}.", "head.cls_subnet."),
-        _DETECTRON2,
+        (f"{spelling.DETECTRON2_HEAD}.", "head.cls_subnet."),
+        spelling.DETECTRON2,
         _detectron2_read,
         _detectron2_write,
         ("roi_heads.",),
@@ -407,7 +287,7 @@ SYSTEMS = {
     "torchvision": System(
         ("torchvision", "torchvision_v2"),
         ("rpn.head.", "head.classification_head."),
-        _TORCHVISION,
+        spelling.TORCHVISION,
         _torchvision_read,
         _torchvision_write,
         ("roi_heads.",),
@@ -415,7 +295,7 @@ SYSTEMS = {
     "mmdet": System(
         ("mmdet1", "mmdet2", "mmdet3"),
         ("backbone.",),
-        _spelled({}),
+        spelling.spelled({}),
         _mmdet_read,
         _mmdet_write,
         ("shared_head.", "bbox_head.", "mask_head."),
