@@ -122,9 +122,9 @@ class TargetConfig:
     # least one positive and one negative; or as they are; or num_samples of every image.
     # RetinaNet's: the positives of all images, each at least one; each image by its own, then the
     # mean of images; or a tenth of the positives and 90 (where detectron2's average begins)
-    loss_count: Literal[
-        "at_least_one", "sampled", "quota", "positives", "per_image", "average"
-    ] = "at_least_one"
+    loss_count: Literal["at_least_one", "sampled", "quota", "positives", "per_image", "average"] = (
+        "at_least_one"
+    )
 
 
 @dataclass(frozen=True)

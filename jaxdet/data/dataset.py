@@ -5,17 +5,24 @@
 
 import functools
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
+from pycocotools import mask as coco_mask
 
 from jaxdet.data.image import read_image, read_size
+from jaxdet.data.masks import Segmentations
 from jaxdet.errors import InputError
 from jaxdet.ops.boxes import MMDET1, BoxConvention, from_xywh
+
+# Fields of a `Dataset` with an entry for each annotation, of all images.
+PER_ANNOTATION = (
+    *("annotation_ids", "category_ids", "xywh", "area", "iscrowd", "ignore", "labels"),
+)
 
 
 class GroundTruth(NamedTuple):
@@ -26,6 +33,7 @@ class GroundTruth(NamedTuple):
     area: Float64[np.ndarray, " n"]
     iscrowd: Bool[np.ndarray, " n"]
     ignore: Bool[np.ndarray, " n"]
+    labels: Int32[np.ndarray, " n"] | None = None  # None: of a data set without classes
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -45,6 +53,10 @@ class Dataset:
     area: Float64[np.ndarray, " K"]
     iscrowd: Bool[np.ndarray, " K"]
     ignore: Bool[np.ndarray, " K"]
+    class_names: tuple[str, ...] = ()  # of labels 0, 1, ...; none where objects are all alike
+    class_ids: Int64[np.ndarray, " C"] = field(default_factory=lambda: np.zeros(0, np.int64))
+    labels: Int32[np.ndarray, " K"] | None = None  # None: there are no classes
+    segmentations: Segmentations | None = None  # `K`; None: not loaded
     confined: bool = True  # no image is read from outside of `image_dir`
     convention: BoxConvention = MMDET1  # of the boxes that it gives
 
@@ -73,6 +85,12 @@ class Dataset:
         rows = self._rows(index)
         return self.corners(self.xywh[rows][self.usable[rows]])
 
+    def labels_of(self, index: int) -> Int32[np.ndarray, " n"]:
+        """Returns the labels of `boxes_of`; zeros where there are no classes."""
+        rows = self._rows(index)
+        labels = np.zeros(rows.stop - rows.start) if self.labels is None else self.labels[rows]
+        return labels[self.usable[rows]].astype(np.int32)
+
     def corners(self, xywh: Float64[np.ndarray, "n 4"]) -> Float32[np.ndarray, "n 4"]:
         """Returns x, y, width, height as corners, in float64 rounded once (the reference)."""
         return from_xywh(xywh, self.convention).astype(np.float32)
@@ -81,7 +99,46 @@ class Dataset:
         """Returns every annotation of an image."""
         rows = self._rows(index)
         columns = self.annotation_ids, self.xywh, self.area, self.iscrowd, self.ignore
-        return GroundTruth(*(column[rows] for column in columns))
+        truth = GroundTruth(*(column[rows] for column in columns))
+        return truth if self.labels is None else truth._replace(labels=self.labels[rows])
+
+    def masks_of(self, index: int) -> Iterator[UInt8[np.ndarray, "h w"]]:
+        """Yields the bitmaps of `boxes_of`, one at a time; see `bitmap`."""
+        rows = self._rows(index)
+        for place in np.flatnonzero(self.usable[rows]).tolist():
+            yield self.bitmap(rows.start + place)
+
+    def rles_of(self, index: int) -> list[dict[str, Any]]:
+        """Returns the COCO API's RLE of every annotation of `ground_truth`; see `bitmap`."""
+        rows = self._rows(index)
+        bitmaps = map(self.bitmap, range(rows.start, rows.stop))
+        return [coco_mask.encode(np.asfortranarray(bitmap)) for bitmap in bitmaps]
+
+    def bitmap(self, place: int) -> UInt8[np.ndarray, "h w"]:
+        """Returns the bitmap (1 in the object, 0 elsewhere) of the annotation at a place of `K`.
+
+        Raises:
+            InputError: its segmentation is no mask of its image.
+        """
+        assert self.segmentations is not None, "loaded without masks"
+        owner = int(np.searchsorted(self.offsets, place, side="right")) - 1
+        try:
+            size = int(self.heights[owner]), int(self.widths[owner])
+            return self.segmentations.bitmap(place, size)
+        except ValueError as error:
+            raise InputError(
+                f"{self.source}: annotation {self.annotation_ids[place]} of image "
+                f"{self.image_ids[owner]} ({self.file_names[owner]}, {size[1]} x {size[0]}): "
+                f"segmentation is no mask: {error}"
+            ) from None
+
+    def with_annotations(self, kept: Bool[np.ndarray, " K"]) -> "Dataset":
+        """Returns the same images with some of the annotations."""
+        columns = {name: getattr(self, name) for name in PER_ANNOTATION}
+        columns = {name: None if x is None else x[kept] for name, x in columns.items()}
+        masks = self.segmentations and self.segmentations.select(kept)
+        offsets = np.append(0, np.cumsum(kept))[self.offsets]
+        return replace(self, offsets=offsets, segmentations=masks, **columns)
 
     @functools.cached_property
     def usable(self) -> Bool[np.ndarray, " K"]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jaxdet.config import Config, DataConfig
+from jaxdet.config import Config
 from jaxdet.data.coco import coco_directory
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.findings import Findings
@@ -13,25 +13,32 @@ from jaxdet.ops.boxes import CONVENTIONS
 
 
 def load_dataset(config: Config, split: str, findings: Findings | None = None) -> Dataset:
-    """Returns the `train` or `val` images of a config, with boxes of its convention.
+    """Returns the `train` or `val` images of a config, with its labels and boxes of its convention.
 
     `findings` as for `load_coco`.
 
     Raises:
         InputError: files are missing or not what they should be.
     """
-    dataset = _load(config.data, split, findings)
+    dataset = _load(config, split, findings)
     return dataclasses.replace(dataset, convention=CONVENTIONS[config.model.convention])
 
 
-def _load(config: DataConfig, split: str, findings: Findings | None) -> Dataset:
-    if config.name == "shapes":
-        return coco_directory(config.root or make_shapes(), split, findings)
-    if config.name == "tfds":
-        return load_tfds(split, config.root or None)
-    if not config.root:
+def _load(config: Config, split: str, findings: Findings | None) -> Dataset:
+    data, names = config.data, config.model.class_names
+    masks = "mask" in config.model.detector
+    if data.name == "tfds":
+        if masks:
+            raise InputError(
+                f"config.data.name: tfds has no masks, which {config.model.detector} needs; use "
+                "coco, with COCO's own files"
+            )
+        return load_tfds(split, data.root or None, names, findings)
+    if data.name == "shapes":
+        return coco_directory(data.root or make_shapes(), split, findings, names, masks)
+    if not data.root:
         raise InputError(
             "config.data.root: not set; give the folder that holds annotations/, train2017/ and "
             "val2017/, as --config.data.root=/data/coco"
         )
-    return coco_directory(config.root, split, findings)
+    return coco_directory(data.root, split, findings, names, masks)

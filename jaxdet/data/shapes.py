@@ -1,7 +1,7 @@
 """The embedded `shapes` set: COCO-format images made on the spot, the same on every machine.
 
 As in COCO there are overlapping shapes of many sizes, crowds that are one annotation, ignored
-objects, images without any box, and boxes that cover the visible part only.
+objects, images without any box, and boxes and masks of the visible part only.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
+from pycocotools import mask as coco_mask
 
 from jaxdet.files import cache_folder, reported
 
@@ -94,7 +95,7 @@ def _write_split(root: Path, split: str, count: int) -> None:
     content = {
         "images": images,
         "annotations": annotations,
-        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(OUTLINES)],
+        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(SHAPES_CLASSES)],
     }
     path = root / "annotations" / f"instances_{split}2017.json"
     path.parent.mkdir(exist_ok=True)
@@ -131,7 +132,7 @@ class _Canvas:
     def add_shape(self) -> None:
         """Paints a shape that leaves enough of the others; gives up after some attempts."""
         for _ in range(ATTEMPTS):
-            kind = int(self.rng.integers(len(OUTLINES)))
+            kind = int(self.rng.integers(len(SHAPES_CLASSES)))
             mask = mask_of(kind, self._random_pose(), self.size)
             if self._fits(mask):
                 ignore = int(self.rng.random() < IGNORE_SHARE)
@@ -140,7 +141,7 @@ class _Canvas:
 
     def add_crowd(self) -> None:
         """Paints many small discs, too close to be told apart, as one annotation."""
-        kind = OUTLINES.index("ellipse")
+        kind = SHAPES_CLASSES.index("ellipse")
         height, width = self.size
         rows, columns = self.rng.integers(3, 5), self.rng.integers(4, 8)
         step = self.rng.uniform(6, 8)
@@ -160,7 +161,9 @@ class _Canvas:
         for number, record in enumerate(self.records):
             visible = self.shown == number
             box = list(cv2.boundingRect(visible.astype(np.uint8)))
-            found.append({"bbox": box, "area": int(visible.sum()), **record})
+            rle = coco_mask.encode(np.asfortranarray(visible, np.uint8))
+            rle["counts"] = rle["counts"].decode()
+            found.append({"bbox": box, "area": int(visible.sum()), "segmentation": rle, **record})
         return found
 
     def _random_pose(self) -> Pose:
@@ -224,14 +227,14 @@ def _waves(
 def mask_of(kind: int, pose: Pose, size: tuple[int, int]) -> Mask:
     """Returns the pixels of an image of (height, width) whose centres lie in a shape.
 
-    `kind` is a position in `OUTLINES`.
+    `kind` is a position in `SHAPES_CLASSES`.
     """
     x = np.arange(size[1]) - pose.x
     y = np.arange(size[0])[:, None] - pose.y
     cos, sin = np.cos(pose.angle), np.sin(pose.angle)
     u = (x * cos + y * sin) / pose.half_width
     v = (y * cos - x * sin) / pose.half_height
-    return _INSIDE[OUTLINES[kind]](u, v)
+    return _INSIDE[SHAPES_CLASSES[kind]](u, v)
 
 
 def _star(u: Grid, v: Grid) -> Mask:
@@ -253,4 +256,4 @@ _INSIDE: dict[str, Callable[[Grid, Grid], Mask]] = {
     "cross": lambda u, v: (np.maximum(abs(u), abs(v)) <= 1) & (np.minimum(abs(u), abs(v)) <= 0.4),
     "star": _star,
 }
-OUTLINES = tuple(_INSIDE)
+SHAPES_CLASSES = tuple(_INSIDE)

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
+from jaxdet.data.classes import with_classes
 from jaxdet.data.dataset import Dataset
+from jaxdet.data.findings import Findings
 from jaxdet.data.image import decode_image, size_of
 from jaxdet.errors import InputError
 from jaxdet.files import cache_folder, make_folder, whole
@@ -35,19 +37,24 @@ class TfdsDataset(Dataset):
         return decode_image(data, f"{self.source}: {self.file_names[index]}", size)
 
 
-def load_tfds(split: str, data_dir: str | Path | None = None) -> TfdsDataset:
+def load_tfds(
+    split: str,
+    data_dir: str | Path | None = None,
+    class_names: Sequence[str] = (),
+    findings: Findings | None = None,
+) -> Dataset:
     """Loads `coco/2017`.
 
     TFDS keeps boxes and images together, so the first call goes through the whole split, which
     takes minutes; what it finds is kept in the cache folder.  `data_dir` is where TFDS keeps data
-    sets, `~/tensorflow_datasets` by default.
+    sets, `~/tensorflow_datasets` by default; `class_names` and `findings` are as for `load_coco`.
 
     Raises:
         InputError: tensorflow-datasets is not installed, or the set is not there in a format
             with random access.
     """
     root = Path(data_dir or "~/tensorflow_datasets").expanduser() / "coco" / "2017"
-    folder, records = _open(root, split)
+    folder, records, names = _open(root, split)
     # The description holds the number of records and bytes of every file.
     description = (folder / "dataset_info.json").read_text()
     key = hashlib.sha256("\0".join([str(folder.resolve()), description, split]).encode())
@@ -60,7 +67,7 @@ def load_tfds(split: str, data_dir: str | Path | None = None) -> TfdsDataset:
         make_folder(path.parent)
         with whole(path) as new:
             np.savez(new, **index)
-    return TfdsDataset(
+    dataset = TfdsDataset(
         source=str(folder),
         image_dir=folder,
         file_names=tuple(index.pop("file_names").tolist()),
@@ -68,6 +75,10 @@ def load_tfds(split: str, data_dir: str | Path | None = None) -> TfdsDataset:
         ignore=np.zeros(len(index["area"]), bool),
         **index,
     )
+    if not class_names:
+        return dataset
+    categories = [{"id": i, "name": name} for i, name in enumerate(names)]
+    return with_classes(dataset, class_names, categories, findings or Findings(str(folder)))
 
 
 def _make_index(records: Sequence[Any], folder: Path) -> dict[str, Any]:
@@ -82,8 +93,8 @@ def _make_index(records: Sequence[Any], folder: Path) -> dict[str, Any]:
     return index | {"offsets": np.cumsum([0, *(len(image["area"]) for image in images)])}
 
 
-def _open(root: Path, split: str) -> tuple[Path, Sequence[Any]]:
-    """Returns the newest version's folder, and random access to a split, images undecoded."""
+def _open(root: Path, split: str) -> tuple[Path, Sequence[Any], Sequence[str]]:
+    """Returns the newest version's folder, its records (images undecoded) and its categories."""
     try:
         import tensorflow_datasets as tfds
     except ImportError:
@@ -101,7 +112,8 @@ def _open(root: Path, split: str) -> tuple[Path, Sequence[Any]]:
     try:
         split = {"train": "train", "val": "validation"}[split]
         decoders = {"image": tfds.decode.SkipDecoding()}
-        return versions[-1], builder.as_data_source(split=split, decoders=decoders)
+        records = builder.as_data_source(split=split, decoders=decoders)
+        return versions[-1], records, builder.info.features["objects"]["label"].names
     except (NotImplementedError, ValueError) as error:
         raise InputError(f"{versions[-1]}: {str(error).splitlines()[0]}") from None
 

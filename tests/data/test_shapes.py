@@ -6,7 +6,7 @@ import pytest
 
 from jaxdet.data import shapes
 from jaxdet.data.coco import coco_directory
-from jaxdet.data.shapes import OUTLINES, Pose, mask_of
+from jaxdet.data.shapes import SHAPES_CLASSES, Pose, mask_of
 from jaxdet.errors import InputError
 
 
@@ -74,7 +74,7 @@ def test_boxes_are_tight_around_what_is_visible():
 
 
 def test_outlines_fill_their_box():
-    for kind, name in enumerate(OUTLINES):
+    for kind, name in enumerate(SHAPES_CLASSES):
         mask = mask_of(kind, Pose(30.0, 20.0, 24.0, 15.0, 0.0), (41, 61))
         columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
         assert abs(columns[0] - 6) <= 3, name

@@ -66,7 +66,7 @@ class Records(Sequence):
                 "bbox": list(fractions.astype(np.float32)),
                 "id": list(truth.ids),
                 "is_crowd": list(truth.iscrowd),
-                "label": [0] * count,
+                "label": [position] * count,
             },
         }
 
@@ -87,7 +87,9 @@ def records(coco, monkeypatch, tmp_path):
             assert decoders == {"image": "as stored"}
             return records
 
-        return SimpleNamespace(as_data_source=as_data_source)
+        features = {"objects": {"label": SimpleNamespace(names=["person", "dog"])}}
+        info = SimpleNamespace(features=features)
+        return SimpleNamespace(as_data_source=as_data_source, info=info)
 
     module = SimpleNamespace(
         builder_from_directory=builder_from_directory,
@@ -111,6 +113,15 @@ def assert_equals_coco(dataset, coco):
 
 def test_records_equal_those_of_the_coco_directory(records, coco, tmp_path):
     assert_equals_coco(load_tfds("val", tmp_path), coco)
+
+
+def test_categories_are_positions_among_the_names_of_the_set(records, tmp_path):
+    """The images with boxes are the first record and the second."""
+    dataset = load_tfds("val", tmp_path, ("dog", "cat", "person"))
+    assert dataset.class_ids.tolist() == [1, 3, 0]
+    assert dataset.labels.tolist() == [0, 2, 2]
+    with pytest.raises(InputError, match=r"of category 1, 'dog', which config"):
+        load_tfds("val", tmp_path, ("person",))
 
 
 def test_the_second_time_no_record_is_read(records, coco, tmp_path):

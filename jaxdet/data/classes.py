@@ -1,0 +1,100 @@
+"""From the categories of a data set to the labels of a config, which are 0, 1, 2, ..."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from jaxtyping import Int32, Int64
+
+from jaxdet.data.dataset import Dataset
+from jaxdet.data.findings import Findings
+from jaxdet.errors import InputError
+
+MAX_HINT = 300  # characters of class names that a message proposes
+
+
+class Category(msgspec.Struct, gc=False):
+    """A category of an annotation file."""
+
+    id: Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
+    name: str
+
+
+def with_classes(
+    dataset: Dataset, names: Sequence[str], categories: Any, findings: Findings
+) -> Dataset:
+    """Returns a data set with labels: of an annotation, the position of its category in `names`.
+
+    A name that the data set lacks gets an id that no category has.
+
+    Args:
+        dataset: with category ids alone.
+        names: `config.model.class_names`.
+        categories: objects with `id` and `name`, as `json` gives them, or whatever is there.
+        findings: get the annotations of categories that are not named, which are left out.
+
+    Raises:
+        InputError: a name or an id occurs twice, or these are no categories.
+    """
+    if twice := _repeated(names):
+        raise InputError(f"config.model.class_names: {twice!a} occurs more than once")
+    known = _checked(categories, dataset.source)
+    id_of = {category.name: category.id for category in known}
+    name_of = {category.id: category.name for category in known}
+    unused = max(name_of, default=0) + 1
+    ids = np.array([id_of.get(name, unused + i) for i, name in enumerate(names)], np.int64)
+    labels = _positions(dataset.category_ids, ids)
+
+    def line(i: int) -> str:
+        number = int(dataset.category_ids[i])
+        said = f"annotation {dataset.annotation_ids[i]} is of category {number}"
+        if number not in name_of:
+            return f"{said}, which is not in 'categories'"
+        lacks = f"{said}, {name_of[number][:60]!a}, which config.model.class_names lacks"
+        return f"{lacks}; {_advice(dataset.category_ids, name_of)}"
+
+    findings.add("annotations of classes that the config lacks", labels < 0, line)
+    dataset = dataclasses.replace(
+        dataset, class_names=tuple(names), class_ids=ids, labels=np.maximum(labels, 0)
+    )
+    return dataset if (labels >= 0).all() else dataset.with_annotations(labels >= 0)
+
+
+def _checked(categories: Any, source: str) -> list[Category]:
+    if categories is None:
+        raise InputError(f"{source}: has no 'categories', which give config.model.class_names ids")
+    try:
+        known = msgspec.convert(categories, list[Category])
+    except (msgspec.MsgspecError, UnicodeError, OverflowError) as error:
+        raise InputError(f"{source}: 'categories' cannot be used: {error}") from None
+    for what in ("id", "name"):
+        if twice := _repeated([getattr(category, what) for category in known]):
+            raise InputError(f"{source}: two 'categories' have the {what} {str(twice)[:60]!a}")
+    return known
+
+
+def _repeated(values: Sequence[Any]) -> Any:
+    """Returns the first of the values that occur more than once, or None."""
+    return next((value for value, count in Counter(values).items() if count > 1), None)
+
+
+def _positions(
+    values: Int64[np.ndarray, " K"], among: Int64[np.ndarray, " C"]
+) -> Int32[np.ndarray, " K"]:
+    """Returns where each value stands among different ones; -1 where it does not."""
+    order = np.argsort(among)
+    places = np.searchsorted(among, values, sorter=order)
+    found = order[np.minimum(places, len(among) - 1)]
+    return np.where(among[found] == values, found, -1).astype(np.int32)
+
+
+def _advice(category_ids: Int64[np.ndarray, " K"], name_of: dict[int, str]) -> str:
+    """Returns what to put on the command line to detect all that is annotated."""
+    present = np.unique(category_ids).tolist()
+    found = [ascii(name) for number, name in name_of.items() if number in present]
+    named = ",".join([*found, ""] if len(found) == 1 else found)
+    named = named if len(named) <= MAX_HINT else "'cat','dog'"
+    return f'name what to detect, as --config.model.class_names="({named})"'
