@@ -85,7 +85,7 @@ def run_predict(
         if found.labels is not None:
             record["labels"] = found.labels.tolist()
             record["category_ids"] = [categories[label] for label in record["labels"]]
-            record["class_names"] = list(found.class_names)
+            record["class_names"] = list(found.class_names or ())
         if found.masks is not None:
             record["masks"] = found.masks
         if draw:

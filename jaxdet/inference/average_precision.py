@@ -20,6 +20,7 @@ FIGURES = (
     *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
     *("AR@1", "AR@10", "AR@100", "AR_small", "AR_medium", "AR_large"),
 )
+Table = tuple[str, Sequence[str], Sequence[Sequence[Any]]]  # title, head and rows
 KINDS = {"bbox": "box", "segm": "mask"}  # COCO's names and ours
 Record = dict[str, Any]
 
@@ -72,7 +73,7 @@ def coco_records(dataset: Dataset, results: Sequence[Result]) -> list[Record]:
     return records
 
 
-def tables(result: Mapping[str, Any]) -> list[tuple[str, Sequence[str], list[Sequence[str]]]]:
+def tables(result: Mapping[str, Any]) -> list[Table]:
     """Returns title, head and rows, in percent, of the figures and of the classes."""
     kinds = [kind for kind in KINDS if kind in result]
     head = [KINDS[kind] for kind in kinds]
@@ -102,7 +103,9 @@ def _truth(dataset: Dataset, with_masks: bool) -> COCO:
         if with_masks:
             columns["segmentation"] = dataset.rles_of(i)
         records += _rows(image_id, columns)
-    images = [{"id": image_id} for image_id in dataset.image_ids.tolist()]
+    columns = {"id": dataset.image_ids, "height": dataset.heights, "width": dataset.widths}
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    images = [dict(zip(columns, row, strict=True)) for row in rows]
     return coco_object(images, records, dataset.class_ids.tolist())
 
 
@@ -124,4 +127,4 @@ def _run(truth: COCO, records: Sequence[Record], kind: str, dataset: Dataset) ->
 def _class_precision(run: COCOeval) -> dict[int, float]:
     """Returns AP by category id, over all sizes and at most 100 detections; -1 without objects."""
     precision = run.eval["precision"][:, :, :, 0, -1]  # [IoUs, recalls, classes]
-    return dict(zip(run.params.catIds, precision.mean(axis=(0, 1)).tolist(), strict=True))
+    return dict(zip(map(int, run.params.catIds), precision.mean(axis=(0, 1)).tolist(), strict=True))

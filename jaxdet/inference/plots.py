@@ -29,13 +29,14 @@ def curves(steps: Sequence[Row], evaluations: Sequence[Row], names: Iterable[str
     `steps` and `evaluations` are in their order; `names` are those of the numbers in `steps`.
     """
     losses = [name for name in names if name.startswith("loss")]
-    panels = [("loss and its terms", steps, losses)] if losses else []
+    panels = list[tuple[str, Sequence[Row], list[str]]]()
+    if losses:
+        panels.append(("loss and its terms", steps, losses))
     if len(evaluations) > 1 and "bbox" in evaluations[-1]:
-        rows = [
-            {"step": r["step"], **{KINDS[k]: r[k]["AP"] for k in KINDS if k in r}}
-            for r in evaluations
-        ]
-        panels.append(("average precision", rows, list(rows[-1])[1:]))
+        kinds = {kind: name for kind, name in KINDS.items() if kind in evaluations[-1]}
+        figures = [{name: row[kind]["AP"] for kind, name in kinds.items()} for row in evaluations]
+        scored = [{"step": r["step"], **f} for r, f in zip(evaluations, figures, strict=True)]
+        panels.append(("average precision", scored, [*kinds.values()]))
     elif len(evaluations) > 1:
         panels.append(("average recall", evaluations, [f"AR@{limit}" for limit in LIMITS]))
     apart = (*losses, "epoch", "images_per_second")

@@ -47,7 +47,7 @@ class View(NamedTuple):
     measure: str
     key: list[Fact]  # in large letters
     facts: list[Fact]
-    tables: list[tuple[str, Sequence[str], Sequence[Sequence[Any]]]]  # title, head and rows
+    tables: list[average_precision.Table]
     remark: str  # on the tables
     samples: str  # what is drawn
 
@@ -210,11 +210,11 @@ def _facts(steps: list[Row], evaluations: list[Row]) -> list[Fact]:
             ("Time in steps", str(timedelta(seconds=round(seconds))), "hours, minutes, seconds"),
             ("Waited for data", f"{100 * waited / last['step']:.1f} %", "of that time"),
         ]
-    scored = [row for row in evaluations if score_of(row)[1] is not None]
+    scored = [(value, row) for row in evaluations if (value := score_of(row)[1]) is not None]
     if len(scored) > 1:
-        best = max(scored, key=lambda row: score_of(row)[1])
-        name, value = _score(best)
-        facts.append((f"Best {name}", value, f"at step {best['step']}"))
+        _, best = max(scored, key=lambda pair: pair[0])
+        name, text = _score(best)
+        facts.append((f"Best {name}", text, f"at step {best['step']}"))
     return facts
 
 

@@ -13,7 +13,8 @@ from rich.text import Text
 from jaxdet.data.dataset import Dataset
 from jaxdet.distributed import is_first_host
 from jaxdet.files import whole, write_json, write_whole
-from jaxdet.inference import average_precision, recall
+from jaxdet.inference import average_precision
+from jaxdet.inference.recall import LIMITS, table_rows
 from jaxdet.inference.single import Result
 from jaxdet.inference.visualize import (
     DETECTIONS_LEGEND,
@@ -50,28 +51,29 @@ def write_evaluation(
         InputError: an image cannot be read, or a file not be written.
     """
     kind = kind_of(result)
-    detections = kind == "detections"
     with_boxes = [i for i in range(len(dataset)) if len(dataset.boxes_of(i))]
     # Spread over the data set, the same images at every evaluation.
     chosen = with_boxes[:: max(len(with_boxes) // NUM_IMAGES, 1)][:NUM_IMAGES]
     names = [dataset.file_names[i] for i in chosen]
-    draw = _draw_detections if detections else _draw_proposals
-    drawings = [draw(dataset, i, found[i]) for i in chosen]
-    if detections:
+    if kind == "detections":
         title = f"the best detections of each image; box AP {result['bbox']['AP'] or 0:.3f}"
+        drawings = [_draw_detections(dataset, i, found[i]) for i in chosen]
         image = grid(drawings, names, title, DETECTIONS_LEGEND)
+        tables = average_precision.tables(result)
     else:
         title = f"the best 100 proposals of each image; AR@100 {result['AR@100'] or 0:.3f}"
+        drawings = [_draw_proposals(dataset, i, found[i]) for i in chosen]
         image = grid(drawings, names, title)
+        tables = [("Recall", ["proposals per image", *map(str, LIMITS)], table_rows(result))]
     if is_first_host():
         caption = f"{result['num_images']} images, {result['num_boxes']} boxes; percent"
-        for table in average_precision.tables(result) if detections else recall.tables(result):
-            _print_table(*table, caption)
+        for title, head, rows in tables:
+            _print_table(title, head, rows, caption)
         write_json(workdir / "eval.json", result)
         write_png(workdir / f"{kind}.png", image)
-        if detections:
-            records = msgspec.json.encode(average_precision.coco_records(dataset, found))
-            write_whole(workdir / "detections.json", records)
+        if kind == "detections":
+            records = average_precision.coco_records(dataset, found)
+            write_whole(workdir / "detections.json", msgspec.json.encode(records))
     return image
 
 
@@ -81,16 +83,15 @@ def _draw_proposals(dataset: Dataset, index: int, found: Result) -> Drawing:
 
 
 def _draw_detections(dataset: Dataset, index: int, found: Result) -> Drawing:
-    boxes, labels = dataset.boxes_of(index), dataset.labels_of(index)
-    image, names = dataset.read(index), dataset.class_names
-    return draw_found(image, boxes, labels, names, found, dataset.convention)
+    truth = dataset.boxes_of(index), dataset.labels_of(index), dataset.class_names
+    return draw_found(dataset.read(index), *truth, found, dataset.convention)
 
 
 def _print_table(
     title: str, head: Sequence[str], rows: Sequence[Sequence[str]], caption: str
 ) -> None:
     """Prints a table; what a file says is no markup."""
-    table = Table(*map(Text, head), title=title, caption=caption)
+    table = Table(*head, title=title, caption=caption)
     for row in rows:
         table.add_row(*map(Text, row))
     Console().print(table)

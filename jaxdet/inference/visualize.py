@@ -8,7 +8,7 @@ import colorsys
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -129,9 +129,10 @@ def draw_found(
     An object is found if a detection that is drawn has its class and an IoU of at least 0.5.
     """
     canvas = _Canvas(image, LONG_SIDE / max(image.shape[:2]))
-    shown = _shown(result)
+    shown, labels = _shown(result), result.labels
+    assert labels is not None, "a detector without classes"
     ious = iou(gt_boxes.astype(np.float32), result.boxes[shown].astype(np.float32), convention)
-    ious = np.where(gt_labels[:, None] == result.labels[shown], ious, 0)
+    ious = np.where(gt_labels[:, None] == labels[shown], ious, 0)
     missed = ious.max(axis=1, initial=0) < FOUND_IOU
     for box in gt_boxes[missed]:
         canvas.box(box, MISSED, width=3, dashed=True)
@@ -234,18 +235,18 @@ class _Canvas:
     def detections(self, result: Result) -> None:
         """Draws masks, boxes and labels, the best on top."""
         shown = range(_shown(result).stop)
-        for i in reversed(shown) if result.masks is not None else ():
-            mask = result.masks[i]
-            self._mask(coco_mask.decode(mask) if isinstance(mask, dict) else mask, _colour(i))
+        names, masks = result.class_names or (), () if result.masks is None else result.masks
+        for i in reversed(shown[: len(masks)]):
+            self._mask(masks[i], _colour(i))
         for i in reversed(shown):
             self.box(result.boxes[i], _colour(i), width=2)
         for i in shown:
-            text = f"{result.class_names[i]} {result.scores[i]:.2f}"
-            self.label(result.boxes[i], text, _colour(i))
+            self.label(result.boxes[i], f"{names[i]} {result.scores[i]:.2f}", _colour(i))
 
-    def _mask(self, mask: np.ndarray, colour: Colour) -> None:
+    def _mask(self, mask: np.ndarray | dict[str, Any], colour: Colour) -> None:
         """Fills a mask so that the image shows through, within a line."""
-        inside = Image.fromarray(255 * mask.astype(np.uint8)).resize(self.image.size)
+        bitmap = coco_mask.decode(mask) if isinstance(mask, dict) else mask.astype(np.uint8)
+        inside = Image.fromarray(255 * bitmap).resize(self.image.size)
         thick = ImageFilter.MinFilter(2 * self._unit + 1)
         line = ImageChops.subtract(inside, inside.filter(thick))
         alpha = ImageChops.lighter(inside.point(lambda a: 2 * a // 5), line)
