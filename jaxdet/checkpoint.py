@@ -151,20 +151,20 @@ class Checkpoints:
             self._manager.reload()
 
 
-def save_best(workdir: Path, step: int, params: Params, recall: float) -> None:
-    """Keeps `params` as `workdir`/best if no earlier ones have at least their AR@1000, `recall`."""
+def save_best(workdir: Path, step: int, params: Params, score: float) -> None:
+    """Keeps `params` as `workdir`/best if no earlier ones have at least their `score`."""
     folder = workdir.absolute() / "best"
     with _reported(folder), _manager(folder, keep=1, background=False) as manager:
         latest, best = manager.latest_step(), -1.0
         if latest is not None:
             with contextlib.suppress(Exception):  # a damaged one gives way to any
                 args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-                best = float(manager.restore(latest, args=args)["meta"]["AR@1000"])
-        if not of_all_hosts(recall > best)[0]:
+                best = float(manager.restore(latest, args=args)["meta"]["score"])
+        if not of_all_hosts(score > best)[0]:
             return
         if latest is not None and latest >= step:
             manager.delete(latest)  # of steps that a damaged checkpoint has undone
-        manager.save(step, args=_save_args(params, None, {"AR@1000": recall}))
+        manager.save(step, args=_save_args(params, None, {"score": score}))
 
 
 def _local(name: str | Path) -> Path:

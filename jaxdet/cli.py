@@ -8,6 +8,7 @@ import jax
 
 from jaxdet import console
 from jaxdet.config import Config
+from jaxdet.configs.base import COCO_CLASSES
 from jaxdet.data.dataset import from_files
 from jaxdet.data.load import load_dataset
 from jaxdet.distributed import data_mesh, print_once
@@ -17,10 +18,12 @@ from jaxdet.inference import results as report
 from jaxdet.inference.evaluate import DatasetPredictions, evaluate
 from jaxdet.inference.predictor import load_predictor
 from jaxdet.inference.report import write_report
-from jaxdet.inference.visualize import draw_boxes, write_png
+from jaxdet.inference.visualize import draw_result, write_png
 from jaxdet.training.loop import Stopped, TrainingError, train
 from jaxdet.training.workdir import claim_workdir
 
+# COCO's category ids of its 80 classes; the ten numbers between have none.
+COCO_IDS = sorted({*range(1, 91)} - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 
 
@@ -33,7 +36,7 @@ def run_train(config: Config, workdir: Path, checkpoint: str) -> None:
         console.fail(str(stop), 143)
     except TrainingError as error:
         console.fail(str(error), 1)
-    print_once(f"wrote {workdir}/report.html, eval.json and proposals.png")
+    print_once(f"wrote {workdir}/report.html, eval.json and {_kind(config)}.png")
 
 
 def run_eval(
@@ -43,11 +46,11 @@ def run_eval(
     dataset = load_dataset(config, "val")
     predictor = load_predictor(config, checkpoint, data_mesh())
     make_folder(workdir)
-    result, proposals = evaluate(predictor, dataset)
-    report.write_evaluation(workdir, result, dataset, proposals)
+    result, found = evaluate(predictor, dataset)
+    report.write_evaluation(workdir, result, dataset, found)
     write_report(workdir, config)
     if save_proposals:
-        report.write_proposals(workdir, dataset, proposals)
+        report.write_proposals(workdir, dataset, found)
     return result
 
 
@@ -69,6 +72,7 @@ def run_predict(
     make_folder(out)
     predictor = load_predictor(config, checkpoint, data_mesh())
     run = DatasetPredictions(predictor, dataset, skip_unreadable=True)
+    categories = _category_ids(config.model.class_names)
     for i, found in run:
         path = dataset.path_of(i)
         record = {
@@ -78,17 +82,36 @@ def run_predict(
             "boxes": found.boxes.astype(float).round(3).tolist(),
             "scores": found.scores.astype(float).round(6).tolist(),
         }
+        if found.labels is not None:
+            record["labels"] = found.labels.tolist()
+            record["category_ids"] = [categories[label] for label in record["labels"]]
+            record["class_names"] = list(found.class_names or ())
+        if found.masks is not None:
+            record["masks"] = found.masks
         if draw:
-            write_png(out / f"{path.stem}.png", draw_boxes(dataset.read(i), *found))
+            write_png(out / f"{path.stem}.png", draw_result(dataset.read(i), found))
         write_json(out / f"{path.stem}.json", record)
     if run.images:
         rate = run.speed()["images_per_second"]
-        print_once(f"wrote proposals of {run.images} images to {out}/ ({rate:.1f} images/s)")
+        print_once(f"wrote {_kind(config)} of {run.images} images to {out}/ ({rate:.1f} images/s)")
     unreadable += run.unreadable
     for line in unreadable:
         console.complain(line)
     if unreadable:
         sys.exit(2)
+
+
+def _category_ids(names: tuple[str, ...]) -> list[int]:
+    """Returns COCO's ids of its own classes, and 1, 2, ... of others, in the order of labels."""
+    own = {name: i for i, name in enumerate(names, 1)}
+    coco = dict(zip(COCO_CLASSES, COCO_IDS, strict=True))
+    ids = coco if own.keys() <= coco.keys() else own
+    return [ids[name] for name in names]
+
+
+def _kind(config: Config) -> str:
+    """Returns what the config's detector finds."""
+    return "detections" if config.model.class_names else "proposals"
 
 
 def _images(names: list[str]) -> list[Path]:

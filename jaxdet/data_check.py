@@ -10,7 +10,13 @@ from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 
 from jaxdet import console
 from jaxdet.config import Config
-from jaxdet.data.check import check_anchors, check_annotations, check_images, check_training
+from jaxdet.data.check import (
+    check_anchors,
+    check_annotations,
+    check_images,
+    check_training,
+    count_classes,
+)
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.findings import Findings
 from jaxdet.data.load import load_dataset
@@ -69,6 +75,7 @@ def examine(config: Config, split: str, dataset: Dataset, findings: Findings) ->
         "to_train_on": int(dataset.usable.sum()),
         "crowds": int(dataset.iscrowd.sum()),
         "ignored": int((dataset.ignore & ~dataset.iscrowd).sum()),
+        "classes": count_classes(dataset, findings),
     }
     if split == "train":
         batch = global_batch(config, jax.device_count())
@@ -85,6 +92,8 @@ def _print_split(split: str, result: dict[str, Any]) -> None:
     parts = ("images", "annotations", "to_train_on", "crowds", "ignored")
     counts = ", ".join(f"{result[part]} {part.replace('_', ' ')}" for part in parts)
     print(f"\n{split}: {result['source']}\n{counts}")
+    if result["classes"]:
+        print("boxes of " + ", ".join(f"{name} {n}" for name, n in result["classes"].items()))
     if "training" in result:
         plan = result["training"]
         print(

@@ -61,6 +61,7 @@ def test_nothing_wrong(root, tmp_path, capsys, name):
     assert train["images"] == 6
     assert train["annotations"] == train["to_train_on"] == 9
     assert train["faults"] == train["warnings"] == []
+    assert train["classes"] == {}
     # Eight devices in the tests, eight images on each.
     assert train["training"]["global_batch"] == 64
     assert train["training"]["steps_per_epoch"] == 1
@@ -194,3 +195,12 @@ def test_the_command(root, tmp_path):
     assert result.stderr.splitlines() == [
         f"jaxdet: {path}: cannot be read: No such file or directory"
     ]
+
+
+def test_classes_are_counted_and_empty_ones_named(root, tmp_path, capsys):
+    config = make_config(root)
+    model = dataclasses.replace(config.model, class_names=("thing", "unicorn"))
+    run_check(dataclasses.replace(config, model=model), tmp_path)
+    out = capsys.readouterr().out
+    assert "boxes of thing 9, unicorn 0\n" in out
+    assert "WARNING: 1 classes without boxes\n    'unicorn'\n" in out

@@ -44,24 +44,44 @@ _EDGES = {
 def check_images(
     dataset: Dataset, findings: Findings, progress: Callable[[int], None] = lambda done: None
 ) -> None:
-    """Decodes every image, as training will, and reports what cannot be used.
+    """Decodes every image and mask, as training will, and reports what cannot be used.
 
     `progress` is called with the number of images read so far.
     """
     with ThreadPool() as pool:  # decoding does not hold Python's lock
-        faults = pool.imap(partial(_image_fault, dataset), range(len(dataset)), chunksize=16)
-        for index, fault in enumerate(faults):
-            if fault:
-                findings.add("unreadable images", [f"image {dataset.image_ids[index]}: {fault}"])
+        faults = pool.imap(partial(_faults_of, dataset), range(len(dataset)), chunksize=16)
+        for index, (unreadable, no_masks) in enumerate(faults):
+            number = dataset.image_ids[index]
+            findings.add("unreadable images", [f"image {number}: {line}" for line in unreadable])
+            findings.add("segmentations that are no masks", no_masks)
             progress(index + 1)
 
 
-def _image_fault(dataset: Dataset, index: int) -> str:
+def _faults_of(dataset: Dataset, index: int) -> tuple[list[str], list[str]]:
+    """Returns what is wrong with an image's file, and with its masks if they are loaded."""
+    unreadable, no_masks = list[str](), list[str]()
+    # Errors are not kept themselves, because images hang on their tracebacks.
     try:
         dataset.read(index)
-    except InputError as error:  # not kept itself, because images hang on its traceback
-        return str(error)
-    return ""
+    except InputError as error:
+        unreadable.append(str(error))
+    places = range(*dataset.offsets[index : index + 2].tolist())
+    for place in places if dataset.segmentations is not None else ():
+        try:
+            dataset.bitmap(place)
+        except InputError as error:
+            no_masks.append(str(error))
+    return unreadable, no_masks
+
+
+def count_classes(dataset: Dataset, findings: Findings) -> dict[str, int]:
+    """Returns how many boxes of each class training uses; reports classes that have none."""
+    if dataset.labels is None:
+        return {}
+    counts = np.bincount(dataset.labels[dataset.usable], minlength=len(dataset.class_names))
+    names = dataset.class_names
+    findings.add("classes without boxes", counts == 0, lambda i: ascii(names[i]), harmless=True)
+    return dict(zip(names, counts.tolist(), strict=True))
 
 
 def check_annotations(dataset: Dataset, findings: Findings) -> None:

@@ -1,7 +1,8 @@
 """COCO annotation files: read once, checked completely, kept as flat arrays.
 
-The whole file is decoded at once, and what no field names is skipped, outlines above all.  Only
-where that fails is it gone through record by record, to say which is wrong and why.
+The whole file is decoded at once, and what no field names is skipped: outlines above all, unless
+masks are wanted, whose text is kept then.  Only where that fails is it gone through record by
+record, to say which is wrong and why.
 """
 
 import json
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import DTypeLike
 from jaxdet.data.classes import with_classes
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.findings import Findings
+from jaxdet.data.masks import Segmentations
 from jaxdet.errors import InputError
 from jaxdet.files import read_bytes
 
@@ -65,11 +67,20 @@ class AnnotationRecord(msgspec.Struct, gc=False):
     category_id: Integer = 0
 
 
-class _File(msgspec.Struct):
-    """What is read of a file."""
+class OutlinedRecord(AnnotationRecord, gc=False, kw_only=True):
+    """The same, with the text of its outline."""
+
+    segmentation: msgspec.Raw
+
+
+Record = TypeVar("Record", ImageRecord, AnnotationRecord)
+
+
+class _File(msgspec.Struct, Generic[Record]):
+    """What is read of a file; annotations are of one kind."""
 
     images: Annotated[list[ImageRecord], msgspec.Meta(min_length=1)]
-    annotations: list[AnnotationRecord]
+    annotations: list[Record]
     categories: Any = None
 
 
@@ -81,11 +92,9 @@ class _AnyFile(msgspec.Struct):
     categories: Any = None
 
 
-Record = TypeVar("Record", ImageRecord, AnnotationRecord)
-
 # Outlines are four fifths of COCO's text; as Python's objects they would take gigabytes.  Between
 # the opening bracket and the last closing one no quote may occur: a match stays in the value.
-_OUTLINES = re.compile(rb'"segmentation"\s*:\s*\[[][\d\s.,eE+-]*\]')
+_OUTLINES = re.compile(rb'"segmentation"\s*:\s*(\[[][\d\s.,eE+-]*\])')
 
 
 def coco_directory(
@@ -93,11 +102,12 @@ def coco_directory(
     split: str,
     findings: Findings | None = None,
     class_names: Sequence[str] = (),
+    masks: bool = False,
 ) -> Dataset:
     """Returns the `train` or `val` split of a folder laid out as COCO 2017; see `load_coco`."""
     root = Path(root)
     annotations = root / "annotations" / f"instances_{split}2017.json"
-    return load_coco(annotations, root / f"{split}2017", findings, class_names)
+    return load_coco(annotations, root / f"{split}2017", findings, class_names, masks)
 
 
 def load_coco(
@@ -105,6 +115,7 @@ def load_coco(
     image_dir: str | Path,
     findings: Findings | None = None,
     class_names: Sequence[str] = (),
+    masks: bool = False,
 ) -> Dataset:
     """Returns what a COCO annotation file holds, checked; images are not opened.
 
@@ -119,6 +130,7 @@ def load_coco(
             left out.  By default the first such thing is an error.
         class_names: Of `categories`, in the order of their labels; without any, categories are not
             looked at.
+        masks: Keep each annotation's `segmentation`, which it must have.
 
     Raises:
         InputError: The file is missing or not COCO, or there are no `findings` to collect an id
@@ -130,7 +142,7 @@ def load_coco(
     text = read_bytes(annotation_file)
     if not image_dir.is_dir():
         raise InputError(f"{image_dir}: no such folder of images (for {annotation_file})")
-    file = _decode(text, annotation_file, findings)
+    file = _decode(text, annotation_file, findings, masks)
     image_ids, firsts = _unique_ids("image", file.images, findings)
     images, rows = [file.images[i] for i in firsts], file.annotations
     owners = _column(rows, "image_id")
@@ -150,6 +162,9 @@ def load_coco(
         area=np.fromiter(map(_area_of, rows), np.float64, len(rows))[order],
         iscrowd=_column(rows, "iscrowd", bool)[order],
         ignore=_column(rows, "ignore", bool)[order],
+        segmentations=Segmentations.joined([rows[i].segmentation for i in order])
+        if masks
+        else None,
     )
     if not class_names:
         return dataset
@@ -189,23 +204,31 @@ def _unique_ids(
     return unique, firsts
 
 
-def _decode(text: bytes, path: Path, findings: Findings) -> _File:
+def _decode(text: bytes, path: Path, findings: Findings, masks: bool) -> _File[Any]:
     """Returns the file's good records, without the annotations of wrong ones of images."""
     try:
-        return msgspec.json.decode(text, type=_File)
+        wanted = _File[OutlinedRecord] if masks else _File[AnnotationRecord]
+        return msgspec.json.decode(text, type=wanted)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         pass
+    # Polygons become texts, or nothing.
+    with_texts = _OUTLINES.sub(_in_quotes if masks else b'"segmentation":0', text)
     try:  # Python's own reader knows NaN and infinities, so that their record can be named
-        file = msgspec.convert(json.loads(_OUTLINES.sub(b'"segmentation":0', text)), _AnyFile)
+        file = msgspec.convert(json.loads(with_texts), _AnyFile)
     except msgspec.ValidationError as error:
         raise InputError(f"{path}: not a COCO file ({error})") from None
     except (ValueError, RecursionError) as error:  # bad syntax, encoding or depth
         raise InputError(f"{path}: not a JSON file ({error})") from None
     images = _good_records("images", file.images, ImageRecord, findings)
     left_out = {_id_of(record) for record in file.images} - {image.id for image in images}
-    annotations = _good_records("annotations", file.annotations, AnnotationRecord, findings)
+    kind = OutlinedRecord if masks else AnnotationRecord
+    annotations = _good_records("annotations", file.annotations, kind, findings)
     kept = [a for a in annotations if a.image_id not in left_out]
     return _File(images, kept, file.categories)
+
+
+def _in_quotes(outline: re.Match[bytes]) -> bytes:
+    return b'"segmentation":"%s"' % b" ".join(outline[1].split())
 
 
 def _good_records(
@@ -215,8 +238,12 @@ def _good_records(
     good: list[Record] = []
     for i, record in enumerate(records):
         try:
+            if kind is OutlinedRecord and isinstance(record, dict) and "segmentation" in record:
+                outline = record["segmentation"]
+                outline = outline if isinstance(outline, str) else json.dumps(outline)
+                record["segmentation"] = msgspec.Raw(outline.encode())
             good.append(msgspec.convert(record, kind))
-        except (msgspec.MsgspecError, UnicodeError, OverflowError) as error:
+        except (msgspec.MsgspecError, UnicodeError, OverflowError, RecursionError) as error:
             number = _id_of(record)
             label = f"{name}[{i}]" if number is None else f"{name}[{i}] (id {number!s:.20})"
             findings.add(f"malformed {name}", [f"{label}: {error}"])

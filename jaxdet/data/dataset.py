@@ -5,15 +5,17 @@
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
+from pycocotools import mask as coco_mask
 
 from jaxdet.data.image import read_image, read_size
+from jaxdet.data.masks import Segmentations
 from jaxdet.errors import InputError
 from jaxdet.ops.boxes import MMDET1, BoxConvention, from_xywh
 
@@ -54,6 +56,7 @@ class Dataset:
     class_names: tuple[str, ...] = ()  # of labels 0, 1, ...; none where objects are all alike
     class_ids: Int64[np.ndarray, " C"] = field(default_factory=lambda: np.zeros(0, np.int64))
     labels: Int32[np.ndarray, " K"] | None = None  # None: there are no classes
+    segmentations: Segmentations | None = None  # `K`; None: not loaded
     confined: bool = True  # no image is read from outside of `image_dir`
     convention: BoxConvention = MMDET1  # of the boxes that it gives
 
@@ -95,15 +98,47 @@ class Dataset:
     def ground_truth(self, index: int) -> GroundTruth:
         """Returns every annotation of an image."""
         rows = self._rows(index)
-        columns = self.annotation_ids, self.xywh, self.area, self.iscrowd, self.ignore, self.labels
-        return GroundTruth(*(None if column is None else column[rows] for column in columns))
+        columns = self.annotation_ids, self.xywh, self.area, self.iscrowd, self.ignore
+        truth = GroundTruth(*(column[rows] for column in columns))
+        return truth if self.labels is None else truth._replace(labels=self.labels[rows])
+
+    def masks_of(self, index: int) -> Iterator[UInt8[np.ndarray, "h w"]]:
+        """Yields the bitmaps of `boxes_of`, one at a time; see `bitmap`."""
+        rows = self._rows(index)
+        for place in np.flatnonzero(self.usable[rows]).tolist():
+            yield self.bitmap(rows.start + place)
+
+    def rles_of(self, index: int) -> list[dict[str, Any]]:
+        """Returns the COCO API's RLE of every annotation of `ground_truth`; see `bitmap`."""
+        rows = self._rows(index)
+        bitmaps = map(self.bitmap, range(rows.start, rows.stop))
+        return [coco_mask.encode(np.asfortranarray(bitmap)) for bitmap in bitmaps]
+
+    def bitmap(self, place: int) -> UInt8[np.ndarray, "h w"]:
+        """Returns the bitmap (1 in the object, 0 elsewhere) of the annotation at a place of `K`.
+
+        Raises:
+            InputError: its segmentation is no mask of its image.
+        """
+        assert self.segmentations is not None, "loaded without masks"
+        owner = int(np.searchsorted(self.offsets, place, side="right")) - 1
+        try:
+            size = int(self.heights[owner]), int(self.widths[owner])
+            return self.segmentations.bitmap(place, size)
+        except ValueError as error:
+            raise InputError(
+                f"{self.source}: annotation {self.annotation_ids[place]} of image "
+                f"{self.image_ids[owner]} ({self.file_names[owner]}, {size[1]} x {size[0]}): "
+                f"segmentation is no mask: {error}"
+            ) from None
 
     def with_annotations(self, kept: Bool[np.ndarray, " K"]) -> "Dataset":
         """Returns the same images with some of the annotations."""
         columns = {name: getattr(self, name) for name in PER_ANNOTATION}
         columns = {name: None if x is None else x[kept] for name, x in columns.items()}
+        masks = self.segmentations and self.segmentations.select(kept)
         offsets = np.append(0, np.cumsum(kept))[self.offsets]
-        return replace(self, offsets=offsets, **columns)
+        return replace(self, offsets=offsets, segmentations=masks, **columns)
 
     @functools.cached_property
     def usable(self) -> Bool[np.ndarray, " K"]:

@@ -26,13 +26,19 @@ def load_dataset(config: Config, split: str, findings: Findings | None = None) -
 
 def _load(config: Config, split: str, findings: Findings | None) -> Dataset:
     data, names = config.data, config.model.class_names
+    masks = "mask" in config.model.detector
     if data.name == "tfds":
+        if masks:
+            raise InputError(
+                f"config.data.name: tfds has no masks, which {config.model.detector} needs; use "
+                "coco, with COCO's own files"
+            )
         return load_tfds(split, data.root or None, names, findings)
     if data.name == "shapes":
-        return coco_directory(data.root or make_shapes(), split, findings, names)
+        return coco_directory(data.root or make_shapes(), split, findings, names, masks)
     if not data.root:
         raise InputError(
             "config.data.root: not set; give the folder that holds annotations/, train2017/ and "
             "val2017/, as --config.data.root=/data/coco"
         )
-    return coco_directory(data.root, split, findings, names)
+    return coco_directory(data.root, split, findings, names, masks)

@@ -14,6 +14,7 @@ from jaxdet.data.buckets import Size, bucket_sizes, buckets_of
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.image import fit, resize_boxes, resized_sizes
 from jaxdet.data.loader import Element, Loader
+from jaxdet.data.masks import resize_bitmap
 from jaxdet.data.sampler import Sampler, flips, picks
 from jaxdet.errors import InputError
 from jaxdet.types import Batch
@@ -114,24 +115,29 @@ class _Source:
         )
 
     def fill_row(
-        self,
-        batch: Batch,
-        row: int,
-        index: int,
-        image: np.ndarray,
-        flip: bool = False,
-        short_side: int = 0,
+        self, batch: Batch, row: int, index: int, flip: bool = False, short_side: int = 0
     ) -> None:
-        """Writes an image and its boxes into a batch, resized and perhaps mirrored.
+        """Writes an image and its objects into a batch, resized and perhaps mirrored.
 
         `short_side` takes the place of the image scale's own.
+
+        Raises:
+            InputError: the image cannot be read, or has a mask that is none; nothing is written.
         """
         data = self.data
         if short_side:
             data = dataclasses.replace(data, image_scale=(max(data.image_scale), short_side))
-        resized, pad_size, scale = fit(image, data)
+        resized, pad_size, scale = fit(self.dataset.read(index), data)
         height, width = resized.shape[:2]
-        batch.image[row, :height, :width] = resized[:, ::-1] if flip else resized
+        step = -1 if flip else 1
+        if batch.masks is not None:
+            masks = [
+                np.packbits(resize_bitmap(mask, (height, width), data.resize)[:, ::step], axis=1)
+                for mask in self.dataset.masks_of(index)
+            ]
+            for place, mask in enumerate(masks):
+                batch.masks[row, place, :height, : mask.shape[1]] = mask
+        batch.image[row, :height, :width] = resized[:, ::step]
         batch.image_size[row] = height, width
         batch.pad_size[row] = pad_size
         batch.scale[row] = scale
@@ -155,27 +161,35 @@ class _TrainSource(_Source):
     def __getitem__(self, step: int) -> Element:
         indices, bucket = self.sampler[step]
         batch = self.empty_batch(bucket)
+        if self.dataset.segmentations is not None:
+            shape = (*batch.box_mask.shape, bucket[0], bucket[1] // 8)
+            batch = batch._replace(masks=np.zeros(shape, np.uint8))
+        epoch = step // self.sampler.steps_per_epoch
         skipped = []
         for row, planned in enumerate(indices[self.rows].tolist()):
-            index, image, reason = self._read(planned, bucket)
-            if reason:
-                skipped.append(reason)
-            seeds = self.sampler.seeds_of(np.array([index]), step // self.sampler.steps_per_epoch)
-            batch.seed[row] = seeds[0]
-            flip, shorts = bool(flips(seeds, self.data.flip)[0]), self.data.train_short_sides
-            short = shorts[picks(seeds, len(shorts))[0]] if shorts else 0
-            self.fill_row(batch, row, index, image, flip, short)
+            try:
+                self._augmented(batch, row, planned, epoch)
+            except InputError as error:
+                skipped.append(str(error))
+                others = self.sampler.replacements(planned, bucket)
+                self._first_of(batch, row, others[: MAX_SKIPS - 1].tolist(), epoch, skipped[-1])
         return Element(batch, tuple(skipped))
 
-    def _read(self, index: int, bucket: Size) -> tuple[int, np.ndarray, str]:
-        """Reads an image, or else the first readable replacement, with the reason."""
-        try:
-            return index, self.dataset.read(index), ""
-        except InputError as error:
-            reason = str(error)
-        for other in self.sampler.replacements(index, bucket)[: MAX_SKIPS - 1].tolist():
+    def _augmented(self, batch: Batch, row: int, index: int, epoch: int) -> None:
+        """Fills a row by an image's seed in an epoch; raises as `fill_row`."""
+        seeds = self.sampler.seeds_of(np.array([index]), epoch)
+        flip, shorts = bool(flips(seeds, self.data.flip)[0]), self.data.train_short_sides
+        short = shorts[picks(seeds, len(shorts))[0]] if shorts else 0
+        self.fill_row(batch, row, index, flip, short)
+        batch.seed[row] = seeds[0]
+
+    def _first_of(
+        self, batch: Batch, row: int, indices: list[int], epoch: int, reason: str
+    ) -> None:
+        """Fills a row with the first image that can be used; `reason` says why it is empty."""
+        for index in indices:
             with contextlib.suppress(InputError):
-                return other, self.dataset.read(other), reason
+                return self._augmented(batch, row, index, epoch)
         raise InputError(f"no readable image to train on; the first of many: {reason}")
 
 
@@ -194,7 +208,7 @@ class _EvalSource(_Source):
         for row, index in enumerate(indices[self.rows].tolist()):
             try:
                 if index >= 0:
-                    self.fill_row(batch, row, index, self.dataset.read(index))
+                    self.fill_row(batch, row, index)
             except InputError as error:
                 if not self.skip_unreadable:
                     raise

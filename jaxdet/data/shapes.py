@@ -1,7 +1,7 @@
 """The embedded `shapes` set: COCO-format images made on the spot, the same on every machine.
 
 As in COCO there are overlapping shapes of many sizes, crowds that are one annotation, ignored
-objects, images without any box, and boxes that cover the visible part only.
+objects, images without any box, and boxes and masks of the visible part only.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
+from pycocotools import mask as coco_mask
 
 from jaxdet.files import cache_folder, reported
 
@@ -160,7 +161,9 @@ class _Canvas:
         for number, record in enumerate(self.records):
             visible = self.shown == number
             box = list(cv2.boundingRect(visible.astype(np.uint8)))
-            found.append({"bbox": box, "area": int(visible.sum()), **record})
+            rle = coco_mask.encode(np.asfortranarray(visible, np.uint8))
+            rle["counts"] = rle["counts"].decode()
+            found.append({"bbox": box, "area": int(visible.sum()), "segmentation": rle, **record})
         return found
 
     def _random_pose(self) -> Pose:

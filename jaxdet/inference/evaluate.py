@@ -1,4 +1,4 @@
-"""Runs a predictor over a data set and measures its recall and speed."""
+"""Runs a predictor over a data set and measures its precision or recall, and its speed."""
 
 import time
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ import jax
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.pipeline import eval_batches, eval_buckets
 from jaxdet.distributed import gather, print_once
+from jaxdet.inference.average_precision import evaluate_detections
 from jaxdet.inference.predictor import Predictor
 from jaxdet.inference.recall import evaluate_proposals
 from jaxdet.inference.single import Result, result_of
@@ -18,7 +19,7 @@ from jaxdet.types import Batch, Predictions
 class DatasetPredictions:
     """The position and the predictions of every image of a data set; iterate over them once.
 
-    They come in the loader's order, and every host sees those of all images.
+    Masks are COCO's RLE.  They come in the loader's order, and every host sees those of all images.
 
     Attributes:
         images: how many were done so far.
@@ -94,13 +95,16 @@ class DatasetPredictions:
         begun = time.perf_counter()
         jax.block_until_ready(started)
         ready = time.perf_counter()
-        predictions, index, scale = gather((started, batch.index, batch.scale))
-        rows = batch._replace(index=index, scale=scale)
-        found = [
-            (int(place), result_of(predictions, rows, row))
-            for row, place in enumerate(index)
-            if place >= 0
-        ]
+        used = started, batch.index, batch.scale, batch.image_size
+        predictions, index, scale, image_size = gather(used)
+        rows, config = batch._replace(scale=scale, image_size=image_size), self._predictor.config
+        heights, widths = self._dataset.heights, self._dataset.widths
+        found = []
+        for row, place in enumerate(index.tolist()):
+            if place >= 0:
+                height, width = int(heights[place]), int(widths[place])
+                result = result_of(predictions, rows, config, (height, width), row, rle=True)
+                found.append((place, result))
         self.seconds["forward"] += ready - begun
         self.seconds["post"] += time.perf_counter() - ready
         self.images += len(found)
@@ -110,12 +114,17 @@ class DatasetPredictions:
 def evaluate(predictor: Predictor, dataset: Dataset) -> tuple[dict[str, Any], list[Result]]:
     """Returns what `eval.json` holds, and the predictions it was measured on, by image.
 
-    The fields are those of `recall.evaluate_proposals` and `DatasetPredictions.speed`.
+    The fields are those of `DatasetPredictions.speed`, and of a detector with classes those of
+    `average_precision.evaluate_detections`, of others those of `recall.evaluate_proposals`.
     """
     run = DatasetPredictions(predictor, dataset)
-    results = dict(run)
-    predictions = [results[i] for i in range(len(dataset))]
+    by_image = dict(run)
+    results = [by_image[i] for i in range(len(dataset))]
+    measure = evaluate_detections if predictor.config.model.class_names else _recall
+    return {**measure(dataset, results), **run.speed()}, results
+
+
+def _recall(dataset: Dataset, results: list[Result]) -> dict[str, Any]:
     truth = [dataset.ground_truth(i) for i in range(len(dataset))]
-    found = [(x.boxes, x.scores) for x in predictions]
-    recall = evaluate_proposals(truth, found, dataset.convention)
-    return {**recall, **run.speed()}, predictions
+    found = [(x.boxes, x.scores) for x in results]
+    return evaluate_proposals(truth, found, dataset.convention)

@@ -50,6 +50,10 @@ def write_exported(config: Config, params: Params, path: Path) -> None:
         resize=config.data.resize,
         box_scale=config.data.box_scale,
         pad_multiple=config.data.pad_multiple,
+        convention=config.model.convention,
+        class_names=config.model.class_names,
+        drop_empty=config.detections.drop_empty,
+        mask_paste=config.detections.mask_paste,
         buckets=bucket_sizes(config.data.image_scale),
         jaxdet=jaxdet.__version__,
         jax=jax.__version__,
@@ -71,19 +75,20 @@ def _program(config: Config, bucket: Size) -> export.Exported:
     """Returns one bucket's program, for any number of images."""
     detector = build_detector(config)
 
-    def run(params: Params, image: Array, image_size: Array) -> tuple[Array, Array, Array]:
+    def run(params: Params, image: Array, image_size: Array, scale: Array) -> tuple[Array, ...]:
         multiple = config.data.pad_multiple
         pad_size = -(-image_size // multiple) * multiple
-        images = Images(image, image_size, pad_size, jnp.ones(image_size.shape))
+        images = Images(image, image_size, pad_size, scale)
         with jax.default_matmul_precision(config.train.matmul_precision):
             found = detector.predict(params, images)
-        return found.boxes, found.scores, found.valid
+        return tuple(array for array in found if array is not None)
 
     (batch,) = export.symbolic_shape("batch")
     arguments = (
         param_shapes(detector),
         jax.ShapeDtypeStruct((batch, *bucket, 3), config.data.pixel_dtype),
         jax.ShapeDtypeStruct((batch, 2), jnp.int32),
+        jax.ShapeDtypeStruct((batch, 2), jnp.float32),
     )
     # Programs name no file of this machine, and do not depend on who called.
     option = "jax_traceback_in_locations_limit"

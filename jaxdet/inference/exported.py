@@ -7,18 +7,23 @@ The file is a zip without compression:
                               params/backbone/conv1/kernel.npy
     programs/<H>x<W>.jax      one serialized `jax.export.Exported` (StableHLO) per bucket
 
-A program maps (params, image, image_size) to (boxes, scores, valid):
+A program maps (params, image, image_size, scale) to (boxes, scores, labels, valid), and of a
+detector of masks to (boxes, scores, labels, valid, masks):
 
     params: the arrays, as nested dicts
     image: uint8 (float32 where `resize` is float) [B, H, W, 3], RGB, images in the upper left
         corners of their rows
     image_size: int32 [B, 2], (height, width) of each; pixels beyond have no influence
+    scale: float32 [B, 2], (x, y): its pixels per pixel of the original image
     boxes: float32 [B, N, 4], x1 y1 x2 y2 of the config's convention, in pixels of `image`, best
         first
     scores: float32 [B, N]; zero where not valid
+    labels: int32 [B, N], positions in `class_names`; 0 throughout without classes
     valid: bool [B, N]; the valid ones come first
+    masks: float32 [B, N, S, S], probabilities over each box, pasted as `mask_paste` says
 
-for any B.  JAX promises to read programs for six months after the release that wrote them.
+for any B.  `single.result_of` makes results of them.  JAX promises to read programs for six months
+after the release that wrote them.
 """
 
 import io
@@ -32,11 +37,12 @@ import msgspec
 import numpy as np
 from jax import export
 
-from jaxdet.config import DataConfig
+from jaxdet.config import Config, DataConfig, DetectionConfig, ModelConfig
 from jaxdet.data.buckets import Size, bucket_of, bucket_sizes
 from jaxdet.errors import InputError
 from jaxdet.files import open_regular, reported
-from jaxdet.inference.single import Result, batch_of_one, result_of
+from jaxdet.inference.single import detect
+from jaxdet.ops.boxes import CONVENTIONS
 from jaxdet.types import Batch, Predictions
 
 MANIFEST = "manifest.json"
@@ -48,15 +54,34 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What a program does not say about itself."""
 
     format: Literal["jaxdet-exported"] = "jaxdet-exported"
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
     name: str  # of the config
     image_scale: tuple[Side, Side]  # bounds of an image's long and short side, in pixels
     resize: Literal["opencv", "pillow", "float"] = "opencv"  # these three as in `DataConfig`
     box_scale: Literal["nominal", "actual"] = "nominal"
     pad_multiple: Literal[1, 32] = 32
+    convention: str = "mmdet1"  # these two as in `ModelConfig`
+    class_names: tuple[str, ...] = ()
+    drop_empty: bool = False  # these two as in `DetectionConfig`
+    mask_paste: Literal["whole", "centres", "border"] = "whole"
     buckets: tuple[tuple[Side, Side], ...]  # smallest first; an image goes into the first it fits
     jaxdet: str  # version that wrote the file
     jax: str
+
+    def config(self) -> Config:
+        """Returns a config of what is known here."""
+        data = DataConfig(
+            image_scale=self.image_scale,
+            resize=self.resize,
+            box_scale=self.box_scale,
+            pad_multiple=self.pad_multiple,
+        )
+        return Config(
+            name=self.name,
+            model=ModelConfig(convention=self.convention, class_names=self.class_names),
+            data=data,
+            detections=DetectionConfig(drop_empty=self.drop_empty, mask_paste=self.mask_paste),
+        )
 
 
 def program_member(bucket: Size) -> str:
@@ -65,32 +90,29 @@ def program_member(bucket: Size) -> str:
 
 
 class ExportedModel:
-    """Finds proposals in images on the first device; compiles once per bucket and batch size."""
+    """Finds objects in images on the first device; compiles once per bucket and batch size."""
 
     def __init__(
         self, manifest: Manifest, params: dict[str, Any], programs: dict[Size, export.Exported]
     ) -> None:
         """Puts the parameters on the device."""
         self.manifest = manifest
-        self._data = DataConfig(
-            image_scale=manifest.image_scale,
-            resize=manifest.resize,
-            box_scale=manifest.box_scale,
-            pad_multiple=manifest.pad_multiple,
-        )
+        self._config = manifest.config()
         self._params = jax.device_put(params, jax.local_devices()[0])
         self._programs = {k: jax.jit(program.call) for k, program in programs.items()}
 
-    def __call__(self, image: np.ndarray | str | Path) -> Result:
-        """Returns the proposals of an image, or of the file of one; see `batch_of_one`."""
-        batch = batch_of_one(image, self._data, self.manifest.buckets)
-        return result_of(self.predict(batch), batch)
+    def __call__(self, image: Any, rle: bool = False) -> Any:
+        """Returns the `Result` of an image (uint8 RGB, or its file); of a list, a list.
+
+        Masks are bool, or COCO's RLE if asked.
+        """
+        return detect(image, self._config, self.manifest.buckets, self.predict, rle)
 
     def predict(self, batch: Batch) -> Predictions:
         """Returns predictions (NumPy) of images of one bucket, in pixels of the resized images.
 
         Args:
-            batch: any number of rows; only `image` and `image_size` are read.
+            batch: any number of rows; only `image`, `image_size` and `scale` are read.
 
         Raises:
             InputError: the file has no program for images of this size.
@@ -100,8 +122,8 @@ class ExportedModel:
             known = ", ".join(f"{h} x {w}" for h, w in self._programs)
             raise InputError(f"batch: of {height} x {width} pixels; there are programs for {known}")
         program = self._programs[height, width]
-        boxes, scores, valid = jax.device_get(program(self._params, batch.image, batch.image_size))
-        return Predictions(boxes, scores, np.zeros(valid.shape, np.int32), valid)
+        arguments = self._params, batch.image, batch.image_size, batch.scale
+        return Predictions(*jax.device_get(program(*arguments)))
 
 
 def load_exported(path: str | Path) -> ExportedModel:
@@ -133,19 +155,23 @@ def _read(stream: io.BufferedReader) -> ExportedModel:
     manifest = msgspec.json.decode(file.read(MANIFEST), type=Manifest)
     for size in bucket_sizes(manifest.image_scale):
         bucket_of(size, manifest.buckets)  # an image of any shape finds one
+    if manifest.convention not in CONVENTIONS:
+        raise ValueError(f"boxes of {manifest.convention!a:.40}, which is no convention")
     programs = {
         bucket: export.deserialize(bytearray(file.read(program_member(bucket))))
         for bucket in manifest.buckets
     }
     first = programs[manifest.buckets[0]]
-    (wanted, _, _), _ = jax.tree.unflatten(first.in_tree, first.in_avals)
+    (wanted, *_), _ = jax.tree.unflatten(first.in_tree, first.in_avals)
     params = jax.tree_util.tree_map_with_path(partial(_read_array, file), wanted)
     platform = jax.local_devices()[0].platform
     for bucket, program in programs.items():
         # Raises where it takes other parameters or images, or returns something else.
-        image = jax.ShapeDtypeStruct((1, *bucket, 3), program.in_avals[-2].dtype)
-        image_size = jax.ShapeDtypeStruct((1, 2), np.int32)
-        _boxes, _scores, _valid = jax.eval_shape(program.call, params, image, image_size)
+        image = jax.ShapeDtypeStruct((1, *bucket, 3), program.in_avals[-3].dtype)
+        image_size, scale = (jax.ShapeDtypeStruct((1, 2), t) for t in (np.int32, np.float32))
+        found = jax.eval_shape(program.call, params, image, image_size, scale)
+        if Predictions(*found).valid.dtype != bool:
+            raise ValueError("its programs return something else")
         if {"gpu": "cuda"}.get(platform, platform) not in program.platforms:
             raise ValueError(f"exported for {', '.join(program.platforms)}, not for {platform}")
     return ExportedModel(manifest, params, programs)

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from jaxdet.inference.average_precision import KINDS
 from jaxdet.inference.recall import LIMITS
 
 Row = dict[str, Any]
@@ -23,13 +24,20 @@ _style = mpl.rc_context(
 
 @_style
 def curves(steps: Sequence[Row], evaluations: Sequence[Row], names: Iterable[str]) -> str:
-    """Draws what was logged: losses together, recalls together, each other number alone.
+    """Draws what was logged: losses together, recalls or APs together, each other number alone.
 
     `steps` and `evaluations` are in their order; `names` are those of the numbers in `steps`.
     """
     losses = [name for name in names if name.startswith("loss")]
-    panels = [("loss and its terms", steps, losses)] if losses else []
-    if len(evaluations) > 1:
+    panels = list[tuple[str, Sequence[Row], list[str]]]()
+    if losses:
+        panels.append(("loss and its terms", steps, losses))
+    if len(evaluations) > 1 and "bbox" in evaluations[-1]:
+        kinds = {kind: name for kind, name in KINDS.items() if kind in evaluations[-1]}
+        figures = [{name: row[kind]["AP"] for kind, name in kinds.items()} for row in evaluations]
+        scored = [{"step": r["step"], **f} for r, f in zip(evaluations, figures, strict=True)]
+        panels.append(("average precision", scored, [*kinds.values()]))
+    elif len(evaluations) > 1:
         panels.append(("average recall", evaluations, [f"AR@{limit}" for limit in LIMITS]))
     apart = (*losses, "epoch", "images_per_second")
     panels += [(name, steps, [name]) for name in names if name not in apart]

@@ -2,11 +2,11 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from jaxdet import config as config_lib
@@ -15,7 +15,7 @@ from jaxdet.config import Config
 from jaxdet.data.buckets import Size, bucket_sizes
 from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.distributed import REPLICATED, SPLIT, data_mesh, gather, replicate, split
-from jaxdet.inference.single import Result, batch_of_one, result_of
+from jaxdet.inference.single import detect
 from jaxdet.programs import Programs
 from jaxdet.types import Batch, Detector, Images, Params, Predictions
 
@@ -29,14 +29,13 @@ class Predictor:
     mesh: Mesh
     programs: Programs
 
-    def __call__(self, image: np.ndarray | str | Path) -> Result:
-        """Returns the predictions of an image, or of the file of one; see `batch_of_one`.
+    def __call__(self, image: Any, rle: bool = False) -> Any:
+        """Returns the `Result` of an image (uint8 RGB, or its file); of a list, a list.
 
-        The mesh has one device.
+        Masks are bool, or COCO's RLE if asked.  The mesh has one device.
         """
-        data = self.config.data
-        batch = batch_of_one(image, data, bucket_sizes(data.image_scale))
-        return result_of(gather(self.start(batch)), batch)
+        buckets = bucket_sizes(self.config.data.image_scale)
+        return detect(image, self.config, buckets, lambda batch: gather(self.start(batch)), rle)
 
     def start(self, batch: Batch) -> Predictions:
         """Hands this host's rows to its devices and returns at once, compiling first if need be."""

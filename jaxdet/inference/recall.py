@@ -81,7 +81,8 @@ def coco_recall(
         for box, crowd, area in zip(gt.xywh, gt.iscrowd, gt.area, strict=True)
     ]
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = _coco_object(len(ground_truth), records)
+        images = [{"id": image_id} for image_id in range(1, len(ground_truth) + 1)]
+        truth = coco_object(images, records)
         detections = list(_detections(ground_truth, proposals, convention))
         runs = [_coco_run(truth, detections, limit) for limit in LIMITS]
     ranges = COCOeval(iouType="bbox").params.areaRng[1:]
@@ -107,7 +108,7 @@ def evaluate_proposals(
     """
     coco = coco_recall(ground_truth, proposals, convention)
     wanted = [from_xywh(gt.xywh[~(gt.iscrowd | gt.ignore)], convention) for gt in ground_truth]
-    by_size = map(_number, coco.by_size.mean(axis=1))
+    by_size = map(number, coco.by_size.mean(axis=1))
     fast = _figures(fast_recall(wanted, proposals, convention=convention))
     return {
         **_figures(coco.recall),
@@ -150,12 +151,16 @@ def _greedy_ious(ious: np.ndarray) -> np.ndarray:
     return taken
 
 
-def _coco_object(num_images: int, records: Iterable[dict[str, Any]]) -> COCO:
-    """Returns the COCO API's object of records; ids start at 1, as 0 means unmatched."""
+def coco_object(
+    images: Sequence[Mapping[str, Any]],
+    records: Iterable[Mapping[str, Any]],
+    categories: Sequence[int] = (1,),
+) -> COCO:
+    """Returns the COCO API's object of records; their ids start at 1, as 0 means unmatched."""
     api = COCO()
     api.dataset = {
-        "images": [{"id": image_id} for image_id in range(1, num_images + 1)],
-        "categories": [{"id": 1}],
+        "images": images,
+        "categories": [{"id": category} for category in categories],
         "annotations": [{"id": i, "category_id": 1, **r} for i, r in enumerate(records, start=1)],
     }
     api.createIndex()
@@ -188,7 +193,7 @@ def _coco_run(
 ) -> np.ndarray:
     """Runs COCOeval with the best `limit` proposals: recall [areas, T], all sizes first."""
     records = (record for rank, record in detections if rank < limit)
-    run = COCOeval(truth, _coco_object(len(truth.imgs), records), "bbox")
+    run = COCOeval(truth, coco_object(truth.dataset["images"], records), "bbox")
     run.params.useCats = 0
     run.params.maxDets = [limit]
     if limit != LIMITS[-1]:
@@ -204,13 +209,14 @@ def _figures(recall: np.ndarray) -> dict[str, Any]:
     names = [f"{threshold:.2f}" for threshold in THRESHOLDS]
     means, by_iou = {}, {}
     for limit, row in zip(LIMITS, recall, strict=True):
-        means[f"AR@{limit}"] = _number(row.mean())
-        by_iou[str(limit)] = dict(zip(names, map(_number, row), strict=True))
+        means[f"AR@{limit}"] = number(row.mean())
+        by_iou[str(limit)] = dict(zip(names, map(number, row), strict=True))
     return {**means, "recall_by_iou": by_iou}
 
 
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+def number(value: float) -> float | None:
+    """Returns a figure for JSON; None for NaN and for the COCO API's -1: there was no box."""
+    return None if np.isnan(value) or value < 0 else float(value)
 
 
 def percent(value: float | int | None) -> str:

@@ -9,7 +9,7 @@ import io
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import msgspec
@@ -22,7 +22,10 @@ from jaxdet.distributed import is_first_host
 from jaxdet.environment import environment, peak_memory
 from jaxdet.errors import InputError
 from jaxdet.files import read_bytes, reported, write_json, write_whole
+from jaxdet.inference import average_precision
+from jaxdet.inference.average_precision import KINDS
 from jaxdet.inference.recall import LIMITS, SIZES, percent, table_rows
+from jaxdet.inference.results import kind_of, score_of
 from jaxdet.training.metric_writer import read_rows
 from jaxdet.zoo.published import PUBLISHED
 
@@ -34,6 +37,19 @@ ODD_RECORDS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueErr
 
 Row = dict[str, Any]
 Table = tuple[Sequence[str], Sequence[Sequence[Any]]]  # head and rows
+Fact = tuple[str, str, str]  # name, value and remark
+
+
+class View(NamedTuple):
+    """What the page says of an evaluation."""
+
+    heading: str
+    measure: str
+    key: list[Fact]  # in large letters
+    facts: list[Fact]
+    tables: list[average_precision.Table]
+    remark: str  # on the tables
+    samples: str  # what is drawn
 
 
 def write_report(workdir: Path, config: Config, trained: bool = False) -> None:
@@ -78,9 +94,9 @@ def _render(workdir: Path, config: Config) -> str:
     ordered = [last[key] for key in sorted(last)]
     steps, evaluations = ([r for r in ordered if r["kind"] == k] for k in ("train", "eval"))
     names = _numeric_fields(steps)
-    recalls = [f"{way}AR@{limit}" for way in ("", "fast ") for limit in LIMITS]
-    recalls += [f"recall_by_size {size}" for size in SIZES]
     result = _read_json(workdir / "eval.json")
+    kind = kind_of(result)
+    views = {"detections": _detections_view, "proposals": _proposals_view}
     machine = _read_json(workdir / "environment.json") or _this_machine("wrote this page")
     published = {
         row.config: row.ar1000 for row in reversed(PUBLISHED) if config.data.name != "shapes"
@@ -94,16 +110,15 @@ def _render(workdir: Path, config: Config) -> str:
         config=config,
         result=result,
         machine=machine,
-        published=published.get(config.name),
-        facts=_facts(result, steps, evaluations),
-        limits=LIMITS,
-        recall_head=["percent of boxes, among the best", *LIMITS],
-        recall_table=table_rows(result) if result else None,
-        recall_plot=plots.recall(result) if result else None,
+        kind=kind,
+        title=" ".join(_score(result)) if result else "not evaluated yet",
+        view=views[kind](result, published.get(config.name)) if result else None,
+        facts=_facts(steps, evaluations),
+        recall_plot=plots.recall(result) if "recall_by_iou" in result else None,
         curves=plots.curves(steps, evaluations, names) if steps else None,
         step_table=_log_table(steps, names, _number),
-        evaluation_table=_log_table(evaluations, recalls, percent),
-        samples=_samples(workdir / "proposals.png"),
+        evaluation_table=_log_table(evaluations, _logged_figures(evaluations), percent),
+        samples=_samples(workdir / f"{kind}.png"),
         fields=fields,
         changed=[field for field in fields if field[1] != field[2]],
         environment=list(flatten_dict(machine, sep=".").items()),
@@ -126,12 +141,63 @@ def _read_json(path: Path) -> Row:
         ) from error
 
 
-def _facts(result: Row, steps: list[Row], evaluations: list[Row]) -> list[tuple[str, str, str]]:
-    """Returns names, values and remarks."""
+def _proposals_view(result: Row, published: float | None) -> View:
+    remarks = [f"fast recall {percent(result['fast'][f'AR@{limit}'])}" for limit in LIMITS]
+    if published:
+        remarks[-1] += f"; published {published}"
+    names = [f"AR@{limit}" for limit in LIMITS]
+    key = [(k, percent(result[k]), remark) for k, remark in zip(names, remarks, strict=True)]
+    sizes = {size: percent(result["recall_by_size"][size]) for size in SIZES}
+    boxes = {size: f"{result['boxes_by_size'][size]} boxes" for size in SIZES}
+    facts = [(f"AR@1000, {size}", recall, boxes[size]) for size, recall in sizes.items()]
+    head = ["percent of boxes, among the best", *map(str, LIMITS)]
+    return View(
+        heading="Recall",
+        measure="Average recall of proposals",
+        key=key,
+        facts=facts,
+        tables=[("Recall", head, table_rows(result))],
+        remark="COCO API: mean over IoU 0.50:0.05:0.95. Fast: greedy matching without categories, "
+        "crowds or sizes, as the reference has it. Small: area up to 32² pixels; medium: to 96²; "
+        "large: above.",
+        samples="Validation images with the boxes to find, solid where a proposal has an IoU of at "
+        "least 0.5 and dashed where none has, and the best proposal for each.",
+    )
+
+
+def _detections_view(result: Row, published: float | None) -> View:
+    kinds = [(name, result[kind]) for kind, name in KINDS.items() if kind in result]
+    said = f"published {published}" if published else ""
+    return View(
+        heading="Precision",
+        measure="Average precision of detections",
+        key=[(f"{name} AP", percent(x["AP"]), said * (name == "box")) for name, x in kinds],
+        facts=[(f"{name} {k}", percent(x[k]), "") for name, x in kinds for k in ("AP50", "AP75")],
+        tables=average_precision.tables(result),
+        remark="Percent. AP and AR: mean over IoU 0.50:0.05:0.95, at most 100 detections of an "
+        "image. Small: area up to 32² pixels; medium: to 96²; large: above.",
+        samples="Validation images with the best detections, and dashed the objects without one of "
+        "their class and an IoU of at least 0.5.",
+    )
+
+
+def _score(result: Row) -> tuple[str, str]:
+    name, value = score_of(result)
+    return name, percent(value)
+
+
+def _logged_figures(evaluations: list[Row]) -> list[str]:
+    """Returns the names of what the table of evaluations has."""
+    if any(kind_of(row) == "detections" for row in evaluations):
+        kinds = [kind for kind in KINDS if kind in evaluations[-1]]
+        return [f"{kind} {name}" for kind in kinds for name in average_precision.FIGURES[:6]]
+    recalls = [f"{way}AR@{limit}" for way in ("", "fast ") for limit in LIMITS]
+    return recalls + [f"recall_by_size {size}" for size in SIZES]
+
+
+def _facts(steps: list[Row], evaluations: list[Row]) -> list[Fact]:
+    """Returns more of a run."""
     facts = []
-    for size in SIZES if result else ():
-        recall = percent(result["recall_by_size"][size])
-        facts.append((f"AR@1000, {size}", recall, f"{result['boxes_by_size'][size]} boxes"))
     if steps:
         last = steps[-1]
         # A row has the means over the steps since the row before.
@@ -144,10 +210,11 @@ def _facts(result: Row, steps: list[Row], evaluations: list[Row]) -> list[tuple[
             ("Time in steps", str(timedelta(seconds=round(seconds))), "hours, minutes, seconds"),
             ("Waited for data", f"{100 * waited / last['step']:.1f} %", "of that time"),
         ]
-    scored = [row for row in evaluations if row["AR@1000"] is not None]
+    scored = [(value, row) for row in evaluations if (value := score_of(row)[1]) is not None]
     if len(scored) > 1:
-        best = max(scored, key=lambda row: row["AR@1000"])
-        facts.append(("Best AR@1000", percent(best["AR@1000"]), f"at step {best['step']}"))
+        _, best = max(scored, key=lambda pair: pair[0])
+        name, text = _score(best)
+        facts.append((f"Best {name}", text, f"at step {best['step']}"))
     return facts
 
 

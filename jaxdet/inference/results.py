@@ -1,48 +1,100 @@
 """What a run leaves in its work directory besides checkpoints and logs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from jaxdet.data.dataset import Dataset
 from jaxdet.distributed import is_first_host
-from jaxdet.files import whole, write_json
+from jaxdet.files import whole, write_json, write_whole
+from jaxdet.inference import average_precision
 from jaxdet.inference.recall import LIMITS, table_rows
 from jaxdet.inference.single import Result
-from jaxdet.inference.visualize import draw_proposals, proposal_grid, write_png
+from jaxdet.inference.visualize import (
+    DETECTIONS_LEGEND,
+    Drawing,
+    draw_found,
+    draw_proposals,
+    grid,
+    write_png,
+)
 
 NUM_IMAGES = 8
 
 
+def kind_of(result: dict[str, Any]) -> str:
+    """Returns "detections" or "proposals": of which an evaluation made the figures."""
+    return "detections" if "bbox" in result else "proposals"
+
+
+def score_of(result: dict[str, Any]) -> tuple[str, float | None]:
+    """Returns the name and the value of the figure that says how good a model is."""
+    if kind_of(result) == "detections":
+        return "box AP", result["bbox"]["AP"]
+    return "AR@1000", result["AR@1000"]
+
+
 def write_evaluation(
-    workdir: Path, result: dict[str, Any], dataset: Any, proposals: list[Result]
+    workdir: Path, result: dict[str, Any], dataset: Dataset, found: list[Result]
 ) -> np.ndarray:
-    """Prints the table, writes `eval.json` and `proposals.png`; returns the image.
+    """Prints tables, writes `eval.json` and drawings; returns the image that these are on.
+
+    The drawings are `proposals.png`, or `detections.png` beside `detections.json`.
 
     Raises:
         InputError: an image cannot be read, or a file not be written.
     """
+    kind = kind_of(result)
     with_boxes = [i for i in range(len(dataset)) if len(dataset.boxes_of(i))]
     # Spread over the data set, the same images at every evaluation.
     chosen = with_boxes[:: max(len(with_boxes) // NUM_IMAGES, 1)][:NUM_IMAGES]
-    convention = dataset.convention
-    drawings = [
-        draw_proposals(dataset.read(i), dataset.boxes_of(i), *proposals[i], convention=convention)
-        for i in chosen
-    ]
-    title = f"the best 100 proposals of each image; AR@100 {result['AR@100'] or 0:.3f}"
-    image = proposal_grid(drawings, [dataset.file_names[i] for i in chosen], title)
+    names = [dataset.file_names[i] for i in chosen]
+    if kind == "detections":
+        title = f"the best detections of each image; box AP {result['bbox']['AP'] or 0:.3f}"
+        drawings = [_draw_detections(dataset, i, found[i]) for i in chosen]
+        image = grid(drawings, names, title, DETECTIONS_LEGEND)
+        tables = average_precision.tables(result)
+    else:
+        title = f"the best 100 proposals of each image; AR@100 {result['AR@100'] or 0:.3f}"
+        drawings = [_draw_proposals(dataset, i, found[i]) for i in chosen]
+        image = grid(drawings, names, title)
+        tables = [("Recall", ["proposals per image", *map(str, LIMITS)], table_rows(result))]
     if is_first_host():
         caption = f"{result['num_images']} images, {result['num_boxes']} boxes; percent"
-        table = Table("proposals per image", *map(str, LIMITS), title="Recall", caption=caption)
-        for row in table_rows(result):
-            table.add_row(*row)
-        Console().print(table)
+        for title, head, rows in tables:
+            _print_table(title, head, rows, caption)
         write_json(workdir / "eval.json", result)
-        write_png(workdir / "proposals.png", image)
+        write_png(workdir / f"{kind}.png", image)
+        if kind == "detections":
+            records = average_precision.coco_records(dataset, found)
+            write_whole(workdir / "detections.json", msgspec.json.encode(records))
     return image
+
+
+def _draw_proposals(dataset: Dataset, index: int, found: Result) -> Drawing:
+    image, boxes = dataset.read(index), dataset.boxes_of(index)
+    return draw_proposals(image, boxes, *found[:2], convention=dataset.convention)
+
+
+def _draw_detections(dataset: Dataset, index: int, found: Result) -> Drawing:
+    truth = dataset.boxes_of(index), dataset.labels_of(index), dataset.class_names
+    return draw_found(dataset.read(index), *truth, found, dataset.convention)
+
+
+def _print_table(
+    title: str, head: Sequence[str], rows: Sequence[Sequence[str]], caption: str
+) -> None:
+    """Prints a table; what a file says is no markup."""
+    table = Table(*head, title=title, caption=caption)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)
 
 
 def write_proposals(workdir: Path, dataset: Any, proposals: list[Result]) -> None:

@@ -3,25 +3,51 @@
 What the live model (`jaxdet.load`) and the exported one (`jaxdet.load_exported`) share.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32, Int32, UInt8
 
-from jaxdet.config import DataConfig
+from jaxdet.config import Config, DataConfig
 from jaxdet.data.buckets import Size, bucket_of
 from jaxdet.data.image import fit, read_image
 from jaxdet.errors import InputError
+from jaxdet.inference.paste import encode_masks, paste_masks
+from jaxdet.ops.boxes import CONVENTIONS, clip
 from jaxdet.types import Batch, Predictions
+
+MASK_THRESHOLD = 0.5  # probability from which a pixel is the object's (every system)
 
 
 class Result(NamedTuple):
-    """Predictions of one image, best first."""
+    """Predictions of one image, best first; labels only of a detector that has classes."""
 
     boxes: Float32[np.ndarray, "N 4"]  # x1 y1 x2 y2 in the image's own pixels
     scores: Float32[np.ndarray, " N"]  # in (0, 1), falling
+    labels: Int32[np.ndarray, " N"] | None = None  # 0-based
+    class_names: tuple[str, ...] | None = None  # of each label
+    # of the image's size, or COCO's RLE of each one (Mask R-CNN)
+    masks: Bool[np.ndarray, "N H W"] | list[dict[str, Any]] | None = None
+
+
+def detect(
+    image: Any,
+    config: Config,
+    buckets: Sequence[Size],
+    predict: Callable[[Batch], Predictions],
+    rle: bool,
+) -> Any:
+    """Returns the result of an image, of the file of one, or a list of them for a list.
+
+    `predict` gives NumPy arrays; the others as `batch_of_one` and `result_of`.
+    """
+    if isinstance(image, list | tuple):
+        return [detect(one, config, buckets, predict, rle) for one in image]
+    image = _pixels(image)
+    batch = batch_of_one(image, config.data, buckets)
+    return result_of(predict(batch), batch, config, image.shape[:2], rle=rle)
 
 
 def batch_of_one(image: Any, data: DataConfig, buckets: Sequence[Size]) -> Batch:
@@ -35,14 +61,7 @@ def batch_of_one(image: Any, data: DataConfig, buckets: Sequence[Size]) -> Batch
     Raises:
         InputError: the file cannot be read, or the array is not such an image.
     """
-    if isinstance(image, str | Path):
-        image = read_image(image)
-    is_array = isinstance(image, np.ndarray)
-    if not (is_array and image.dtype == np.uint8 and image.ndim == 3) or (
-        image.shape[2] != 3 or not image.size
-    ):
-        what = f"{image.dtype} {image.shape}" if is_array else type(image).__name__
-        raise InputError(f"image: must be a path or uint8 (height, width, 3) RGB, not {what}")
+    image = _pixels(image)
     resized, pad_size, scale = fit(image, data)
     height, width = resized.shape[:2]
     canvas = np.zeros((1, *bucket_of((height, width), buckets), 3), data.pixel_dtype)
@@ -59,8 +78,63 @@ def batch_of_one(image: Any, data: DataConfig, buckets: Sequence[Size]) -> Batch
     )
 
 
-def result_of(predictions: Predictions, batch: Batch, row: int = 0) -> Result:
-    """Returns the valid predictions of a row of a batch, in pixels of the original image."""
-    valid = predictions.valid[row]
-    boxes = predictions.boxes[row][valid] / np.tile(batch.scale[row], 2)
-    return Result(boxes, predictions.scores[row][valid])
+def result_of(
+    predictions: Predictions,
+    batch: Batch,
+    config: Config,
+    size: tuple[int, int],
+    row: int = 0,
+    rle: bool = False,
+) -> Result:
+    """Returns the valid predictions of a row of a batch, in pixels of the original image.
+
+    Args:
+        predictions: NumPy arrays.
+        batch: what they were made from; only `scale` and `image_size` are read.
+        config: says how boxes are resized, whether empty ones go, and how masks are pasted.
+        size: (height, width) of the original image.
+        row: of the batch.
+        rle: give masks as COCO's RLE, which takes a hundredth of the memory.
+    """
+    kept = np.flatnonzero(predictions.valid[row])
+    boxes = predictions.boxes[row][kept]
+    if config.data.resize == "opencv":  # mmdet divides, the others multiply
+        boxes = boxes / np.tile(batch.scale[row], 2)
+    else:
+        ratio = np.array(size, np.float32) / batch.image_size[row].astype(np.float32)
+        boxes = boxes * np.tile(ratio[::-1], 2)
+    if config.detections.drop_empty:
+        boxes = clip(boxes, np.array(size), CONVENTIONS[config.model.convention])
+        wide = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        kept, boxes = kept[wide], boxes[wide]
+    scores, labels, names = (
+        predictions.scores[row][kept],
+        predictions.labels[row][kept],
+        config.model.class_names,
+    )
+    if not names:
+        return Result(boxes, scores)
+    masks = None
+    if predictions.masks is not None:
+        probabilities, paste = predictions.masks[row][kept], config.detections.mask_paste
+        masks = paste_masks(probabilities, boxes, size, paste, MASK_THRESHOLD)
+    return Result(
+        boxes,
+        scores,
+        labels,
+        tuple(names[label] for label in labels),
+        encode_masks(masks) if rle and masks is not None else masks,
+    )
+
+
+def _pixels(image: Any) -> UInt8[np.ndarray, "h w 3"]:
+    """Returns an image or what its file holds; raises `InputError` if it is neither."""
+    if isinstance(image, str | Path):
+        image = read_image(image)
+    is_array = isinstance(image, np.ndarray)
+    if not (is_array and image.dtype == np.uint8 and image.ndim == 3) or (
+        image.shape[2] != 3 or not image.size
+    ):
+        what = f"{image.dtype} {image.shape}" if is_array else type(image).__name__
+        raise InputError(f"image: must be a path or uint8 (height, width, 3) RGB, not {what}")
+    return image

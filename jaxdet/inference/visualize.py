@@ -1,19 +1,22 @@
-"""Images with boxes drawn on them: ground truth found and missed, and proposals.
+"""Images with boxes drawn on them: ground truth found and missed, proposals and detections.
 
 Images are resized before anything is drawn, so that lines and labels are readable on all of them.
 Drawn with Pillow, which takes a fiftieth of matplotlib's time for the thousands of `--draw`.
 """
 
+import colorsys
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from jaxtyping import Float, Int, UInt8
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+from pycocotools import mask as coco_mask
 
 from jaxdet.files import whole
+from jaxdet.inference.single import Result
 from jaxdet.ops.boxes import MMDET1, BoxConvention, iou
 
 Colour = tuple[int, int, int]  # RGB
@@ -27,6 +30,13 @@ DARK: Colour = (25, 25, 25)
 SHADES = np.array([(240, 249, 33), (248, 149, 64), (204, 71, 120), (126, 3, 168)])
 
 FOUND_IOU = 0.5
+PROPOSALS_LEGEND = {
+    f"solid: found, IoU >= {FOUND_IOU}": FOUND,
+    "dashed: missed": MISSED,
+    "its best proposal: IoU / score": PROPOSAL,
+}
+DETECTIONS_LEGEND = {"dashed: an object without a detection of its class": MISSED}
+SHOWN_SCORE = 0.3  # from which detections are drawn
 LONG_SIDE = 560  # pixels of a drawing's long side
 _GAP, _HEADER, _CAPTION = 14, 78, 26  # pixels of a grid
 
@@ -35,7 +45,7 @@ class Drawing(NamedTuple):
     """An image with boxes, and what it shows in numbers."""
 
     image: UInt8[np.ndarray, "h w 3"]  # RGB
-    found: int  # ground-truth boxes with a proposal of IoU 0.5 or more
+    found: int  # ground-truth boxes with a prediction of IoU 0.5 or more
     boxes: int  # all ground-truth boxes
 
 
@@ -94,8 +104,50 @@ def draw_boxes(
     return np.asarray(canvas.image)
 
 
-def proposal_grid(
-    drawings: Sequence[Drawing], names: Sequence[str], title: str, columns: int = 3
+def draw_result(image: UInt8[np.ndarray, "h w 3"], result: Result) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Draws the 20 best detections, from a score of 0.3 on, or what `draw_boxes` does of proposals.
+
+    Each detection has a colour of its own, its mask too, and a label with its class and score.
+    """
+    if result.labels is None:
+        return draw_boxes(image, result.boxes, result.scores)
+    canvas = _Canvas(image, max(1.0, LONG_SIDE / max(image.shape[:2])))
+    canvas.detections(result)
+    return np.asarray(canvas.image)
+
+
+def draw_found(
+    image: UInt8[np.ndarray, "h w 3"],
+    gt_boxes: Float[np.ndarray, "g 4"],
+    gt_labels: Int[np.ndarray, " g"],
+    class_names: Sequence[str],
+    result: Result,
+    convention: BoxConvention = MMDET1,
+) -> Drawing:
+    """Draws detections as `draw_result` does, and the objects that they miss.
+
+    An object is found if a detection that is drawn has its class and an IoU of at least 0.5.
+    """
+    canvas = _Canvas(image, LONG_SIDE / max(image.shape[:2]))
+    shown, labels = _shown(result), result.labels
+    assert labels is not None, "a detector without classes"
+    ious = iou(gt_boxes.astype(np.float32), result.boxes[shown].astype(np.float32), convention)
+    ious = np.where(gt_labels[:, None] == labels[shown], ious, 0)
+    missed = ious.max(axis=1, initial=0) < FOUND_IOU
+    for box in gt_boxes[missed]:
+        canvas.box(box, MISSED, width=3, dashed=True)
+    canvas.detections(result)
+    for box, label in zip(gt_boxes[missed], gt_labels[missed], strict=True):
+        canvas.label(box, class_names[label], MISSED)
+    return Drawing(np.asarray(canvas.image), int((~missed).sum()), len(gt_boxes))
+
+
+def grid(
+    drawings: Sequence[Drawing],
+    names: Sequence[str],
+    title: str,
+    legend: Mapping[str, Colour] = PROPOSALS_LEGEND,
+    columns: int = 3,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Returns drawings, of at most 560 x 560 pixels, under a title and a legend."""
     columns = max(1, min(columns, len(drawings)))
@@ -105,11 +157,6 @@ def proposal_grid(
     page = Image.new("RGB", size, "white")
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(13)
     pen.text((_GAP, 10), title, DARK, ImageFont.load_default(18))
-    legend = {
-        f"solid: found, IoU >= {FOUND_IOU}": FOUND,
-        "dashed: missed": MISSED,
-        "its best proposal: IoU / score": PROPOSAL,
-    }
     x = _GAP
     for text, colour in legend.items():
         pen.rectangle((x, 48, x + 24, 66), fill=colour, outline=DARK)
@@ -129,6 +176,18 @@ def write_png(path: str | os.PathLike[str], image: UInt8[np.ndarray, "h w 3"]) -
     """Writes an RGB image as a PNG file; see `whole`."""
     with whole(Path(path)) as file:
         Image.fromarray(image).save(file, "PNG")
+
+
+def _shown(result: Result) -> slice:
+    """Returns which detections are drawn; they come best first."""
+    return slice(min(20, int((result.scores >= SHOWN_SCORE).sum())))
+
+
+def _colour(rank: int) -> Colour:
+    """Returns a bright colour; neighbours in rank are far apart in hue and differ in lightness."""
+    hue, lightness = rank * 0.618 % 1, (0.6, 0.72, 0.5)[rank % 3]
+    red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.9)
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 class _Canvas:
@@ -172,6 +231,26 @@ class _Canvas:
                 pen.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
                 pen.text((x + pad, y + height / 2), text, DARK, self._font, anchor="lm")
                 return
+
+    def detections(self, result: Result) -> None:
+        """Draws masks, boxes and labels, the best on top."""
+        shown = range(_shown(result).stop)
+        names, masks = result.class_names or (), () if result.masks is None else result.masks
+        for i in reversed(shown[: len(masks)]):
+            self._mask(masks[i], _colour(i))
+        for i in reversed(shown):
+            self.box(result.boxes[i], _colour(i), width=2)
+        for i in shown:
+            self.label(result.boxes[i], f"{names[i]} {result.scores[i]:.2f}", _colour(i))
+
+    def _mask(self, mask: np.ndarray | dict[str, Any], colour: Colour) -> None:
+        """Fills a mask so that the image shows through, within a line."""
+        bitmap = coco_mask.decode(mask) if isinstance(mask, dict) else mask.astype(np.uint8)
+        inside = Image.fromarray(255 * bitmap).resize(self.image.size)
+        thick = ImageFilter.MinFilter(2 * self._unit + 1)
+        line = ImageChops.subtract(inside, inside.filter(thick))
+        alpha = ImageChops.lighter(inside.point(lambda a: 2 * a // 5), line)
+        self.image.paste(colour, (0, 0), alpha)
 
     def _place(self, box: np.ndarray) -> tuple[int, int, int, int]:
         """Returns the canvas's first and last pixels inside a box of inclusive corners."""

@@ -211,7 +211,7 @@ def run_evaluation(run: Run, state: TrainState) -> dict[str, Any]:
     number, params = int(state.step), state.params
     figures, predictions = evaluate(run.predictor.with_params(params), run.validation)
     result = {"step": number, **figures}
-    save_best(run.workdir, number, params, result["AR@1000"] or 0.0)
+    save_best(run.workdir, number, params, results.score_of(result)[1] or 0.0)
     image = results.write_evaluation(run.workdir, result, run.validation, predictions)
     if number not in run.logbook.evaluated:  # as when a run that ended is started again
         run.logbook.write("eval", number, result, image)

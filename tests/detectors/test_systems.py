@@ -112,7 +112,8 @@ def test_proposals_are_the_systems(case, golden):
         check_stages(config, params, batch, expected, prefix)
         predictions = jax.tree.map(np.asarray, predict(params, batch.images))
         assert predictions.valid.sum() == expected[f"{prefix}num_proposals"]
-        check_proposals(case, predictions, batch, expected, prefix)
+        original = result_of(predictions, batch, config, image.shape[:2])
+        check_proposals(case, predictions, original, expected, prefix)
 
 
 def check_stages(config, params, batch, expected, prefix):
@@ -153,15 +154,16 @@ def in_systems_order(config, name: str, x):
     return split.swapaxes(2, 3).reshape(x.shape)
 
 
-def check_proposals(case, predictions, batch, expected, prefix):
+def check_proposals(case, predictions, original, expected, prefix):
     found = np.column_stack([predictions.boxes[0], predictions.scores[0]])[predictions.valid[0]]
     wanted = expected[f"{prefix}proposals"].copy()
     if case.startswith("detectron2"):  # its score is the logit
         wanted[:, 4] = 1 / (1 + np.exp(-wanted[:, 4]))
     # The rest are neighbours that rounding swapped at a cut or at the threshold.
     assert share_found(found[:600], wanted) >= 0.995
-    original = result_of(predictions, batch).boxes[:600]
-    assert share_found(original, expected[f"{prefix}proposals_original"][:, :4]) >= 0.995
+    assert (
+        share_found(original.boxes[:600], expected[f"{prefix}proposals_original"][:, :4]) >= 0.995
+    )
     for level in range(len(expected[f"{prefix}kept_per_level"])):
         kept = expected[f"{prefix}kept{level}"].copy()
         if case.startswith("detectron2") and len(kept):

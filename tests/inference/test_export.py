@@ -27,7 +27,7 @@ from jaxdet.detectors.build import build_detector
 from jaxdet.errors import InputError
 from jaxdet.inference import export, exported
 from jaxdet.inference.predictor import Predictor, make_predictor
-from jaxdet.inference.single import batch_of_one
+from jaxdet.inference.single import Result, batch_of_one
 from jaxdet.types import Params
 
 ROOT = Path(__file__).parents[2]
@@ -103,7 +103,7 @@ def test_same_as_live_model(size, model, live):
 def test_takes_a_path(model, tmp_path):
     image = noise(70, 50)
     cv2.imwrite(str(tmp_path / "x.png"), image[..., ::-1])
-    for found, expected in zip(model(tmp_path / "x.png"), model(image), strict=True):
+    for found, expected in zip(model(tmp_path / "x.png")[:2], model(image)[:2], strict=True):
         np.testing.assert_array_equal(found, expected)
     with pytest.raises(InputError, match="no such image"):
         model(tmp_path / "y.png")
@@ -146,8 +146,8 @@ import numpy as np
 import jaxdet
 model = jaxdet.load_exported(sys.argv[1])
 with np.load("in.npz") as images:
-    found = [model(image) for image in images.values()]
-np.savez("out.npz", *[x for result in found for x in result])
+    found = model(list(images.values()))
+np.savez("out.npz", *[x for result in found for x in result[:2]])
 needless = ("configs", "jaxdet.configs", "jaxdet.models", "jaxdet.ops.nms", "flax")
 print(sorted(name for name in sys.modules if name.startswith(needless)))
 try:
@@ -173,11 +173,11 @@ def test_runs_in_a_process_without_the_config(path, live, tmp_path):
     assert result.returncode == 0, result.stderr
     modules, refusal = result.stdout.splitlines()
     assert modules == "[]"
-    assert refusal == "image: must be a path or uint8 (height, width, 3) RGB, not list"
+    assert refusal == "image: must be a path or uint8 (height, width, 3) RGB, not int"
     with np.load(tmp_path / "out.npz") as arrays:
         found = list(arrays.values())
     for i, image in enumerate(images):
-        require_same(exported.Result(*found[2 * i : 2 * i + 2]), live(image))
+        require_same(Result(*found[2 * i : 2 * i + 2]), live(image))
 
 
 def refusal(path: Path) -> str:
@@ -220,7 +220,7 @@ def test_other_zips_are_refused(tmp_path):
     ("fields", "named"),
     [
         ({"format": "another"}, "$.format"),
-        ({"format_version": 2}, "$.format_version"),
+        ({"format_version": 1}, "$.format_version"),
         ({"buckets": [[64]]}, "$.buckets"),
         ({"buckets": 3}, "$.buckets"),
         ({"buckets": [[64, 64]]}, "no bucket holds"),

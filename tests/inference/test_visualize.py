@@ -112,7 +112,7 @@ def test_grid_holds_every_drawing():
     rng = np.random.default_rng(0)
     sizes = [(40, 70), (70, 30), (50, 50), (20, 60)]
     drawings = [Drawing(rng.integers(0, 256, (*s, 3)).astype(np.uint8), 1, 2) for s in sizes]
-    page = visualize.proposal_grid(drawings, ["a.png"] * 4, "title", columns=2)
+    page = visualize.grid(drawings, ["a.png"] * 4, "title", columns=2)
     for drawing in drawings:
         match = cv2.matchTemplate(page, drawing.image, cv2.TM_SQDIFF)
         y, x = np.unravel_index(match.argmin(), match.shape)
@@ -121,19 +121,19 @@ def test_grid_holds_every_drawing():
     for colour in (FOUND, MISSED, PROPOSAL):  # the legend
         assert is_colour(page[:78], colour).any()
     with pytest.raises(ValueError, match="zip"):
-        visualize.proposal_grid(drawings, ["a.png"], "title")
+        visualize.grid(drawings, ["a.png"], "title")
 
 
 def test_grid_of_nothing_is_title_and_legend():
-    page = visualize.proposal_grid([], [], "title")
+    page = visualize.grid([], [], "title")
     assert len(page) == 78
     assert is_colour(page, MISSED).any()
 
 
 def test_grid_caption_fits_its_cell():
     drawings = [Drawing(plain(50, 300), 1, 2)] * 2
-    short = visualize.proposal_grid(drawings, ["a", ""], "title")
-    long = visualize.proposal_grid(drawings, ["a" * 500, ""], "title")
+    short = visualize.grid(drawings, ["a", ""], "title")
+    long = visualize.grid(drawings, ["a" * 500, ""], "title")
     assert short.shape == long.shape
     second = slice(14 + LONG_SIDE, None)  # nothing of the name reaches the second column
     np.testing.assert_array_equal(short[:, second], long[:, second])
