@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 
-ROOM = ("anchors", "boxes", "losses", "matching", "nms", "roi_align", "sampling")
+ROOM = ("anchors", "boxes", "losses", "masks", "matching", "nms", "roi_align", "sampling")
 
 
 @pytest.mark.parametrize("name", ROOM)
