@@ -59,6 +59,10 @@ def run_predict(
 ) -> None:
     """Writes `<out>/<image's name>.json`, and `.png` if asked, for every image.
 
+    Of a detector with classes the JSON also has `labels` (0-based), `class_names`, COCO RLE `masks`
+    where it finds them, and `category_ids`: COCO's own where all classes are COCO's, else labels
+    from 1 on.
+
     Images that cannot be read are left out; each is a line at the end, and the exit code is 2.
     """
     if jax.process_count() > 1:

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
-from pycocotools import mask as coco_mask
 
+from jaxdet.data.masks import bitmap_of
 from jaxdet.files import whole
 from jaxdet.inference.single import Result
 from jaxdet.ops.boxes import MMDET1, BoxConvention, iou
@@ -35,7 +36,10 @@ PROPOSALS_LEGEND = {
     "dashed: missed": MISSED,
     "its best proposal: IoU / score": PROPOSAL,
 }
-DETECTIONS_LEGEND = {"dashed: an object without a detection of its class": MISSED}
+DETECTIONS_LEGEND = {
+    "solid, in a colour of its own: a detection, its class and score": PROPOSAL,
+    "dashed: an object without a detection of its class": MISSED,
+}
 SHOWN_SCORE = 0.3  # from which detections are drawn
 LONG_SIDE = 560  # pixels of a drawing's long side
 _GAP, _HEADER, _CAPTION = 14, 78, 26  # pixels of a grid
@@ -245,11 +249,14 @@ class _Canvas:
 
     def _mask(self, mask: np.ndarray | dict[str, Any], colour: Colour) -> None:
         """Fills a mask so that the image shows through, within a line."""
-        bitmap = coco_mask.decode(mask) if isinstance(mask, dict) else mask.astype(np.uint8)
+        if isinstance(mask, dict):
+            bitmap = bitmap_of(msgspec.json.encode(mask), tuple(mask["size"]))
+        else:
+            bitmap = mask.astype(np.uint8)
         inside = Image.fromarray(255 * bitmap).resize(self.image.size)
-        thick = ImageFilter.MinFilter(2 * self._unit + 1)
+        thick = ImageFilter.MinFilter(4 * self._unit + 1)
         line = ImageChops.subtract(inside, inside.filter(thick))
-        alpha = ImageChops.lighter(inside.point(lambda a: 2 * a // 5), line)
+        alpha = ImageChops.lighter(inside.point(lambda a: a // 2), line)
         self.image.paste(colour, (0, 0), alpha)
 
     def _place(self, box: np.ndarray) -> tuple[int, int, int, int]:

@@ -6,6 +6,8 @@ import pytest
 
 from jaxdet.errors import InputError
 from jaxdet.inference import visualize
+from jaxdet.inference.paste import encode_masks
+from jaxdet.inference.single import Result
 from jaxdet.inference.visualize import FOUND, LONG_SIDE, MISSED, PROPOSAL, Drawing
 
 
@@ -165,3 +167,27 @@ def test_a_folder_that_is_none_is_one_line(tmp_path, name):
     with pytest.raises(InputError, match="cannot be written") as caught:
         visualize.write_png(tmp_path / name, plain(4, 4))
     assert "\n" not in str(caught.value)
+
+
+def test_an_object_is_found_by_a_detection_of_its_class():
+    gt, names = boxes([10, 10, 49, 49], [60, 10, 99, 49], [10, 60, 49, 99]), ("cup", "cat")
+    # Exact, of another class; exact; exact, but of too low a score to be drawn.
+    found = Result(gt[[1, 0, 2]], scores(0.9, 0.8, 0.2), np.int32([0, 0, 1]), ("cup", "cup", "cat"))
+    drawing = visualize.draw_found(plain(140, 140), gt, np.int32([0, 1, 1]), names, found)
+    assert drawing[1:] == (1, 3)
+    assert is_colour(drawing.image, MISSED).any()
+
+
+@pytest.mark.parametrize("rle", [False, True])
+def test_masks_show_the_image_within_a_line(rle):
+    mask = np.zeros((1, 560, 560), bool)
+    mask[0, 200:300, 100:400] = True
+    found = Result(boxes([90, 190, 409, 309]), scores(0.9), np.int32([0]), ("cup",))
+    image = np.random.default_rng(0).integers(0, 255, (560, 560, 3), np.uint8)
+    bare = visualize.draw_result(image, found)
+    found = found._replace(masks=encode_masks(mask) if rle else mask)
+    masked = visualize.draw_result(image, found)
+    np.testing.assert_array_equal(masked[~mask[0]], bare[~mask[0]])
+    assert len(np.unique(masked[200:300, 100], axis=0)) == 1  # the line
+    inside = masked[210:290, 110:390].astype(int) - bare[210:290, 110:390] // 2
+    assert inside.std(axis=(0, 1)).max() < 1  # half of the image and half of one colour
