@@ -117,7 +117,13 @@ def resize_bitmap(
     if kind != "float":
         return cv2.resize(bitmap, size[::-1], interpolation=cv2.INTER_NEAREST)
     rows, columns = map(_nearest, bitmap.shape, size)
-    return bitmap[rows[:, None], columns]
+    return bitmap[:, columns][rows]  # five times as fast as in one step
+
+
+def pack(bitmap: UInt8[np.ndarray, "H W"], flip: bool) -> UInt8[np.ndarray, "H bytes"]:
+    """Returns a bitmap, mirrored perhaps, as eight pixels of a row a byte (`Batch.masks`)."""
+    # A view that runs backward would be packed twenty times as slowly.
+    return np.packbits(np.asarray(cv2.flip(bitmap, 1), np.uint8) if flip else bitmap, axis=1)
 
 
 def _nearest(old: int, new: int) -> Int64[np.ndarray, " new"]:
