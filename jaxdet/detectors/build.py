@@ -3,11 +3,12 @@
 import jax
 
 from jaxdet.config import Config
+from jaxdet.detectors.retinanet import retinanet
 from jaxdet.detectors.rpn import rpn
 from jaxdet.errors import InputError
 from jaxdet.types import Detector, Params
 
-DETECTORS = {"rpn": rpn}
+DETECTORS = {"rpn": rpn, "retinanet": retinanet}
 
 
 def build_detector(config: Config) -> Detector:
