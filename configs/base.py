@@ -139,7 +139,8 @@ _RETINANET = {
 _RETINANET_OF: dict[str, dict[str, Any]] = {
     "mmdet1": {"targets.smooth_l1_beta": 0.11},
     "mmdet2": {},
-    "mmdet3": {"detections.pairs": True, "detections.drop_empty": True},
+    # Any side above 0.
+    "mmdet3": {"detections.pairs": True, "detections.min_box_size": 1e-30},
     "detectron2": {
         "model.fpn_relu": True,
         "targets.loss_count": "average",

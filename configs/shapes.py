@@ -35,7 +35,12 @@ def small(config: ml_collections.ConfigDict, num_epochs: int = 18) -> ml_collect
     model.stem_channels, model.fpn_channels, model.head_channels = 32, 64, 64
     model.frozen_stages = -1
     data, train, optimizer = config.data, config.train, config.optimizer
-    data.name, data.image_scale, data.images_per_device, data.num_workers = "shapes", (160, 144), 8, 0
+    data.name, data.image_scale, data.images_per_device, data.num_workers = (
+        "shapes",
+        (160, 144),
+        8,
+        0,
+    )
     # Without normalisation or pretrained weights SGD would take many times as long.
     optimizer.name = "adamw"
     optimizer.learning_rate = 0.003

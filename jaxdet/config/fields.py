@@ -75,11 +75,6 @@ class ModelConfig:
         """Returns whether a file gives the boxes that it classifies (Fast R-CNN)."""
         return self.detector.startswith("fast_")
 
-    @property
-    def num_classes(self) -> int:
-        """Returns how many classes the network's outputs tell apart, background left out."""
-        return 90 if self.class_outputs == "coco_ids" else len(self.class_names)
-
 
 @dataclass(frozen=True)
 class DataConfig:

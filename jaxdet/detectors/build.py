@@ -5,6 +5,7 @@ import jax
 from jaxdet.config import Config
 from jaxdet.detectors.faster_rcnn import fast_rcnn, faster_rcnn
 from jaxdet.detectors.mask_rcnn import fast_mask_rcnn, mask_rcnn
+from jaxdet.detectors.retinanet import retinanet
 from jaxdet.detectors.rpn import rpn
 from jaxdet.errors import InputError
 from jaxdet.types import Detector, Params
@@ -15,6 +16,7 @@ DETECTORS = {
     "mask_rcnn": mask_rcnn,
     "fast_rcnn": fast_rcnn,
     "fast_mask_rcnn": fast_mask_rcnn,
+    "retinanet": retinanet,
 }
 
 

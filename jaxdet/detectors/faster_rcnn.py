@@ -16,6 +16,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Float32
 
 from jaxdet.config import Config, ModelConfig, ProposalConfig
+from jaxdet.detectors.classes import head_outputs, labels_of
 from jaxdet.detectors.detections import Detections, detect
 from jaxdet.detectors.proposals import propose
 from jaxdet.detectors.rois import STDS, RoIs, read_features, sample_rois
@@ -28,7 +29,6 @@ from jaxdet.detectors.rpn import (
     rpn_losses,
 )
 from jaxdet.models.box_head import BOX_SIZE, BoxHead, SharedHead
-from jaxdet.models.classes import labels_of
 from jaxdet.models.features import blank_images
 from jaxdet.models.mask_head import MASK_SIZE
 from jaxdet.models.params import apply
@@ -179,12 +179,13 @@ def two_stage(config: Config, first: FirstStage) -> TwoStage:
 
         # A class's number, by which NMS may move its boxes, counts the background in some systems.
         start = 0 if model.class_outputs == "coco_ids" else 1
+        class_labels = labels_of(model)
 
         def one_image(
             boxes: Array, valid: Array, logits: Array, deltas: Array, size: Array, scale: Array
         ) -> Detections:
-            scores = jax.nn.softmax(logits).at[:, 0].set(0)[:, start:]
-            scores = jnp.where(valid[:, None], scores, 0.0)
+            scores = jax.nn.softmax(logits)[:, start:]
+            scores = jnp.where(valid[:, None] & (class_labels >= 0)[None], scores, 0.0)
             deltas = deltas[:, start:] * jnp.array(STDS)[None, None]
             rois = jnp.broadcast_to(boxes[:, None], deltas.shape)
             classes = decode(rois, deltas, size, convention)
@@ -193,7 +194,8 @@ def two_stage(config: Config, first: FirstStage) -> TwoStage:
         found = jax.vmap(one_image)(
             proposed.boxes, proposed.valid, logits, deltas, images.image_size, images.scale
         )
-        labels = jnp.where(found.valid, labels_of(found.labels + start, model), 0)
+        labels = jnp.asarray(class_labels, jnp.int32)[found.labels]
+        labels = jnp.where(found.valid, labels, 0)
         return Predictions(found.boxes, found.scores, labels, found.valid), proposed.levels
 
     return TwoStage(init, loss, predict, read)
@@ -209,7 +211,7 @@ def build_heads(model: ModelConfig, precision: str) -> tuple[SharedHead | None, 
         count, caffe = BLOCKS[model.depth][3], model.style == "caffe"
         shared = SharedHead(planes, count, width, model.groups, caffe, dtype)
     fields = model.box_convs, model.box_fcs, model.box_channels
-    return shared, BoxHead(model.num_classes + 1, *fields, dtype)
+    return shared, BoxHead(int(head_outputs(model).max()) + 1, *fields, dtype)
 
 
 def pooled_size(model: ModelConfig, bins: int) -> tuple[int, int]:

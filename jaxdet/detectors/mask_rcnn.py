@@ -8,10 +8,10 @@ import optax
 from jaxtyping import Array, Float
 
 from jaxdet.config import Config
+from jaxdet.detectors.classes import head_outputs
 from jaxdet.detectors.faster_rcnn import TwoStage, given_stage, rpn_stage, two_stage
 from jaxdet.detectors.rois import RoIs
 from jaxdet.detectors.rpn import is_trainable
-from jaxdet.models.classes import outputs_of
 from jaxdet.models.mask_head import MASK_SIZE, MaskHead
 from jaxdet.models.params import apply
 from jaxdet.ops.masks import mask_targets
@@ -35,7 +35,8 @@ def with_masks(stages: TwoStage, config: Config) -> Detector:
     """
     model, is_c4 = config.model, not config.model.fpn_channels
     dtype = jnp.dtype(config.train.precision)
-    head = MaskHead(model.num_classes + 1, model.mask_convs, model.mask_channels, dtype)
+    outputs = head_outputs(model)
+    head = MaskHead(int(outputs.max()) + 1, model.mask_convs, model.mask_channels, dtype)
 
     def init(key: Array) -> Params:
         keys = jax.random.split(key)
@@ -71,7 +72,7 @@ def with_masks(stages: TwoStage, config: Config) -> Detector:
     def predict(params: Params, images: Images) -> Predictions:
         found, levels = stages.predict(params, images)
         x = stages.read(params, levels, found.boxes, images.pad_size, MASK_SIZE)
-        logits = draw(params, x, outputs_of(found.labels, model))
+        logits = draw(params, x, jnp.asarray(outputs, jnp.int32)[found.labels])
         return found._replace(masks=jax.nn.sigmoid(logits))
 
     return Detector(init, loss, predict, partial(is_trainable, config=model))

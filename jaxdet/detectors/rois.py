@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 from jaxdet.config import ModelConfig, RoIConfig
-from jaxdet.models.classes import outputs_of
+from jaxdet.detectors.classes import head_outputs
 from jaxdet.ops.boxes import CONVENTIONS, encode
 from jaxdet.ops.matching import match
 from jaxdet.ops.roi_align import RoIAlign, roi_align, roi_levels
@@ -49,7 +49,7 @@ def sample_rois(
 
     Which are sampled depends on `batch.seed` and on their places among boxes and proposals.
     """
-    convention = CONVENTIONS[model.convention]
+    convention, outputs = CONVENTIONS[model.convention], jnp.asarray(head_outputs(model), jnp.int32)
 
     def one_image(
         proposals: Array, valid: Array, boxes: Array, box_mask: Array, labels: Array, seed: Array
@@ -86,7 +86,7 @@ def sample_rois(
             order[chosen] < 2 * count,
             positive,
             matched,
-            jnp.where(positive, outputs_of(labels[matched], model), 0),
+            jnp.where(positive, outputs[labels[matched]], 0),
             jnp.where(positive[:, None], deltas, 0.0),
         )
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32
+from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from jaxdet.config import Config, ModelConfig, TargetConfig
 from jaxdet.detectors.proposals import propose
@@ -29,6 +29,7 @@ class Targets(NamedTuple):
     positive: Bool[Array, "B N"]  # sampled
     negative: Bool[Array, "B N"]  # sampled
     deltas: Float32[Array, "B N 4"]  # zero where not positive
+    box: Int32[Array, "B N"]  # the box of a positive one; of others, any
 
 
 def rpn(config: Config) -> Detector:
@@ -124,9 +125,9 @@ def make_targets(batch: Batch, model: ModelConfig, config: TargetConfig) -> Targ
             positive, negative = sample(
                 priority, positive, negative, config.num_samples, config.positive_fraction
             )
-        matched_gt = boxes[jnp.maximum(matched - 1, 0)]
-        deltas = encode(anchors, matched_gt, grid.convention)
-        return Targets(positive, negative, jnp.where(positive[:, None], deltas, 0.0))
+        box = jnp.maximum(matched - 1, 0)
+        deltas = encode(anchors, boxes[box], grid.convention)
+        return Targets(positive, negative, jnp.where(positive[:, None], deltas, 0.0), box)
 
     sizes = batch.image_size, batch.pad_size
     return jax.vmap(one_image)(*sizes, batch.boxes, batch.box_mask, batch.seed)

@@ -79,13 +79,18 @@ def feature_fields(config: ModelConfig, precision: str, remat: bool) -> dict[str
             remat=remat,
             dtype=dtype,
         ),
-        "neck": FPN(config.fpn_channels, dtype) if config.fpn_channels else None,
+        "neck": _pyramid(config, dtype) if config.fpn_channels else None,
         "strides": config.strides,
         "pixel_mean": config.pixel_mean,
         "pixel_std": config.pixel_std,
         "bgr": config.channel_order == "bgr",
         "dtype": dtype,
     }
+
+
+def _pyramid(config: ModelConfig, dtype: jnp.dtype) -> FPN:
+    rest = config.fpn_start, config.fpn_extra, config.fpn_relu
+    return FPN(config.fpn_channels, dtype, *rest)
 
 
 def blank_images(dtype: str) -> Images:

@@ -1,4 +1,4 @@
-"""Feature pyramid (Lin et al. 2017)."""
+"""Feature pyramid (Lin et al. 2017), and RetinaNet's (Lin et al. 2017b)."""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -8,26 +8,42 @@ from jaxdet.models.layers import Conv, apply_mask, cell_mask, upsample_2
 
 
 class FPN(nn.Module):
-    """One level per backbone stage, strides 4, 8, ..., and one more at twice the last stride."""
+    """One level per backbone stage from `start` on, and one or two coarser ones.
+
+    See `ModelConfig` for `extra` and `relu`.
+    """
 
     channels: int
     dtype: jnp.dtype
+    start: int = 0
+    extra: str = "subsampled"
+    relu: bool = False
 
     @nn.compact
     def __call__(
         self, stages: list[Float[Array, "b _ _ _"]], pad_size: Int[Array, "b 2"]
     ) -> list[Float[Array, "b _ _ c"]]:
-        """Args: stages: fine to coarse; pad_size: (height, width) of each padded image."""
+        """Args: stages: strides 4, 8, ...; pad_size: (height, width) of each padded image."""
         init = nn.initializers.xavier_uniform()
+
+        def conv(number: int, x: Array, stride: int, step: int) -> Array:
+            """Returns a 3x3 convolution of a map at `stride`, each `step` cells."""
+            x = apply_mask(x, cell_mask(pad_size, stride, *x.shape[1:3]))
+            name = f"fpn_convs_{number}"
+            return Conv(self.channels, 3, init, self.dtype, stride=step, name=name)(x)
+
         sums = [
             Conv(self.channels, 1, init, self.dtype, name=f"lateral_convs_{i}")(x)
-            for i, x in enumerate(stages)
+            for i, x in enumerate(stages[self.start :])
         ]
         for i in reversed(range(1, len(sums))):
             sums[i - 1] = sums[i - 1] + upsample_2(sums[i])
-        levels = []
-        for i, x in enumerate(sums):
-            x = apply_mask(x, cell_mask(pad_size, 2 ** (i + 2), *x.shape[1:3]))
-            levels.append(Conv(self.channels, 3, init, self.dtype, name=f"fpn_convs_{i}")(x))
-        levels.append(levels[-1][:, ::2, ::2])
-        return levels
+        strides = [2 ** (self.start + i + 2) for i in range(len(sums))]
+        levels = [conv(i, x, strides[i], 1) for i, x in enumerate(sums)]
+        if self.extra == "subsampled":
+            return [*levels, levels[-1][:, ::2, ::2]]
+        first = conv(
+            len(sums), stages[-1] if self.extra == "on_stage" else levels[-1], strides[-1], 2
+        )
+        second = conv(len(sums) + 1, nn.relu(first) if self.relu else first, 2 * strides[-1], 2)
+        return [*levels, first, second]

@@ -16,6 +16,8 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxdet.ops.conv import conv2d
 
 BN_EPSILON = 1e-5
+GN_EPSILON = 1e-5
+GROUPS = 32
 
 # He et al. 2015 on the fan-out, as the reference initialises backbones.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -70,14 +72,16 @@ class Conv(nn.Module):
     kernel_size: int
     kernel_init: nn.initializers.Initializer
     dtype: jnp.dtype = jnp.float32
+    stride: int = 1
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Array:
         """Args: x in `dtype`, masked if the kernel is wider than one cell."""
         k = self.kernel_size
         kernel = self.param("kernel", self.kernel_init, (k, k, x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        y = conv2d(x, kernel.astype(self.dtype), padding=k // 2)
+        bias = self.param("bias", self.bias_init, (self.features,))
+        y = conv2d(x, kernel.astype(self.dtype), stride=self.stride, padding=k // 2)
         return y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
 
 
@@ -105,6 +109,29 @@ class Dense(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         y = flat @ kernel.astype(self.dtype).reshape(-1, self.features)
         return y + bias.astype(self.dtype)[None]
+
+
+class ConvGroupNorm(nn.Module):
+    """3x3 convolution without bias, then group norm (Wu and He 2018) over the image's own cells."""
+
+    features: int
+    kernel_init: nn.initializers.Initializer
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], mask: Bool[Array, "b h w 1"]) -> Array:
+        """Args: x in `dtype`, masked; mask: the cells of its image."""
+        n = self.features
+        kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], n))
+        scale = self.param("scale", nn.initializers.ones, (n,))
+        bias = self.param("bias", nn.initializers.zeros, (n,))
+        y = conv2d(x, kernel.astype(self.dtype), padding=1).astype(jnp.float32)
+        groups = y.reshape(*y.shape[:3], min(GROUPS, n), -1)
+        own = jnp.broadcast_to(mask[..., None], groups.shape)
+        mean = groups.mean((1, 2, 4), where=own, keepdims=True)
+        var = groups.var((1, 2, 4), where=own, keepdims=True)
+        y = ((groups - mean) * jax.lax.rsqrt(var + GN_EPSILON)).reshape(y.shape)
+        return (y * scale.reshape(1, 1, 1, -1) + bias.reshape(1, 1, 1, -1)).astype(self.dtype)
 
 
 class ConvNorm(nn.Module):

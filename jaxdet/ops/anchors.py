@@ -37,14 +37,15 @@ def base_anchors(
     """Returns the anchors of the cell at the origin, ratio-major, on the host.
 
     Sides are `stride * scale / sqrt(ratio)` by `stride * scale * sqrt(ratio)` pixels, where a
-    ratio is height over width; see `BoxConvention` for centre and rounding.
+    ratio is height over width; see `BoxConvention` for whole sides, centre and rounding.
 
     >>> base_anchors(16, (8,), (1.0,))
     array([[-56., -56.,  71.,  71.]], dtype=float32)
     """
     root = np.sqrt(np.asarray(ratios, np.float32))[:, None]
-    scale = np.asarray(scales, np.float32)[None]
-    size = np.float32(stride)
+    size, scale = np.float32(stride), np.asarray(scales, np.float32)[None]
+    if convention.whole_sides:
+        size, scale = np.float32(1), np.trunc(stride * np.asarray(scales))[None].astype(np.float32)
     widths = (size * (1 / root) * scale).ravel()
     heights = (size * root * scale).ravel()
     centre = np.float32(convention.anchor_centre * (stride - convention.offset))

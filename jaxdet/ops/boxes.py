@@ -33,17 +33,19 @@ class BoxConvention(NamedTuple):
     anchor_centre: float = 0.5  # of the first cell's anchors, in units of (stride - offset)
     round_anchors: bool = True  # corners of the first cell's anchors to whole pixels, half to even
     clamp_shrinking: bool = True  # decoding bounds how far a box may shrink, not only grow
+    whole_sides: bool = False  # anchors' sides, before their ratio, lose what is not a whole pixel
     # A level's stride is the padded side // its cells: 59 and not 64 for 7 cells of 416 pixels.
     measured_strides: bool = False
 
 
+_TORCHVISION = BoxConvention(0, 0.0, clamp_shrinking=False, whole_sides=True, measured_strides=True)
 CONVENTIONS = {
     "mmdet1": BoxConvention(),
     "mmdet2": BoxConvention(0, 0.0, round_anchors=False),
     "mmdet3": BoxConvention(0, 0.0, round_anchors=False),
     "detectron2": BoxConvention(0, 0.0, round_anchors=False, clamp_shrinking=False),
-    "torchvision": BoxConvention(0, 0.0, clamp_shrinking=False, measured_strides=True),
-    "torchvision_v2": BoxConvention(0, 0.0, clamp_shrinking=False, measured_strides=True),
+    "torchvision": _TORCHVISION,
+    "torchvision_v2": _TORCHVISION,
 }
 MMDET1 = CONVENTIONS["mmdet1"]
 
@@ -136,12 +138,13 @@ def encode(
 def decode(
     anchors: Float[Array, "*n 4"],
     deltas: Float[Array, "*n 4"],
-    image_size: Int[Array, "2"] | Float[Array, "2"],
+    image_size: Int[Array, "2"] | Float[Array, "2"] | None,
     convention: BoxConvention = MMDET1,
 ) -> Float[Array, "*n 4"]:
     """Returns the boxes that `deltas` make of `anchors`, clipped to an image of (height, width).
 
-    `dw, dh` are bounded by `MAX_LOG_RATIO`; see `BoxConvention.clamp_shrinking`.
+    Without an image they are not clipped.  `dw, dh` are bounded by `MAX_LOG_RATIO`; see
+    `BoxConvention.clamp_shrinking`.
 
     >>> decode(np.array([0.0, 0, 9, 9]), np.array([0.5, 0, 0, 0]), np.array([20, 12]))
     array([ 5.,  0., 11.,  9.])
@@ -158,7 +161,10 @@ def decode(
     corners = [x - width * 0.5, y - height * 0.5, x + width * 0.5, y + height * 0.5]
     if half:
         corners = [corners[0] + half, corners[1] + half, corners[2] - half, corners[3] - half]
-    return clip(xp.stack(corners, axis=-1), image_size.astype(anchors.dtype), convention)
+    boxes = xp.stack(corners, axis=-1)
+    if image_size is None:
+        return boxes
+    return clip(boxes, image_size.astype(anchors.dtype), convention)
 
 
 def clip(
