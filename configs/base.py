@@ -111,6 +111,20 @@ CAFFE = {
     "model.pixel_std": (1.0, 1.0, 1.0),
 }
 CAFFE_2018 = {**CAFFE, "model.pixel_mean": (102.9801, 115.9465, 122.7717)}
+# detectron2's ResNeXt: BGR as well, but of the pytorch style, and divided.
+_BGR_DIVIDED = {
+    **{k: v for k, v in CAFFE.items() if k != "model.style"},
+    "model.pixel_std": (57.375, 57.12, 58.395),
+}
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "1x": {},  # as the convention has it
+    "2x": {"train.num_epochs": 24, "optimizer.decay_epochs": (16.0, 22.0)},
+    # detectron2's, in steps, at the 7330 that COCO's epoch has
+    "3x": {
+        "train.num_steps": 270_000,
+        "optimizer.decay_epochs": (210_000 / 7330, 250_000 / 7330),
+    },
+}
 
 
 # Of a detector that has one, whatever the system.
@@ -174,28 +188,47 @@ def rpn(
     schedule: str = "1x",
     groups: int = 1,
     base_width: int = 64,
-    pretrained: str,
+    pretrained: str = "",
     convention: str = "mmdet1",
 ) -> ml_collections.ConfigDict:
-    """Returns one row of a zoo: `depth` layers, `neck` fpn or c4, `schedule` 1x or 2x."""
+    """Returns one row of a zoo: `depth` layers, `neck` fpn or c4, `schedule` 1x, 2x or 3x.
+
+    Without `pretrained`, training begins with the backbone that the system's own models began with.
+    """
     config = to_config_dict(Config())
     config.name = name
     model, first = config.model, convention == "mmdet1"
-    model.convention, model.depth, model.pretrained = convention, depth, pretrained
+    model.convention, model.depth = convention, depth
+    model.pretrained = pretrained or _backbone(convention, depth, style, groups, base_width)
     model.groups, model.base_width = groups, base_width
     changes = dict(CONVENTIONS[convention])
     if style == "caffe":
         changes |= CAFFE_2018 if first else CAFFE
+    elif convention == "detectron2":
+        changes |= _BGR_DIVIDED
     if neck == "c4":
         changes |= C4
-    if schedule == "2x":
-        changes |= {"train.num_epochs": 24, "optimizer.decay_epochs": (16.0, 22.0)}
+    changes |= SCHEDULES[schedule]
     config.update_from_flattened_dict(changes)
     if not first:  # no level is cut after its own suppression
         config.proposals.nms_post = config.proposals.nms_pre
     if neck == "c4" and convention == "detectron2":
         config.data.pad_multiple = 1
     return config
+
+
+def _backbone(convention: str, depth: int, style: str, groups: int, base_width: int) -> str:
+    if convention == "detectron2":
+        return (
+            f"detectron2://X-{depth}-{groups}x{base_width}d"
+            if groups > 1
+            else f"detectron2://R-{depth}"
+        )
+    if groups > 1:
+        return f"open-mmlab://resnext{depth}_{groups}x{base_width}d"
+    if style == "pytorch":
+        return f"torchvision://resnet{depth}"
+    return f"open-mmlab://{'' if convention == 'mmdet1' else 'detectron2/'}resnet{depth}_caffe"
 
 
 def detector(kind: str, name: str, **row: Any) -> ml_collections.ConfigDict:

@@ -21,13 +21,14 @@ from jaxdet.console import Advance, progress
 from jaxdet.errors import InputError
 from jaxdet.files import cache_folder, reported
 from jaxdet.weights import torch_file
-from jaxdet.zoo.published import MMDET2, PRETRAINED, PUBLISHED, ROWS, Row
+from jaxdet.zoo.published import OF_MMDET2, PRETRAINED, PUBLISHED, Row
 
 _LOG = logging.getLogger(__name__)
 
 TIMEOUT = 30.0  # seconds without a byte
 ATTEMPTS = 50  # connections to one site, each of which must bring something
 _CHUNK = 1 << 18
+_ALIKE = ("detector", "backbone", "style", "schedule")
 
 
 class _SiteError(Exception):
@@ -61,8 +62,8 @@ def fetch(name: str) -> Path:
 
 def _advice(row: Row) -> str:
     """Returns which file can be had in place of one of 2018, whose sites may be gone."""
-    for other in MMDET2 if row in ROWS else ():
-        if (other.backbone, other.style, other.schedule) == (row.backbone, row.style, row.schedule):
+    for other in OF_MMDET2 if not row.name else ():
+        if all(getattr(other, x) == getattr(row, x) for x in _ALIKE):
             return f"; or take {other.zoo_name} with --config={other.config}, its like of mmdet 2"
     return ""
 

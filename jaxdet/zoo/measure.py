@@ -57,8 +57,9 @@ def measure(
     """Trains a few steps, then goes through the validation images; returns a record for JSON.
 
     Without a checkpoint, parameters are fresh; no `steps` leave training out, and `num_images` 0
-    takes all.  `images_per_step` are over all devices; `AR1000` and `AR1000_fast` are percent,
-    None without a checkpoint or on a part of the images.
+    takes all.  `images_per_step` are over all devices; `AR1000`, `AR1000_fast`, `box_AP` and
+    `mask_AP` are percent, None without a checkpoint, on a part of the images, or if of another
+    kind of detector.
 
     Raises:
         InputError: data or checkpoint cannot be used.
@@ -78,10 +79,7 @@ def measure(
         seconds = _train(config, detector, params, mesh, steps)
         memory, memory_of = peak_memory()  # before evaluation adds to it
     result, _ = evaluate(make_predictor(config, detector, params, mesh), dataset)
-    recalls = result["AR@1000"], result["fast"]["AR@1000"]
-    if not checkpoint or len(dataset) < len(everything):
-        recalls = None, None
-    ar1000, fast = (None if share is None else 100 * share for share in recalls)
+    whole = checkpoint and len(dataset) == len(everything)
     return {
         "config": config.name,
         "checkpoint": checkpoint or None,
@@ -92,10 +90,24 @@ def measure(
         "images_per_second": result["images_per_second"],
         "seconds_per_image": result["seconds_per_image"],
         "num_images": len(dataset),
-        "AR1000": ar1000,
-        "AR1000_fast": fast,
+        **{name: _percent(result, path) if whole else None for name, path in _QUALITY.items()},
         "environment": environment(),
     }
+
+
+# Where a result of `evaluate` has what the tables publish.
+_QUALITY = {
+    "AR1000": ("AR@1000",),
+    "AR1000_fast": ("fast", "AR@1000"),
+    "box_AP": ("bbox", "AP"),
+    "mask_AP": ("segm", "AP"),
+}
+
+
+def _percent(result: Any, path: tuple[str, ...]) -> float | None:
+    for key in path:
+        result = result.get(key, {})
+    return 100 * result if isinstance(result, float) else None
 
 
 def seconds_per_step(run: Callable[[], Any], step: Programs, steps: int) -> float:

@@ -3,8 +3,12 @@
 The one source of these figures, for the table, the download and the tests.
 """
 
+import csv
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 # Replacing the first prefix by the second gives the mirror's address.
 ZOO_SITES = (
@@ -15,7 +19,7 @@ OPENMMLAB = "https://download.openmmlab.com"
 TORCHVISION_SITES = ("https://download.pytorch.org/models",)
 DETECTRON2_SITE = "https://dl.fbaipublicfiles.com/detectron2"
 
-# Percentage points by which a measured AR1000 may be off the published one.
+# Percentage points by which a measured figure may be off the published one.
 TOLERANCE = 0.1
 
 
@@ -32,22 +36,36 @@ class Row:
     sites: tuple[str, ...] = tuple(f"{site}/mmdetection/models" for site in ZOO_SITES)
     name: str = ""  # what follows zoo://; the config's where it is empty
     recall: str = "AR1000_fast"  # which of `measure.measure`'s figures `ar1000` is
+    box_ap: float | None = None  # percent, of a detector
+    mask_ap: float | None = None
 
     @property
     def backbone(self) -> str:
         """Returns the network, such as `X-101-32x4d-FPN`, as the config's name has it."""
         kind, depth, groups, neck = _NETWORK.search(self.config).groups()  # type: ignore[union-attr]
-        return f"{kind}-{depth}{groups.replace('_', '-')}-{neck}".upper().replace("X4D", "x4d")
+        return f"{kind.upper()}-{depth}{groups.replace('_', '-')}-{neck.upper()}"
+
+    @property
+    def detector(self) -> str:
+        """Returns what it detects with, such as `Mask R-CNN`."""
+        return next(name for start, name in _DETECTORS.items() if start in self.config)
+
+    @property
+    def figures(self) -> dict[str, float | None]:
+        """Returns what was published of its quality, in percent, by `measure.measure`'s names."""
+        if self.detector == "RPN":
+            return {self.recall: self.ar1000}
+        return {"box_AP": self.box_ap, "mask_AP": self.mask_ap}
 
     @property
     def style(self) -> str:
         """Returns where a block's stride is: as in Caffe or as in PyTorch."""
         caffe = "_caffe_" in self.config or self.config.startswith("detectron2")
-        return "caffe" if caffe else "pytorch"
+        return "caffe" if caffe and "_x101" not in self.config else "pytorch"
 
     @property
     def schedule(self) -> str:
-        """Returns `1x` (12 epochs), `2x` (24), or `-`."""
+        """Returns `1x` (12 epochs), `2x` (24), `3x` (37), or `-`."""
         found = re.search(r"_(\dx)(_|$)", self.name or self.config)
         return found[1] if found else "-"
 
@@ -61,13 +79,26 @@ class Row:
         """Returns the file's addresses, the main site's first; none where it was not published."""
         return [f"{site}/{self.file}" for site in self.sites if self.file]
 
-    def differs(self, ar1000: float) -> bool:
-        """Returns whether a measured AR1000, in percent, differs from the published one."""
+    def difference(self, measured: Mapping[str, Any]) -> dict[str, float]:
+        """Returns by how many points measured figures are off, where it is more than `TOLERANCE`.
+
+        What was not published, or not measured, differs from nothing.
+        """
+        known = {k: x for k, x in self.figures.items() if x is not None}
+        off = {k: measured[k] - x for k, x in known.items() if measured[k] is not None}
         # 1e-9, as neither 57.1 nor 57.2 is a binary fraction.
-        return self.ar1000 is not None and abs(ar1000 - self.ar1000) > TOLERANCE + 1e-9
+        return {k: x for k, x in off.items() if abs(x) > TOLERANCE + 1e-9}
 
 
-_NETWORK = re.compile(r"rpn_([rx])(\d+)((?:_\d+x4d)?)(?:_caffe)?_(fpn|c4)")
+_NETWORK = re.compile(r"_([rx])(\d+)((?:_\d+x\d+d)?)(?:_caffe)?_(fpn|c4)")
+_DETECTORS = {
+    "rpn": "RPN",
+    "fast_rcnn": "Fast R-CNN",
+    "fast_mask_rcnn": "Fast R-CNN with masks",
+    "faster_rcnn": "Faster R-CNN",
+    "mask_rcnn": "Mask R-CNN",
+    "retinanet": "RetinaNet",
+}
 
 
 # fmt: off
@@ -140,12 +171,36 @@ TORCHVISION = (
     _torchvision("maskrcnn_resnet50_fpn_v2", "73cbd019"),
     _torchvision("keypointrcnn_resnet50_fpn", "fc266e95"),
 )
-PUBLISHED = (*ROWS, *MMDET2, *DETECTRON2, *TORCHVISION)
+
+
+def _detector(line: dict[str, str]) -> Row:
+    """Returns the row of a line of `detectors.csv`, whose files lie where their names say."""
+    columns = "memory", "train_time", "fps", "box_ap", "mask_ap"
+    memory, time, fps, box, mask = (float(line[x]) if line[x] else None for x in columns)
+    number, _, file = line["file"].rpartition("/")
+    system, _, name = line["name"].partition("/")
+    row = Row(line["config"], memory, time, fps, None, file or None, name=line["name"],
+              box_ap=box, mask_ap=mask)
+    if system == "mmdet2":
+        family = re.split(r"_[rx]\d", name)[0]
+        return replace(row, sites=(f"{OPENMMLAB}/mmdetection/v2.0/{family}/{name}",))
+    if system == "detectron2":
+        folder = "COCO-InstanceSegmentation" if "mask" in name else "COCO-Detection"
+        return replace(row, sites=(f"{DETECTRON2_SITE}/{folder}/{name}/{number}",))
+    return replace(row, sites=TORCHVISION_SITES) if system else row
+
+
+with Path(__file__).with_name("detectors.csv").open(newline="") as _file:
+    DETECTORS = tuple(map(_detector, csv.DictReader(_file)))
+PUBLISHED = (*ROWS, *MMDET2, *DETECTRON2, *TORCHVISION, *DETECTORS)
+_OF_2018 = (*ROWS, *(row for row in DETECTORS if not row.name))
+OF_MMDET2 = (*MMDET2, *(row for row in DETECTORS if row.name.startswith("mmdet2/")))
 # Whatever the files say of themselves: some of mmdet 2 were trained before its release.
-MMDET_VERSIONS = {row.file: "0.6" for row in ROWS} | {row.file: "2.0" for row in MMDET2}
+MMDET_VERSIONS = {row.file: "0.6" for row in _OF_2018} | {row.file: "2.0" for row in OF_MMDET2}
 
 _THIRD_PARTY = tuple(f"{site}/pretrain/third_party" for site in (OPENMMLAB, *ZOO_SITES))
 _MSRA = (f"{DETECTRON2_SITE}/ImageNetPretrained/MSRA",)
+_FAIR = (f"{DETECTRON2_SITE}/ImageNetPretrained/FAIR",)
 # ImageNet backbones by name: the sites that have them, and their file there.  Torchvision's
 # are the weights of 2016, which it uploaded again in the zip format (pytorch/vision issue 2068).
 # No hash of Detectron's `R-*.pkl` was published.
@@ -163,5 +218,6 @@ PRETRAINED = {
     "open-mmlab://detectron2/resnet101_caffe": (_THIRD_PARTY[:1], "resnet101_msra-6cc46731.pth"),
     "detectron2://R-50": (_MSRA, "R-50.pkl"),
     "detectron2://R-101": (_MSRA, "R-101.pkl"),
+    "detectron2://X-101-32x8d": (_FAIR, "X-101-32x8d.pkl"),
 }
 # fmt: on

@@ -26,6 +26,8 @@ def line(config: str, **changes):
         "num_images": 5000,
         "AR1000": 57.12,
         "AR1000_fast": 57.34,
+        "box_AP": None,
+        "mask_AP": None,
         "environment": ENVIRONMENT,
         **changes,
     }
@@ -62,6 +64,18 @@ def test_rows_of_one_config_are_told_by_their_checkpoints():
     # The first by fast recall, beside 58.0; nothing is published of the detector's.
     assert below["[zoo://detectron2/rpn_R_50_FPN_1x"][6] == "**57.3 (-0.66)**"
     assert below[f"[{name}"][6] == "80.0"
+
+
+def test_a_detectors_line_has_its_two_aps():
+    name = "torchvision/maskrcnn_resnet50_fpn"
+    found = {"checkpoint": f"zoo://{name}", "box_AP": 37.94, "mask_AP": 34.32, "AR1000": None}
+    table = cells(markdown_table(measured=[line("torchvision_mask_rcnn_r50_fpn", **found)]))
+    below = next(i for i, row in enumerate(table) if f"[zoo://{name}]" in row[-1] and len(row) == 9)
+    assert table[below][6:8] == ["37.9", "34.6"]
+    assert table[below + 1][6:] == ["37.9", "**34.3 (-0.28)**", f"zoo://{name}"]
+    other = cells(markdown_table(measured=[line("mine", **found)]))
+    assert other[-2] == ["mine", *"--------"]
+    assert other[-1][6:8] == ["37.9", "34.3"]
 
 
 def test_what_was_not_measured_is_a_dash():

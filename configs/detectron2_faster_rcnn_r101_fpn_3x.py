@@ -1,0 +1,15 @@
+"""detectron2's Faster R-CNN, R-101-FPN, 3x: box AP 42.0.
+
+python -m jaxdet.main --config=detectron2_faster_rcnn_r101_fpn_3x --config.data.root=/data/coco \
+    --workdir=runs/detectron2_faster_rcnn_r101_fpn_3x
+"""
+
+from jaxdet.configs import base
+
+
+def get_config():
+    """Returns the published setting: 8 devices with 2 images each, 270,000 steps."""
+    row = {"depth": 101, "style": "caffe", "schedule": "3x"}
+    return base.detector(
+        "faster_rcnn", "detectron2_faster_rcnn_r101_fpn_3x", convention="detectron2", **row
+    )

@@ -1,0 +1,14 @@
+"""Faster R-CNN, R-101-FPN, pytorch style, 1x: box AP 38.5.
+
+0.474 s/iter, 5.7 GB, 11.9 images/s on 8 V100s.
+
+python -m jaxdet.main --config=faster_rcnn_r101_fpn_1x --config.data.root=/data/coco \
+    --workdir=runs/faster_rcnn_r101_fpn_1x
+"""
+
+from jaxdet.configs import base
+
+
+def get_config():
+    """Returns the published setting: 8 devices with 2 images each, 12 epochs of COCO."""
+    return base.detector("faster_rcnn", "faster_rcnn_r101_fpn_1x", depth=101)

@@ -1,0 +1,14 @@
+"""RetinaNet, R-101-FPN, pytorch style, 1x: box AP 37.7.
+
+0.429 s/iter, 5.5 GB, 10.9 images/s on 8 V100s.
+
+python -m jaxdet.main --config=retinanet_r101_fpn_1x --config.data.root=/data/coco \
+    --workdir=runs/retinanet_r101_fpn_1x
+"""
+
+from jaxdet.configs import base
+
+
+def get_config():
+    """Returns the published setting: 8 devices with 2 images each, 12 epochs of COCO."""
+    return base.detector("retinanet", "retinanet_r101_fpn_1x", depth=101)

@@ -1,0 +1,14 @@
+"""torchvision's retinanet_resnet50_fpn: box AP 36.4.
+
+python -m jaxdet.main --config=torchvision_retinanet_r50_fpn --config.data.root=/data/coco \
+    --workdir=runs/torchvision_retinanet_r50_fpn
+"""
+
+from jaxdet.configs import base
+
+
+def get_config():
+    """Returns the published setting: 8 devices with 2 images each, 26 epochs of COCO."""
+    return base.detector(
+        "retinanet", "torchvision_retinanet_r50_fpn", depth=50, convention="torchvision"
+    )
