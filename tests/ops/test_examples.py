@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 
-ROOM = ("anchors", "boxes", "losses", "matching", "nms", "sampling")
+ROOM = ("anchors", "boxes", "losses", "masks", "matching", "nms", "sampling")
 
 
 @pytest.mark.parametrize("name", ROOM)
