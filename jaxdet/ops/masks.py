@@ -1,7 +1,6 @@
 """Training targets of masks: what of an object's bitmap lies in a box, as size x size pixels."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Literal
 
 import jax
@@ -55,8 +54,8 @@ def mask_targets(
         clipped = jnp.clip(boxes, 0, jnp.tile(pad_size[::-1], 2)[None]) - 0.5
         end, starts = pad_size, clipped[:, :2]
         sides = clipped[:, 2:] - starts
-    align = partial(_roi_align, packed, end=end, size=size)
-    means = jax.lax.map(lambda box: align(box[0], box[1], box[2]), (matched, starts, sides))
+    each = (matched, starts, sides)
+    means = jax.lax.map(lambda box: _roi_align(packed, box[0], box[1], box[2], end, size), each)
     return means if kind == "soft" else (means >= 0.5).astype(jnp.float32)
 
 
