@@ -18,8 +18,6 @@ from jaxdet.inference.paste import encode_masks, paste_masks
 from jaxdet.ops.boxes import CONVENTIONS, clip
 from jaxdet.types import Batch, Predictions
 
-MASK_THRESHOLD = 0.5  # probability from which a pixel is the object's (every system)
-
 
 class Result(NamedTuple):
     """Predictions of one image, best first; labels only of a detector that has classes."""
@@ -107,24 +105,15 @@ def result_of(
         boxes = clip(boxes, np.array(size), CONVENTIONS[config.model.convention])
         wide = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
         kept, boxes = kept[wide], boxes[wide]
-    scores, labels, names = (
-        predictions.scores[row][kept],
-        predictions.labels[row][kept],
-        config.model.class_names,
-    )
+    names, scores = config.model.class_names, predictions.scores[row][kept]
     if not names:
         return Result(boxes, scores)
-    masks = None
+    labels, masks = predictions.labels[row][kept], None
     if predictions.masks is not None:
-        probabilities, paste = predictions.masks[row][kept], config.detections.mask_paste
-        masks = paste_masks(probabilities, boxes, size, paste, MASK_THRESHOLD)
-    return Result(
-        boxes,
-        scores,
-        labels,
-        tuple(names[label] for label in labels),
-        encode_masks(masks) if rle and masks is not None else masks,
-    )
+        paste = config.detections.mask_paste
+        pasted = paste_masks(predictions.masks[row][kept], boxes, size, paste)
+        masks = encode_masks(pasted) if rle else pasted
+    return Result(boxes, scores, labels, tuple(names[label] for label in labels), masks)
 
 
 def _pixels(image: Any) -> UInt8[np.ndarray, "h w 3"]:

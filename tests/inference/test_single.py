@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from jaxdet.config import DataConfig
+from jaxdet.config import Config, DataConfig, DetectionConfig, ModelConfig
 from jaxdet.data.buckets import bucket_sizes
 from jaxdet.errors import InputError
-from jaxdet.inference.single import batch_of_one
+from jaxdet.inference.single import batch_of_one, result_of
+from jaxdet.types import Predictions
 
 SCALE = (96, 64)
 BUCKETS = bucket_sizes(SCALE)
@@ -86,3 +87,29 @@ def test_any_size_becomes_at_least_a_pixel_in_a_bucket(size):
     assert not batch.image[0, height:].any()
     assert not batch.image[0, :, width:].any()
     assert (batch.pad_size % 32 == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("convention", "resize"),
+    [("mmdet3", "opencv"), ("detectron2", "pillow"), ("torchvision", "float")],
+)
+def test_boxes_come_back_as_in_each_system(convention, resize, golden):
+    """To the last bit: their own detections, before and after."""
+    names = "size", "resized_size", "resized", "boxes"
+    size, resized_size, resized, boxes = (
+        golden("detection_boxes")[f"{convention}_{name}"] for name in names
+    )
+    config = Config(
+        model=ModelConfig(convention=convention, class_names=("one",)),
+        data=DataConfig(resize=resize, box_scale="actual"),
+        detections=DetectionConfig(drop_empty=convention == "detectron2"),
+    )
+    count = len(resized)
+    columns = np.ones(count, np.float32), np.zeros(count, np.int32), np.ones(count, bool)
+    predictions = Predictions(resized[None], *(column[None] for column in columns))
+    batch = batch_of(IMAGE)._replace(
+        image_size=resized_size[None].astype(np.int32),
+        scale=(resized_size / size)[None, ::-1].astype(np.float32),
+    )
+    found = result_of(predictions, batch, config, tuple(size.tolist()))
+    np.testing.assert_array_equal(found.boxes, boxes)
