@@ -7,11 +7,13 @@ import jax
 import numpy as np
 import pytest
 import reference_weights
-from zoo_cases import shapes_of
+from zoo_cases import detector_of, shapes_of
 
-from jaxdet.config import ModelConfig
+from jaxdet.config import Config, ModelConfig
 from jaxdet.errors import InputError
+from jaxdet.training.loop import first_params
 from jaxdet.weights.backbones import read_backbone
+from jaxdet.weights.layout import to_state_dict
 from jaxdet.weights.torch_file import write
 
 EPSILON = np.float32(1e-5)
@@ -114,3 +116,21 @@ def test_other_backbones_are_refused(tmp_path):
     path.write_bytes(pickle.dumps(blobs, 2))
     with pytest.raises(InputError, match=r"1 unused \(backbone\.res2_0_branch2a_gn_s\)"):
         read_backbone(path, template_of(num_stages=2))
+
+
+def test_c4s_second_stage_begins_as_the_backbones_fourth(tmp_path):
+    template = template_of(depth=18)
+    rng = np.random.default_rng(0)
+    whole = {"backbone": jax.tree.map(lambda x: rng.random(x.shape, np.float32), template)}
+    tensors = {k.removeprefix("backbone."): x for k, x in to_state_dict(whole).items()}
+    write(tmp_path / "r18.pth", tensors)
+    rooms = {"backbone": {}, "shared_head": {}}
+    for name, leaves in jax.tree.map(lambda x: np.zeros(x.shape), template).items():
+        rooms["shared_head" if name.startswith("layer4") else "backbone"][name] = leaves
+    fresh = {**rooms, "rpn_head": {"rpn_cls": {"bias": np.ones(3)}}}
+    detector = detector_of(ModelConfig())._replace(init=lambda key: fresh)
+    config = Config(model=ModelConfig(pretrained=str(tmp_path / "r18.pth")))
+    found = first_params(config, detector, "")
+    both = {**found["backbone"], **found["shared_head"]}
+    jax.tree.map(np.testing.assert_array_equal, both, whole["backbone"])
+    assert jax.tree.structure(found) == jax.tree.structure(fresh)
