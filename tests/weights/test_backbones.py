@@ -101,6 +101,29 @@ def test_detectron_backbone(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again, tree)
 
 
+@pytest.mark.parametrize(
+    "leaves", [("gamma", "beta", "running_mean", "running_var"), ("s", "bias", "rm", "riv")]
+)
+def test_detectron2s_norms_are_whole(tmp_path, leaves):
+    """As its own conversion reads them: with statistics, of two spellings."""
+    tensors = imagenet(stages=1)
+    blobs = {k: v for k, v in detectron(tensors).items() if not k.endswith(("_bn_b", "_momentum"))}
+    norms = {k.removesuffix("_s"): v for k, v in blobs.items() if k.endswith("_bn_s")}
+    own = {id(v): k.removesuffix("weight") for k, v in tensors.items()}
+    for norm, scale in norms.items():
+        del blobs[f"{norm}_s"]
+        start = own[id(scale)]
+        for leaf, name in zip(
+            leaves, ("weight", "bias", "running_mean", "running_var"), strict=True
+        ):
+            blobs[f"{norm}_{leaf}"] = tensors[start + name]
+    (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(blobs))
+    write(tmp_path / "r50.pth", tensors)
+    template = template_of(num_stages=1, style="caffe")
+    found, wanted = (read_backbone(tmp_path / x, template) for x in ("R-50.pkl", "r50.pth"))
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
 def test_other_backbones_are_refused(tmp_path):
     path = tmp_path / "r50.pth"
     write(path, imagenet())
