@@ -19,6 +19,14 @@ from jaxdet.weights import layout, torch_file
 # a mean of zero, a batch norm with epsilon 1e-5 divides by exactly one.
 _AFFINE_VARIANCE = np.float32(1 - 1e-5)
 
+# What the last part of a blob's name is to PyTorch; detectron2's have norms that are not reduced.
+_KINDS = {
+    **{"w": "weight", "s": "weight", "gamma": "weight"},
+    **{"b": "bias", "bias": "bias", "beta": "bias"},
+    **{"rm": "running_mean", "running_mean": "running_mean"},
+    **{"riv": "running_var", "running_var": "running_var"},
+}
+
 # The models convolve without bias before a batch norm.  Caffe's files carry such biases, of
 # which neither Detectron nor the reference makes use.
 _CONV_BIAS = re.compile(r"(.*\.)?(conv\d|downsample\.0)\.bias")
@@ -63,21 +71,22 @@ def _from_detectron(checkpoint: Any, source: str) -> dict[str, np.ndarray]:
         tensors[name] = array
         if blob.endswith("_bn_s"):
             norm = name.removesuffix("weight")
-            tensors[norm + "running_mean"] = np.zeros_like(array)
-            tensors[norm + "running_var"] = np.full_like(array, _AFFINE_VARIANCE)
+            tensors.setdefault(f"{norm}running_mean", np.zeros_like(array))
+            tensors.setdefault(f"{norm}running_var", np.full_like(array, _AFFINE_VARIANCE))
     return tensors
 
 
 def _torchvision_name(blob: str) -> str:
     """Maps res2_0_branch2a_bn_s to layer1.0.bn1.weight; names of no backbone stay."""
-    leaf = "bias" if blob.endswith("_b") else "weight"
-    if blob in ("conv1_w", "conv1_b"):
-        return f"conv1.{leaf}"
-    if blob in ("res_conv1_bn_s", "res_conv1_bn_b"):
-        return f"bn1.{leaf}"
-    if re.fullmatch(r"(fc\d*|pred)_[wb]", blob):
+    named = re.fullmatch(rf"(.*?)_({'|'.join(_KINDS)})", blob)
+    if not named:
+        return blob
+    layer, leaf = named[1], _KINDS[named[2]]
+    if layer in ("conv1", "res_conv1_bn"):
+        return f"{'conv1' if layer == 'conv1' else 'bn1'}.{leaf}"
+    if re.fullmatch(r"fc\d*|pred", layer):
         return f"fc.{leaf}"
-    match = re.fullmatch(r"res(\d)_(\d+)_branch(1|2[abc])(_bn)?_[wsb]", blob)
+    match = re.fullmatch(r"res(\d)_(\d+)_branch(1|2[abc])(_bn)?", layer)
     if not match:
         return blob
     stage, index, branch, norm = match.groups()

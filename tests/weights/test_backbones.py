@@ -7,11 +7,13 @@ import jax
 import numpy as np
 import pytest
 import reference_weights
-from zoo_cases import shapes_of
+from zoo_cases import detector_of, shapes_of
 
-from jaxdet.config import ModelConfig
+from jaxdet.config import Config, ModelConfig
 from jaxdet.errors import InputError
+from jaxdet.training.loop import first_params
 from jaxdet.weights.backbones import read_backbone
+from jaxdet.weights.layout import to_state_dict
 from jaxdet.weights.torch_file import write
 
 EPSILON = np.float32(1e-5)
@@ -99,6 +101,29 @@ def test_detectron_backbone(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again, tree)
 
 
+@pytest.mark.parametrize(
+    "leaves", [("gamma", "beta", "running_mean", "running_var"), ("s", "bias", "rm", "riv")]
+)
+def test_detectron2s_norms_are_whole(tmp_path, leaves):
+    """As its own conversion reads them: with statistics, of two spellings."""
+    tensors = imagenet(stages=1)
+    blobs = {k: v for k, v in detectron(tensors).items() if not k.endswith(("_bn_b", "_momentum"))}
+    norms = {k.removesuffix("_s"): v for k, v in blobs.items() if k.endswith("_bn_s")}
+    own = {id(v): k.removesuffix("weight") for k, v in tensors.items()}
+    for norm, scale in norms.items():
+        del blobs[f"{norm}_s"]
+        start = own[id(scale)]
+        for leaf, name in zip(
+            leaves, ("weight", "bias", "running_mean", "running_var"), strict=True
+        ):
+            blobs[f"{norm}_{leaf}"] = tensors[start + name]
+    (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(blobs))
+    write(tmp_path / "r50.pth", tensors)
+    template = template_of(num_stages=1, style="caffe")
+    found, wanted = (read_backbone(tmp_path / x, template) for x in ("R-50.pkl", "r50.pth"))
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
 def test_other_backbones_are_refused(tmp_path):
     path = tmp_path / "r50.pth"
     write(path, imagenet())
@@ -114,3 +139,21 @@ def test_other_backbones_are_refused(tmp_path):
     path.write_bytes(pickle.dumps(blobs, 2))
     with pytest.raises(InputError, match=r"1 unused \(backbone\.res2_0_branch2a_gn_s\)"):
         read_backbone(path, template_of(num_stages=2))
+
+
+def test_c4s_second_stage_begins_as_the_backbones_fourth(tmp_path):
+    template = template_of(depth=18)
+    rng = np.random.default_rng(0)
+    whole = {"backbone": jax.tree.map(lambda x: rng.random(x.shape, np.float32), template)}
+    tensors = {k.removeprefix("backbone."): x for k, x in to_state_dict(whole).items()}
+    write(tmp_path / "r18.pth", tensors)
+    rooms = {"backbone": {}, "shared_head": {}}
+    for name, leaves in jax.tree.map(lambda x: np.zeros(x.shape), template).items():
+        rooms["shared_head" if name.startswith("layer4") else "backbone"][name] = leaves
+    fresh = {**rooms, "rpn_head": {"rpn_cls": {"bias": np.ones(3)}}}
+    detector = detector_of(ModelConfig())._replace(init=lambda key: fresh)
+    config = Config(model=ModelConfig(pretrained=str(tmp_path / "r18.pth")))
+    found = first_params(config, detector, "")
+    both = {**found["backbone"], **found["shared_head"]}
+    jax.tree.map(np.testing.assert_array_equal, both, whole["backbone"])
+    assert jax.tree.structure(found) == jax.tree.structure(fresh)
