@@ -138,7 +138,7 @@ class Dataset:
         except ValueError as error:
             raise InputError(
                 f"{self.source}: annotation {self.annotation_ids[place]} of image "
-                f"{self.image_ids[owner]} ({self.file_names[owner]}, {size[1]} x {size[0]}): "
+                f"{self.image_ids[owner]} ({size[1]} x {size[0]} pixels): "
                 f"segmentation is no mask: {error}"
             ) from None
 
