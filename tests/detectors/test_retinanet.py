@@ -19,9 +19,10 @@ from jaxdet.configs import base
 from jaxdet.data.buckets import bucket_sizes
 from jaxdet.data.image import padded_size, resize, resize_boxes, resized_size
 from jaxdet.detectors.build import build_detector, param_shapes
-from jaxdet.detectors.classes import labels_of
+from jaxdet.detectors.classes import labels_of, outputs_of
 from jaxdet.detectors.retinanet import build_network, retinanet_losses
 from jaxdet.detectors.rpn import anchor_grid, apply, make_targets
+from jaxdet.errors import InputError
 from jaxdet.inference.single import batch_of_one
 from jaxdet.models.params import merge_params, split_params
 from jaxdet.ops.anchors import base_anchors, pyramid_anchors
@@ -116,19 +117,21 @@ def test_detections_are_the_systems(case, golden):
             assert x.shape == tuple(own[f"{name}{stage}_shape"])
             error = np.abs(x.ravel()[own[f"{name}{stage}_idx"]] - own[f"{name}{stage}_val"])
             assert error.max() < 1e-4 * own[f"{name}{stage}_std"], (prefix, name, stage)
-        valid = found.valid[0]
-        rows = np.column_stack([found.boxes[0] / np.tile(batch.scale[0], 2), found.scores[0]])
-        require_same(
-            rows[valid],
-            found.labels[0][valid],
-            own["dets"],
-            own.get("labels_contiguous", own["labels"]),
-        )
+        rows, labels = valid_of(found, 0)
+        rows[:, :4] /= np.tile(batch.scale[0], 2)
+        require_same(rows, labels, own["dets"], own.get("labels_contiguous", own["labels"]))
+
+
+def valid_of(found, row: int):
+    """Boxes with scores, and labels, of an image of a batch."""
+    valid = np.asarray(found.valid[row])
+    rows = np.column_stack([found.boxes[row], found.scores[row]])
+    return rows[valid], np.asarray(found.labels[row])[valid]
 
 
 def require_same(found, labels, wanted, wanted_labels):
     """Every detection with its own, but for a few that rounding swaps at the cut."""
-    assert len(found) == len(wanted)
+    assert len(found) == len(wanted) > 10
     same = labels[:, None] == wanted_labels[None]
     same &= np.abs(found[:, None, :4] - wanted[None, :, :4]).max(-1) < 0.02
     same &= np.abs(found[:, None, 4] - wanted[None, :, 4]) < 1e-4
@@ -168,6 +171,7 @@ def test_losses_and_gradients_are_the_systems(case, golden):
 def train_batch(config, expected):
     """A golden's two images, as padded as the network sees them, and their own padding."""
     convention, images, boxes, labels = CONVENTIONS[config.model.convention], [], [], []
+    # The goldens of torchvision have category ids, ours are labels.
     ids = labels_of(config.model)
     for j in range(2):
         image = seeded(expected["source_hw"][j], expected["seed"] + j)
@@ -253,3 +257,57 @@ def test_anchors_are_the_systems(case, golden):
         ):
             step = np.asarray(anchors[9 * (wide + 1)] - anchors[0])
             np.testing.assert_array_equal(step, [*stride[::-1]] * 2)
+
+
+def small_config(case: str) -> config_lib.Config:
+    config = config_of(case)
+    narrow = {"depth": 18, "stem_channels": 8, "fpn_channels": 8, "head_channels": 8}
+    if case == "mmdet3_retinanet":
+        narrow["class_names"] = ("cat", "dog", "owl")
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **narrow))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(x, marks=() if x.endswith("v2") else pytest.mark.slow) for x in [*CASES][1:]],
+)
+def test_an_image_does_not_depend_on_its_bucket_or_neighbours(case):
+    """The second image's fourth level has 2 by 3 cells of its own: 96 and 160 are odd in 32."""
+    config, rng = small_config(case), np.random.default_rng(0)
+    detector = build_detector(config)
+    params = jax.jit(detector.init)(jax.random.key(0))
+    params = jax.tree.map(lambda x: x + 0.1 * rng.standard_normal(x.shape).astype(x.dtype), params)
+    params["bbox_head"]["retina_cls"]["bias"] *= 0.5
+    images = [
+        rng.integers(0, 256, (*size, 3)).astype(config.data.pixel_dtype)
+        for size in ((190, 60), (75, 150))
+    ]
+    pads = [padded_size(x.shape[:2]) for x in images]
+    boxes = np.array([[5, 7, 70, 60], [100, 20, 140, 70.0]], np.float32)
+    count = len(config.model.class_names)
+
+    def batch_of(images, bucket, pads):
+        batch = make_batch(images, bucket, pads, [boxes] * len(images))
+        labels = np.tile(np.array([0, count - 1], np.int32), (len(images), 1))
+        return jax.tree.map(jnp.asarray, batch._replace(labels=labels))
+
+    predict, loss = jax.jit(detector.predict), jax.jit(detector.loss)
+    alone = batch_of(images[1:], (96, 160), pads[1:])
+    together = predict(params, batch_of(images, (256, 192), pads).images)
+    found = predict(params, alone.images)
+    assert len(np.unique(found.labels[0])) > 2
+    assert found.labels.max() < count
+    # Another bucket is another program: sums of float32 in another order.
+    require_same(*valid_of(together, 1), *valid_of(found, 0))
+    terms, numbers = loss(params, alone)
+    assert numbers["num_positive"] > 1
+    wider, _ = loss(params, batch_of(images[1:], (128, 192), pads[1:]))
+    for name, term in terms.items():
+        np.testing.assert_allclose(wider[name], term, rtol=1e-5)
+
+
+def test_classes_that_do_not_fit_are_named():
+    model = config_of("retinanet_resnet50_fpn").model
+    for names, message in (((), "is empty"), (("cat",), "80 classes, not 1")):
+        with pytest.raises(InputError, match=message):
+            outputs_of(dataclasses.replace(model, class_names=names))
