@@ -54,15 +54,13 @@ def gather(tree: Tree) -> Tree:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def join_hosts(address: str = "", count: int | None = None, index: int | None = None) -> None:
+def join_hosts(address: str, count: int | None, index: int | None) -> None:
     """Makes this process one of several; must come before the first use of a device.
 
     What is not given is read from the environment, then asked of the cluster (SLURM, Open MPI,
     Kubernetes, a TPU pod): `host:port` of the first process (`JAX_COORDINATOR_ADDRESS`), how many
     there are (`JAX_NUM_PROCESSES`) and which of them, from 0, this is (`JAX_PROCESS_ID`).
-
-    Raises:
-        InputError: too little is known, or the others cannot be reached.
+    Raises `InputError` if too little is known, or the others cannot be reached.
     """
 
     def known(given: int | None, variable: str) -> int | None:

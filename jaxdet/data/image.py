@@ -42,15 +42,9 @@ def read_image(
     """Reads an image as RGB, the way OpenCV's colour mode does.
 
     EXIF rotation is applied; grey is repeated, alpha dropped, 16 bits cut to the upper 8, CMYK
-    converted, and the first frame of an animation taken.
-
-    Args:
-        path: a JPEG, PNG, WebP, BMP, GIF or TIFF file.
-        expected_size: (height, width) that the annotations claim.
-
-    Raises:
-        InputError: the file is absent, of another format, damaged, larger than `MAX_BYTES` or
-            `MAX_PIXELS`, or not of the expected size.
+    converted, and the first frame of an animation taken.  Raises `InputError` if the file is
+    absent, not of `FORMATS`, damaged, larger than `MAX_BYTES` or `MAX_PIXELS`, or not of the
+    (height, width) that annotations claim.
     """
     with _opened(path) as file:
         data = file.read()
@@ -60,11 +54,7 @@ def read_image(
 def decode_image(
     data: bytes, name: str, expected_size: tuple[int, int] | None = None
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Decodes what `read_image` reads; messages call it `name`.
-
-    Raises:
-        InputError: as `read_image`.
-    """
+    """Decodes what `read_image` reads, with its errors; messages call it `name`."""
     _size_within_limit(io.BytesIO(data), name)
     image = _decode(data, name)
     size = image.shape[:2]
@@ -79,19 +69,14 @@ def decode_image(
 def read_size(path: str | Path) -> tuple[int, int]:
     """Returns (height, width) of what `read_image` gives, from the header where that is enough.
 
-    Raises:
-        InputError: as `read_image`; a damaged body may be found later.
+    Errors are those of `read_image`; a damaged body may be found later.
     """
     with _opened(path) as file:
         return size_of(file, str(path))
 
 
 def size_of(file: io.BufferedIOBase, name: str) -> tuple[int, int]:
-    """Returns `read_size` of an open file; messages call it `name`.
-
-    Raises:
-        InputError: no image of a known format, or one of more than `MAX_PIXELS`.
-    """
+    """Returns `read_size` of an open file; messages call it `name`."""
     height, width = _size_within_limit(file, name)
     sideways = is_sideways(file)
     if sideways is None:
@@ -139,13 +124,7 @@ def resized_sizes(
 
     The aspect ratio is kept, and `data.image_scale` bounds the long and the short side; how sides
     are rounded, and whether the scale is what was asked for or what rounding left, is the config's.
-
-    Args:
-        sizes: (height, width) in original pixels.
-        data: for the bounds and the two rules.
-
-    Returns:
-        (height, width), at least 1 pixel each, and the scales (x, y).
+    Sizes are (height, width), given in original pixels, returned of at least 1; scales are (x, y).
     """
     long, short = max(data.image_scale), min(data.image_scale)
     resized, factor = _SIZE_RULES[data.resize](sizes, long, short)
@@ -227,16 +206,9 @@ def resize_boxes(
     flip: bool = False,
     convention: BoxConvention = MMDET1,
 ) -> Float32[np.ndarray, "n 4"]:
-    """Turns boxes of the original image into boxes of the resized one.
+    """Turns boxes of the original image into boxes of the resized one, of `size` (h, w).
 
-    In the reference's order: multiplies by the scale, mirrors, clips.
-
-    Args:
-        boxes: in original pixels.
-        scale: of `resized_sizes`.
-        size: (h, w) of the resized image.
-        flip: mirror them, as the resized image is.
-        convention: what a box is.
+    In the reference's order: multiplies by `resized_sizes`' scale, mirrors if the image is, clips.
     """
     boxes = boxes * np.tile(scale, 2)
     if flip:

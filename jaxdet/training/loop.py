@@ -77,10 +77,8 @@ def train(config: Config, workdir: Path, checkpoint: str = "") -> dict[str, Any]
     """Trains, or goes on where `workdir` stopped, and returns the last evaluation.
 
     `workdir` is claimed by `claim_workdir`; a checkpoint stands in for `config.model.pretrained`.
-
-    Raises:
-        InputError: data, checkpoint or work directory cannot be used.
-        TrainingError: a loss or gradient is not finite, or SIGTERM came.
+    Raises `InputError` if data, checkpoint or work directory cannot be used, and `TrainingError` if
+    a loss or gradient is not finite, or SIGTERM came.
     """
     mesh = data_mesh()
     training, validation = (load_dataset(config, split) for split in ("train", "val"))

@@ -1,6 +1,7 @@
 """One step of training, the same program on one device and on many."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -87,9 +88,7 @@ def make_train_step(
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        def of_group(group: Batch) -> tuple[Metrics, Params]:
-            return loss_and_gradient(detector, config, state.trainable, state.frozen, group)
-
+        of_group = partial(loss_and_gradient, detector, config, state.trainable, state.frozen)
         metrics, gradient = mean_over_groups(of_group, batch, config.accumulation)
         metrics, gradient = jax.lax.pmean((metrics, gradient), AXIS)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.trainable)

@@ -91,11 +91,8 @@ class _Unbuilt:
 def load(stream: Any, persistent: Callable[[Any], Storage] | None = None) -> Any:
     """Returns the data of the stream's next pickle: containers, numbers, text, bytes and arrays.
 
-    `persistent` returns the storage of a persistent id.
-
-    Raises:
-        Refused: the pickle asks for what is not in the tables.
-        Exception: of many kinds, when the bytes are damaged.
+    `persistent` returns the storage of a persistent id.  Raises `Refused` where the pickle asks for
+    what is not in the tables, exceptions of many kinds where the bytes are damaged.
     """
     root = _Machine(stream, persistent).run()
     _height(root, {}, 0)
@@ -126,8 +123,8 @@ class _Machine:
                 self._stack.append(self._argument(name))
             elif name in _NEW:
                 self._stack.append(_NEW[name]())
-            elif not self._container(name) and not self._object(name):
-                raise Refused(f"has the operation {name}; only tensors and containers are read")
+            else:
+                self._container(name)
         raise Refused(f"takes more than {_MAX_STEPS:,} steps")
 
     def _argument(self, name: str) -> Any:
@@ -138,7 +135,7 @@ class _Machine:
         del self._stack[start:]
         return items
 
-    def _container(self, name: str) -> bool:
+    def _container(self, name: str) -> None:
         stack, marks = self._stack, self._marks
         match name:
             case "MARK":
@@ -162,10 +159,9 @@ class _Machine:
                 items = self._taken(-2 if name == "SETITEM" else marks.pop())
                 _updated(stack[-1], items)
             case _:
-                return False
-        return True
+                self._object(name)
 
-    def _object(self, name: str) -> bool:
+    def _object(self, name: str) -> None:
         stack = self._stack
         match name:
             case "PUT" | "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
@@ -196,8 +192,7 @@ class _Machine:
             case "PROTO" | "FRAME":
                 self._argument(name)
             case _:
-                return False
-        return True
+                raise Refused(f"has the operation {name}; only tensors and containers are read")
 
     def _call(self, called: Any, args: Any) -> Any:
         """Does what the named function would; only what weight files give it is understood."""
