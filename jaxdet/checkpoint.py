@@ -43,12 +43,9 @@ class Damaged(InputError):
 def read_params(path: str | Path, shapes: Params, convention: str = "") -> Params:
     """Returns parameters from a work directory, one of its checkpoints, or another system's file.
 
-    Args:
-        path: `runs/x`, `runs/x/checkpoints/900`, a `.pth`, a `.pkl` or a `zoo://` name.
-        shapes: the model's parameter tree, leaves with `.shape` and `.dtype`.
-        convention: `config.model.convention`, which a file must be of; without, any file is read.
-
-    Raises `InputError` unless it is there, its tensors the model's, and finite.
+    `path` is `runs/x`, `runs/x/checkpoints/900`, a `.pth`, a `.pkl` or a `zoo://` name; `shapes` is
+    the model's tree, leaves with `.shape` and `.dtype`; a file must be of `convention`, if given.
+    Raises `InputError` unless the checkpoint is there, its tensors the model's, and finite.
     """
     path = _local(path)
     if path.suffix in FILE_SUFFIXES:

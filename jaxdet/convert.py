@@ -117,7 +117,9 @@ def read_momentum(checkpoint: Any, trainable: Params, source: str = "the checkpo
     except (KeyError, TypeError) as error:
         raise InputError(f"{source}: holds no optimizer state of SGD with momentum") from error
     tensors = SYSTEMS["mmdet"].read(layout.state_dict(checkpoint, source), 0.0)
-    names = [k for k in tensors if not k.endswith(("running_mean", "running_var", COUNTER))]
+    names = [
+        name for name in tensors if not name.endswith(("running_mean", "running_var", COUNTER))
+    ]
     if len(numbers) != len(names):
         trained = {layout.torch_name(path) for path, _ in layout.leaves(trainable)}
         names = [name for name in names if name in trained]

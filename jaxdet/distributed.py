@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -33,13 +33,11 @@ def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
 
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
     """Returns a copy of every (host or device) array on every device of the mesh."""
-
-    def movable(x: Any) -> Any:
-        # What one host holds on a device can be moved within that host only.
-        return np.asarray(x) if getattr(x, "is_fully_addressable", True) else x
-
     if jax.process_count() > 1:
-        tree = jax.tree.map(movable, tree)
+        # What one host holds on a device can be moved within that host only.
+        tree = jax.tree.map(
+            lambda x: np.asarray(x) if getattr(x, "is_fully_addressable", True) else x, tree
+        )
     return jax.device_put(tree, NamedSharding(mesh, REPLICATED))
 
 

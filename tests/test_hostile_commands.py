@@ -12,7 +12,7 @@ from tiny_coco import TINY_MODEL, write_coco
 
 from jaxdet import config as config_lib
 from jaxdet.checkpoint import Checkpoints
-from jaxdet.detectors.build import build_detector
+from jaxdet.detectors.build import build_detector, param_shapes
 
 CONFIG = "--config=rpn_r18_fpn_shapes"
 
@@ -108,7 +108,8 @@ def model(tmp_path_factory) -> list[str]:
     """Arguments for a network that compiles in seconds, with fresh weights."""
     config = config_lib.load_file("rpn_r18_fpn_shapes")
     config.model.update(TINY_MODEL)
-    params = jax.jit(build_detector(config_lib.parse(config)).init)(jax.random.key(0))
+    rng, shapes = np.random.default_rng(0), param_shapes(build_detector(config_lib.parse(config)))
+    params = jax.tree.map(lambda x: rng.uniform(0, 0.1, x.shape).astype(np.float32), shapes)
     workdir = tmp_path_factory.mktemp("run")
     with Checkpoints(workdir) as checkpoints:
         checkpoints.save(0, params, None, {})

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from forked_commands import run_forked
+from forked_commands import QUICK, run_forked
 from tiny_coco import TINY_FLAGS, TINY_MODEL, write_coco
 
 import jaxdet
@@ -30,7 +30,7 @@ def run(*arguments, timeout=300, **environment) -> subprocess.CompletedProcess:
     """Runs `python -m jaxdet.main`."""
     return subprocess.run(
         [sys.executable, "-m", "jaxdet.main", *map(str, arguments)],
-        env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), **environment},
+        env={**os.environ, "XLA_FLAGS": QUICK, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -136,7 +136,7 @@ def test_sigterm_saves_first(on_coco, tmp_path):
     arguments = [*on_coco, f"--workdir={workdir}", "--config.train.num_steps=100000"]
     process = subprocess.Popen(
         [sys.executable, "-m", "jaxdet.main", *arguments],
-        env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "XLA_FLAGS": QUICK, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

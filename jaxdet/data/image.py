@@ -6,8 +6,7 @@ OpenCV or Pillow resizes as the reference did: each one's bilinear filter on uin
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -126,8 +125,7 @@ def resized_sizes(
     are rounded, and whether the scale is what was asked for or what rounding left, is the config's.
     Sizes are (height, width), given in original pixels, returned of at least 1; scales are (x, y).
     """
-    long, short = max(data.image_scale), min(data.image_scale)
-    resized, factor = _SIZE_RULES[data.resize](sizes, long, short)
+    resized, factor = _exact_sides(sizes, data)
     resized = np.maximum(resized.astype(np.int64), 1)
     scale = (
         (resized / sizes)[:, ::-1] if data.box_scale == "actual" else factor[:, None].repeat(2, 1)
@@ -135,27 +133,17 @@ def resized_sizes(
     return resized, scale.astype(np.float32)
 
 
-def _by_one_factor(
-    half: float, sizes: np.ndarray, long: int, short: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Both sides grow by the factor, plus `half` a pixel or nothing before they are cut off."""
-    factor = np.minimum(long / sizes.max(axis=1), short / sizes.min(axis=1))
-    return sizes * factor[:, None] + half, factor
-
-
-def _short_side_first(sizes: np.ndarray, long: int, short: int) -> tuple[np.ndarray, np.ndarray]:
-    """The short side is made exact, then both are scaled down if the long one is too long."""
+def _exact_sides(sizes: np.ndarray, data: DataConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Returns sides before they are cut off to whole pixels, and the factor asked for."""
+    long, short = max(data.image_scale), min(data.image_scale)
+    if data.resize != "pillow":
+        factor = np.minimum(long / sizes.max(axis=1), short / sizes.min(axis=1))
+        return sizes * factor[:, None] + (0.5 if data.resize == "opencv" else 0.0), factor
+    # The short side is made exact, then both are scaled down if the long one is too long.
     factor = short / sizes.min(axis=1)
     sides = np.where(sizes == sizes.min(axis=1)[:, None], short, sizes * factor[:, None])
     down = np.minimum(long / sides.max(axis=1), 1)
     return sides * down[:, None] + 0.5, factor * down
-
-
-_SIZE_RULES: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
-    "opencv": partial(_by_one_factor, 0.5),
-    "pillow": _short_side_first,
-    "float": partial(_by_one_factor, 0.0),
-}
 
 
 def padded_size(size: tuple[int, int], multiple: int = STRIDE) -> tuple[int, int]:

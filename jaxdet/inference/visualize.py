@@ -4,7 +4,6 @@ Images are resized before anything is drawn, so that lines and labels are readab
 Drawn with Pillow, which takes a fiftieth of matplotlib's time for the thousands of `--draw`.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -125,9 +124,9 @@ def proposal_grid(
     return np.asarray(page)
 
 
-def write_png(path: str | os.PathLike[str], image: UInt8[np.ndarray, "h w 3"]) -> None:
+def write_png(path: Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
     """Writes an RGB image as a PNG file; see `whole`."""
-    with whole(Path(path)) as file:
+    with whole(path) as file:
         Image.fromarray(image).save(file, "PNG")
 
 

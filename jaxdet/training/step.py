@@ -100,10 +100,6 @@ def make_train_step(
     # Replication is by construction (everything but the batch is averaged), which the checker
     # cannot follow through custom derivatives.
     sharded = jax.shard_map(
-        step,
-        mesh=mesh,
-        in_specs=(REPLICATED, SPLIT),
-        out_specs=(REPLICATED, REPLICATED),
-        check_vma=False,
+        step, mesh=mesh, in_specs=(REPLICATED, SPLIT), out_specs=REPLICATED, check_vma=False
     )
     return jax.jit(sharded, donate_argnums=0)

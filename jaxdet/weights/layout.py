@@ -136,8 +136,13 @@ def to_state_dict(
 ) -> "OrderedDict[str, np.ndarray]":
     """Returns a system's state dict, in the model's order, for loading with strict keys.
 
-    Arrays are contiguous, kernels OIHW; every batch norm has its `num_batches_tracked` where the
-    system, a key of `SYSTEMS`, has such counters.
+    Args:
+        params: nested dict of arrays, kernels HWIO.
+        system: a key of `SYSTEMS`.
+
+    Returns:
+        Name to contiguous array, kernels OIHW; every batch norm has its `num_batches_tracked`
+        where the system has such counters.
     """
     spell, write = SYSTEMS[system].spell, SYSTEMS[system].write
     tensors: dict[str, np.ndarray] = {}

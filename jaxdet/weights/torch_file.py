@@ -31,11 +31,9 @@ def read(path: str | os.PathLike[str]) -> Any:
 
     A plain pickle is of any protocol below 5, from Python 2 (whose text is decoded as latin1) or 3.
     Tensors become np.ndarray, in plain containers; bfloat16 is widened to float32, other dtypes
-    stay, and devices are forgotten.  Nothing in the file is executed.
-
-    Raises:
-        InputError: the file cannot be opened, is damaged, is no `.pth`, or its pickle asks
-            for anything but tensors and plain containers.
+    stay, and devices are forgotten.  Nothing in the file is executed.  Raises `InputError` if it
+    cannot be opened, is damaged, is no `.pth`, or its pickle asks for anything but tensors and
+    plain containers.
     """
     try:
         with open_regular(path) as stream:

@@ -67,12 +67,9 @@ def _advice(row: Row) -> str:
 def download(urls: Sequence[str], target: Path, advice: str = "") -> Path:
     """Returns `target`, verified, which is brought here unless it is here already.
 
-    Args:
-        urls: of the same file, tried in this order.
-        target: ends in `-<hex digits>.pth`, the beginning of the file's SHA-256, or in
-            `_<hex digits>.pkl`, that of its MD5; a backbone `R-<depth>.pkl` has none.
-        advice: what else can be done, to end the message of the `InputError` that is raised where
-            no URL gives the right bytes.
+    It ends in `-<hex digits>.pth`, the beginning of the file's SHA-256, or in `_<hex digits>.pkl`,
+    that of its MD5; a backbone `R-<depth>.pkl` has none.  URLs are tried in order.  Where none
+    gives the right bytes, the line of the `InputError` ends with `advice`.
     """
     problems = []
     with reported(target.parent, "written", "set JAXDET_CACHE to a folder that can"):
