@@ -80,10 +80,8 @@ def train(
 
     `workdir` is claimed by `claim_workdir`; a checkpoint stands in for `config.model.pretrained`.
     `proposals` are files of the two splits, for a detector that takes them.
-
-    Raises:
-        InputError: data, checkpoint or work directory cannot be used.
-        TrainingError: a loss or gradient is not finite, or SIGTERM came.
+    Raises `InputError` if data, checkpoint or work directory cannot be used, and `TrainingError` if
+    a loss or gradient is not finite, or SIGTERM came.
     """
     mesh = data_mesh()
     training, validation = map(load_with_proposals, (config, config), ("train", "val"), proposals)

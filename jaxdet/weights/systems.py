@@ -47,16 +47,13 @@ def system_of(tensors: Mapping[str, np.ndarray]) -> System:
 def require_convention(
     checkpoint: Any, tensors: Mapping[str, np.ndarray], convention: str, source: str
 ) -> None:
-    """Refuses a checkpoint whose boxes are not those of a config.
+    """Raises `InputError` if a checkpoint's boxes are not those of a config.
 
     Args:
         checkpoint: what the file `source` holds; mmdet's say of which version they are.
         tensors: its state dict.
         convention: `config.model.convention`; a name that no system has takes every file.
         source: for the message.
-
-    Raises:
-        InputError: the file is of another system or version.
     """
     system = system_of(tensors)
     fitting = system.conventions
