@@ -1,6 +1,7 @@
 """Training, evaluation and prediction as commands."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,12 @@ from jaxdet import console
 from jaxdet.config import Config
 from jaxdet.configs.base import COCO_CLASSES
 from jaxdet.data.dataset import from_files
-from jaxdet.data.load import load_dataset
 from jaxdet.distributed import data_mesh, print_once
 from jaxdet.errors import InputError
 from jaxdet.files import make_folder, reported, write_json
 from jaxdet.inference import results as report
 from jaxdet.inference.evaluate import DatasetPredictions, evaluate
+from jaxdet.inference.given import load_with_proposals
 from jaxdet.inference.predictor import load_predictor
 from jaxdet.inference.report import write_report
 from jaxdet.inference.visualize import draw_result, write_png
@@ -27,11 +28,19 @@ COCO_IDS = sorted({*range(1, 91)} - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 
 
-def run_train(config: Config, workdir: Path, checkpoint: str) -> None:
-    """Trains in `workdir`, which must be new or of the same config."""
+def run_train(
+    config: Config, workdir: Path, checkpoint: str, proposals: Sequence[str] = ()
+) -> None:
+    """Trains in `workdir`, which must be new or of the same config.
+
+    `proposals` are no files or two, of the training and of the validation images.
+    """
+    if len(proposals) not in (0, 2):
+        raise InputError("--proposals: training takes two files, TRAIN,VAL")
+    of_train, of_val = proposals or ("", "")
     try:
         with claim_workdir(workdir, config):
-            train(config, workdir, checkpoint)
+            train(config, workdir, checkpoint, (of_train, of_val))
     except Stopped as stop:
         console.fail(str(stop), 143)
     except TrainingError as error:
@@ -40,11 +49,22 @@ def run_train(config: Config, workdir: Path, checkpoint: str) -> None:
 
 
 def run_eval(
-    config: Config, workdir: Path, checkpoint: str | Path, save_proposals: bool
+    config: Config,
+    workdir: Path,
+    checkpoint: str | Path,
+    save_proposals: bool,
+    split: str = "val",
+    proposals: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Evaluates a checkpoint on the validation images; writes into `workdir`."""
-    dataset = load_dataset(config, "val")
+    """Evaluates a checkpoint on the images of a split, given no file of proposals or one.
+
+    Writes into `workdir`, or into its folder `train`.
+    """
+    if len(proposals) > 1:
+        raise InputError("--proposals: evaluation takes one file")
+    dataset = load_with_proposals(config, split, "".join(proposals))
     predictor = load_predictor(config, checkpoint, data_mesh())
+    workdir = workdir if split == "val" else workdir / split
     make_folder(workdir)
     result, found = evaluate(predictor, dataset)
     report.write_evaluation(workdir, result, dataset, found)

@@ -39,6 +39,12 @@ _OUT = flags.DEFINE_string(
 )
 _DRAW = flags.DEFINE_bool("draw", False, "predict: also write images with their best boxes.")
 _SAVE = flags.DEFINE_bool("save_proposals", False, "eval: also write proposals.npz.")
+_SPLIT = flags.DEFINE_enum(
+    "split", "val", ["val", "train"], "eval: of which images; train writes into <workdir>/train."
+)
+_PROPOSALS = flags.DEFINE_list(
+    "proposals", [], "Fast R-CNN: proposals.npz or .pkl; eval: FILE; train: TRAIN,VAL."
+)
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Join the other hosts, as JAX_* variables or the cluster describe them."
 )
@@ -60,17 +66,23 @@ def main(argv: list[str]) -> None:
     from jaxdet import cli, data_check, distributed
     from jaxdet.inference import export
 
-    given = (_NUM_PROCESSES.value, _PROCESS_ID.value)
-    if _DISTRIBUTED.value or _COORDINATOR.value or given != (None, None):
-        distributed.join_hosts(_COORDINATOR.value, *given)
+    mode = _MODE.value
+    if config.model.takes_proposals and mode in ("predict", "export"):
+        raise InputError(
+            f"--mode={mode}: {config.model.detector} works on a file of proposals only"
+        )
+    hosts = (_NUM_PROCESSES.value, _PROCESS_ID.value)
+    if _DISTRIBUTED.value or _COORDINATOR.value or hosts != (None, None):
+        distributed.join_hosts(_COORDINATOR.value, *hosts)
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
     workdir = Path(_WORKDIR.value or f"runs/{config.name}")
     checkpoint = _CHECKPOINT.value or workdir
-    match _MODE.value:
+    match mode:
         case "train":
-            cli.run_train(config, workdir, _CHECKPOINT.value)
+            cli.run_train(config, workdir, _CHECKPOINT.value, _PROPOSALS.value)
         case "eval":
-            cli.run_eval(config, workdir, checkpoint, _SAVE.value)
+            given = _SPLIT.value, _PROPOSALS.value
+            cli.run_eval(config, workdir, checkpoint, _SAVE.value, *given)
         case "predict":
             out = Path(_OUT.value or "proposals")
             cli.run_predict(config, checkpoint, _IMAGES.value, out, _DRAW.value)

@@ -104,6 +104,14 @@ def test_eval_and_predict(trained, on_coco, coco, tmp_path):
     assert after["AR@1000"] == before["AR@1000"]
     with np.load(workdir / "proposals.npz") as arrays:
         assert arrays["count"].sum() == len(arrays["boxes"]) == len(arrays["scores"])
+    result = run(
+        *on_coco, "--mode=eval", f"--checkpoint={trained}", f"--workdir={workdir}",
+        "--save_proposals", "--split=train",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert json.loads((workdir / "eval.json").read_text()) == after
+    with np.load(workdir / "train" / "proposals.npz") as arrays:
+        assert arrays["image_id"].tolist() == [1, 2, 3, 4, 5, 6]
 
     out = tmp_path / "out"
     images = f"{coco}/val2017/0.png,{coco}/train2017/5.png"

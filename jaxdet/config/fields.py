@@ -71,6 +71,11 @@ class ModelConfig:
         return (*(2 ** (i + 2) for i in range(self.fpn_start, self.num_stages)), *extra)
 
     @property
+    def takes_proposals(self) -> bool:
+        """Returns whether a file gives the boxes that it classifies (Fast R-CNN)."""
+        return self.detector.startswith("fast_")
+
+    @property
     def num_classes(self) -> int:
         """Returns how many classes the network's outputs tell apart, background left out."""
         return 90 if self.class_outputs == "coco_ids" else len(self.class_names)

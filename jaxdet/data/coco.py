@@ -162,6 +162,7 @@ def load_coco(
         area=np.fromiter(map(_area_of, rows), np.float64, len(rows))[order],
         iscrowd=_column(rows, "iscrowd", bool)[order],
         ignore=_column(rows, "ignore", bool)[order],
+        file_order=firsts,
         segmentations=Segmentations.joined([rows[i].segmentation for i in order])
         if masks
         else None,

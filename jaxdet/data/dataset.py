@@ -36,6 +36,14 @@ class GroundTruth(NamedTuple):
     labels: Int32[np.ndarray, " n"] | None = None  # None: of a data set without classes
 
 
+class Given(NamedTuple):
+    """Proposals that a file gives for all images, best first; boxes in original pixels."""
+
+    boxes: Float32[np.ndarray, "G 4"]
+    offsets: Int64[np.ndarray, " images_plus_1"]  # those of i: offsets[i] to offsets[i + 1]
+    limit: int  # of an image
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Dataset:
     """Images in ascending order of their ids, annotations grouped by image."""
@@ -57,6 +65,8 @@ class Dataset:
     class_ids: Int64[np.ndarray, " C"] = field(default_factory=lambda: np.zeros(0, np.int64))
     labels: Int32[np.ndarray, " K"] | None = None  # None: there are no classes
     segmentations: Segmentations | None = None  # `K`; None: not loaded
+    file_order: Int64[np.ndarray, " images"] | None = None  # places in the annotation file
+    given: Given | None = None
     confined: bool = True  # no image is read from outside of `image_dir`
     convention: BoxConvention = MMDET1  # of the boxes that it gives
 
@@ -128,7 +138,7 @@ class Dataset:
         except ValueError as error:
             raise InputError(
                 f"{self.source}: annotation {self.annotation_ids[place]} of image "
-                f"{self.image_ids[owner]} ({self.file_names[owner]}, {size[1]} x {size[0]}): "
+                f"{self.image_ids[owner]} ({size[1]} x {size[0]} pixels): "
                 f"segmentation is no mask: {error}"
             ) from None
 
@@ -139,6 +149,18 @@ class Dataset:
         masks = self.segmentations and self.segmentations.select(kept)
         offsets = np.append(0, np.cumsum(kept))[self.offsets]
         return replace(self, offsets=offsets, segmentations=masks, **columns)
+
+    def with_proposals(self, boxes: Sequence[np.ndarray], limit: int) -> "Dataset":
+        """Returns the data set with proposals, [n, 4 or more] of each image; `limit` are taken."""
+        taken = [of_image[:limit, :4].astype(np.float32) for of_image in boxes]
+        offsets = np.cumsum([0, *map(len, taken)])
+        return replace(self, given=Given(np.concatenate(taken), offsets, limit))
+
+    def proposals_of(self, index: int) -> Float32[np.ndarray, "n 4"]:
+        """Returns the proposals that a file gives, none where there is no file."""
+        if self.given is None:
+            return np.zeros((0, 4), np.float32)
+        return self.given.boxes[slice(*self.given.offsets[index : index + 2])]
 
     @functools.cached_property
     def usable(self) -> Bool[np.ndarray, " K"]:

@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 from pycocotools import mask as coco_mask
 
+from jaxdet.data.image import MAX_PIXELS
+
 # A larger one is a typing error; the COCO API counts fifths of a pixel in 32 bits.
 _Coordinate = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
 _Polygon = Annotated[list[_Coordinate], msgspec.Meta(min_length=6)]
@@ -60,6 +62,8 @@ def bitmap_of(text: bytes, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
     Raises:
         ValueError: it is neither, or does not fit the image; the message is one line.
     """
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(f"images over {MAX_PIXELS} pixels are refused")
     shape = msgspec.json.decode(text, type=_Polygons | _RunLengths)  # its errors are ValueErrors
     if isinstance(shape, list):
         for polygon in shape:
@@ -117,7 +121,13 @@ def resize_bitmap(
     if kind != "float":
         return cv2.resize(bitmap, size[::-1], interpolation=cv2.INTER_NEAREST)
     rows, columns = map(_nearest, bitmap.shape, size)
-    return bitmap[rows[:, None], columns]
+    return bitmap[:, columns][rows]  # five times as fast as in one step
+
+
+def pack(bitmap: UInt8[np.ndarray, "H W"], flip: bool) -> UInt8[np.ndarray, "H bytes"]:
+    """Returns a bitmap, mirrored perhaps, as eight pixels of a row a byte (`Batch.masks`)."""
+    # A view that runs backward would be packed twenty times as slowly.
+    return np.packbits(np.asarray(cv2.flip(bitmap, 1), np.uint8) if flip else bitmap, axis=1)
 
 
 def _nearest(old: int, new: int) -> Int64[np.ndarray, " new"]:

@@ -14,7 +14,7 @@ from jaxdet.data.buckets import Size, bucket_sizes, buckets_of
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.image import fit, resize_boxes, resized_sizes
 from jaxdet.data.loader import Element, Loader
-from jaxdet.data.masks import resize_bitmap
+from jaxdet.data.masks import pack, resize_bitmap
 from jaxdet.data.sampler import Sampler, flips, picks
 from jaxdet.errors import InputError
 from jaxdet.types import Batch
@@ -101,7 +101,7 @@ class _Source:
     def empty_batch(self, bucket: Size) -> Batch:
         """Returns a batch with a filler image in every row."""
         rows = self.rows.stop - self.rows.start
-        has_classes = len(self.dataset.class_names) > 0
+        has_classes, given = len(self.dataset.class_names) > 0, self.dataset.given
         return Batch(
             image=np.zeros((rows, *bucket, 3), self.data.pixel_dtype),
             image_size=np.full((rows, 2), FILLER_SIZE, np.int32),
@@ -112,6 +112,8 @@ class _Source:
             seed=np.zeros(rows, np.uint32),
             index=np.full(rows, -1, np.int32),
             labels=np.zeros((rows, self.max_boxes), np.int32) if has_classes else None,
+            proposals=np.zeros((rows, given.limit, 4), np.float32) if given else None,
+            proposal_mask=np.zeros((rows, given.limit), bool) if given else None,
         )
 
     def fill_row(
@@ -129,22 +131,25 @@ class _Source:
             data = dataclasses.replace(data, image_scale=(max(data.image_scale), short_side))
         resized, pad_size, scale = fit(self.dataset.read(index), data)
         height, width = resized.shape[:2]
-        step = -1 if flip else 1
         if batch.masks is not None:
             masks = [
-                np.packbits(resize_bitmap(mask, (height, width), data.resize)[:, ::step], axis=1)
+                pack(resize_bitmap(mask, (height, width), data.resize), flip)
                 for mask in self.dataset.masks_of(index)
             ]
             for place, mask in enumerate(masks):
                 batch.masks[row, place, :height, : mask.shape[1]] = mask
-        batch.image[row, :height, :width] = resized[:, ::step]
+        batch.image[row, :height, :width] = resized[:, ::-1] if flip else resized
         batch.image_size[row] = height, width
         batch.pad_size[row] = pad_size
         batch.scale[row] = scale
-        given, convention = self.dataset.boxes_of(index), self.dataset.convention
-        boxes = resize_boxes(given, scale, (height, width), flip, convention)
+        transform = scale, (height, width), flip, self.dataset.convention
+        boxes = resize_boxes(self.dataset.boxes_of(index), *transform)
         batch.boxes[row, : len(boxes)] = boxes
         batch.box_mask[row, : len(boxes)] = True
+        if batch.proposals is not None and batch.proposal_mask is not None:
+            proposals = resize_boxes(self.dataset.proposals_of(index), *transform)
+            batch.proposals[row, : len(proposals)] = proposals
+            batch.proposal_mask[row, : len(proposals)] = True
         if batch.labels is not None:
             batch.labels[row, : len(boxes)] = self.dataset.labels_of(index)
         batch.index[row] = index

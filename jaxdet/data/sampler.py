@@ -24,8 +24,8 @@ class Sampler:
 
     As in the reference, a batch holds images of one aspect group (wider than high, or not),
     every image of a group comes once an epoch, and a group is filled up to whole batches by
-    repeating its first images.  An image whose annotations are all unusable gives its place
-    to another one of its group.
+    repeating its first images.  An image whose annotations are all unusable, or that a file gives
+    no proposals, leaves its place to another one of its group.
     """
 
     def __init__(self, dataset: Dataset, data: DataConfig, *, global_batch: int, seed: int):
@@ -34,7 +34,7 @@ class Sampler:
         self.image_ids = dataset.image_ids
         self.buckets = bucket_sizes(data.image_scale)
         self.sizes = resized_sizes(dataset.sizes, data)[0]
-        self.has_use = (dataset.num_boxes > 0) | data.keep_empty
+        self.has_use = _has_use(dataset, data.keep_empty)
         self.groups = aspect_groups(dataset, data.keep_empty)
         self.steps_per_epoch = steps_per_epoch(dataset, data, global_batch)
 
@@ -87,7 +87,7 @@ def aspect_groups(dataset: Dataset, keep_empty: bool = False) -> list[Int64[np.n
     """
     large = np.minimum(dataset.heights, dataset.widths) >= MIN_SIDE
     trainable = large & ((dataset.num_annotations > 0) | keep_empty)
-    has_use = (dataset.num_boxes > 0) | keep_empty
+    has_use = _has_use(dataset, keep_empty)
     is_wide = dataset.widths > dataset.heights
     groups = [np.flatnonzero(trainable & (is_wide == wide)) for wide in (False, True)]
     # A group in which no image could replace another has nothing to train on.
@@ -98,6 +98,12 @@ def aspect_groups(dataset: Dataset, keep_empty: bool = False) -> list[Int64[np.n
             f"or has a side under {MIN_SIDE} pixels"
         )
     return groups
+
+
+def _has_use(dataset: Dataset, keep_empty: bool) -> Bool[np.ndarray, " images"]:
+    """Returns whether training an image teaches anything: it has boxes, and any proposals."""
+    has_use = (dataset.num_boxes > 0) | keep_empty
+    return has_use if dataset.given is None else has_use & (np.diff(dataset.given.offsets) > 0)
 
 
 def image_seeds(

@@ -47,7 +47,14 @@ class Predictor:
         sizes = jax.ShapeDtypeStruct((count, 2), jnp.int32, sharding=sharding)
         image = jax.ShapeDtypeStruct((count, *bucket, 3), data.pixel_dtype, sharding=sharding)
         scale = jax.ShapeDtypeStruct((count, 2), jnp.float32, sharding=sharding)
-        return self.programs.compile(self.params, Images(image, sizes, sizes, scale))
+        images = Images(image, sizes, sizes, scale)
+        if self.config.model.takes_proposals:
+            shape = count, self.config.rois.max_given
+            images = images._replace(
+                proposals=jax.ShapeDtypeStruct((*shape, 4), jnp.float32, sharding=sharding),
+                proposal_mask=jax.ShapeDtypeStruct(shape, jnp.bool_, sharding=sharding),
+            )
+        return self.programs.compile(self.params, images)
 
     def with_params(self, params: Params) -> "Predictor":
         """Returns a predictor with other parameters and the same compiled programs."""

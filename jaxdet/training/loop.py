@@ -12,7 +12,6 @@ from jax.sharding import Mesh
 from jaxdet.checkpoint import Checkpoints, read_backbone, read_params, save_best
 from jaxdet.config import Config
 from jaxdet.data.dataset import Dataset
-from jaxdet.data.load import load_dataset
 from jaxdet.data.pipeline import train_batches
 from jaxdet.detectors.build import build_detector
 from jaxdet.distributed import (
@@ -29,6 +28,7 @@ from jaxdet.environment import peak_memory
 from jaxdet.errors import InputError
 from jaxdet.inference import results
 from jaxdet.inference.evaluate import evaluate
+from jaxdet.inference.given import load_with_proposals
 from jaxdet.inference.predictor import Predictor, make_predictor
 from jaxdet.inference.report import write_report
 from jaxdet.models.params import split_params
@@ -73,17 +73,20 @@ class Run(NamedTuple):
     logbook: Logbook
 
 
-def train(config: Config, workdir: Path, checkpoint: str = "") -> dict[str, Any]:
+def train(
+    config: Config, workdir: Path, checkpoint: str = "", proposals: tuple[str, str] = ("", "")
+) -> dict[str, Any]:
     """Trains, or goes on where `workdir` stopped, and returns the last evaluation.
 
     `workdir` is claimed by `claim_workdir`; a checkpoint stands in for `config.model.pretrained`.
+    `proposals` are files of the two splits, for a detector that takes them.
 
     Raises:
         InputError: data, checkpoint or work directory cannot be used.
         TrainingError: a loss or gradient is not finite, or SIGTERM came.
     """
     mesh = data_mesh()
-    training, validation = (load_dataset(config, split) for split in ("train", "val"))
+    training, validation = map(load_with_proposals, (config, config), ("train", "val"), proposals)
     plan = make_plan(config, training, mesh.size)
     detector = build_detector(config)
     optimizer = optim.make_optimizer(config.optimizer, plan.learning_rate)

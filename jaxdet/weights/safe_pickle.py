@@ -52,6 +52,7 @@ _NAMES = {
     "numpy._core.multiarray.scalar": "scalar",
     "collections.OrderedDict": "dict",
     "_codecs.encode": "bytes",
+    "__builtin__.bytes": "bytes",
     # Stepped over: what training scripts save beside their weights.
     "argparse.Namespace": "sealed",
     "collections.Counter": "sealed",
@@ -88,16 +89,20 @@ class _Unbuilt:
     memo_keys: list[int] = field(default_factory=list)
 
 
-def load(stream: Any, persistent: Callable[[Any], Storage] | None = None) -> Any:
+def load(
+    stream: Any,
+    persistent: Callable[[Any], Storage] | None = None,
+    max_steps: int | None = None,
+) -> Any:
     """Returns the data of the stream's next pickle: containers, numbers, text, bytes and arrays.
 
-    `persistent` returns the storage of a persistent id.
+    `persistent` returns the storage of a persistent id; `max_steps` operations are done at most.
 
     Raises:
         Refused: the pickle asks for what is not in the tables.
         Exception: of many kinds, when the bytes are damaged.
     """
-    root = _Machine(stream, persistent).run()
+    root = _Machine(stream, persistent).run(max_steps or _MAX_STEPS)
     _height(root, {}, 0)
     return root
 
@@ -113,9 +118,9 @@ class _Machine:
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
 
-    def run(self) -> Any:
+    def run(self, max_steps: int) -> Any:
         """Returns what the program leaves on the stack."""
-        for _ in range(_MAX_STEPS):
+        for _ in range(max_steps):
             code = self._stream.read(1)
             if not code:
                 raise ValueError("it ends too early; it is truncated")
@@ -128,7 +133,7 @@ class _Machine:
                 self._stack.append(_NEW[name]())
             elif not self._container(name) and not self._object(name):
                 raise Refused(f"has the operation {name}; only tensors and containers are read")
-        raise Refused(f"takes more than {_MAX_STEPS:,} steps")
+        raise Refused(f"takes more than {max_steps:,} steps")
 
     def _argument(self, name: str) -> Any:
         return _READERS[name](self._stream)
@@ -221,6 +226,8 @@ class _Machine:
                 return _Unbuilt(code)
             case "scalar", (np.dtype() as dtype, data):
                 return pickled_arrays.numpy_array((), dtype, False, self._bytes(data))[()]
+            case "bytes", ():
+                return b""
             case "bytes", (str() as text, str("latin1")):
                 return self._bytes(text)
             case ("sealed", tuple()) | ("attribute", (Global("sealed"), str())):

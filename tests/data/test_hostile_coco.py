@@ -1,5 +1,6 @@
 """A valid COCO file changed anywhere loads with sane arrays, or is one line that names the file."""
 
+import contextlib
 import json
 import os
 
@@ -14,6 +15,7 @@ from jaxdet.data.dataset import from_files
 from jaxdet.data.image import resize_boxes, resized_size
 from jaxdet.errors import InputError
 
+CAT = {"category_id": 3}
 VALID = {
     "info": {"year": 2017},
     "images": [
@@ -21,12 +23,19 @@ VALID = {
         {"id": 10, "file_name": "sub/a.jpg", "height": 50, "width": 20},
     ],
     "annotations": [
-        {"id": 1, "image_id": 10, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 0},
-        {"id": 2, "image_id": 30, "bbox": [5.5, 6.25, 10, 20], "category_id": 3, "ignore": 1},
-        {"id": 3, "image_id": 10, "bbox": [0, 0, 9, 9], "segmentation": [[0, 0, 9, 9, 0, 9]]},
+        {"id": 1, "image_id": 10, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 0, **CAT},
+        {"id": 2, "image_id": 30, "bbox": [5.5, 6.25, 10, 20], "ignore": 1, **CAT},
+        {"id": 3, "image_id": 10, "bbox": [0, 0, 9, 9], **CAT},
     ],
     "categories": [{"id": 3, "name": "cat"}],
 }
+OUTLINES = (
+    [[0, 0, 9, 9, 0, 9.5], [1, 1, 2, 1, 2, 2]],
+    {"size": [40, 60], "counts": [5, 7, 2388]},
+    {"size": [50, 20], "counts": "57ln0"},
+)
+for _annotation, _outline in zip(VALID["annotations"], OUTLINES, strict=True):
+    _annotation["segmentation"] = _outline
 TEXT = json.dumps(VALID)
 
 # As JSON text, so that literals no Python value gives are among them.
@@ -100,14 +109,31 @@ def damaged_bytes(draw):
 def check(folder, data: bytes) -> None:
     path = folder / "hostile.json"
     path.write_bytes(data)
+    with one_line(path):
+        check_boxes(load_coco(path, folder), folder)
+    with one_line(path):
+        dataset = load_coco(path, folder, class_names=("dog", "cat"), masks=True)
+        assert (dataset.labels == 1).all()
+        for index in range(len(dataset)):
+            size = [dataset.heights[index], dataset.widths[index]]
+            assert all(rle["size"] == size for rle in dataset.rles_of(index))
+            masks = list(dataset.masks_of(index))
+            assert len(masks) == len(dataset.boxes_of(index))
+            assert all(mask.max() <= 1 for mask in masks)
+
+
+@contextlib.contextmanager
+def one_line(path):
     try:
-        dataset = load_coco(path, folder)
+        yield
     except InputError as error:
         line = str(error)
         assert line.startswith(f"{path}: ")
         assert line.splitlines() == [line]
         assert len(line) < 1000
-        return
+
+
+def check_boxes(dataset, folder) -> None:
     assert dataset.image_ids.dtype == dataset.annotation_ids.dtype == np.int64
     assert (np.diff(dataset.image_ids) > 0).all()
     for index in range(len(dataset)):
@@ -126,6 +152,13 @@ def check(folder, data: bytes) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("coco")
+
+
+def test_the_unchanged_file_loads(folder):
+    (folder / "valid.json").write_text(TEXT)
+    dataset = load_coco(folder / "valid.json", folder, class_names=("dog", "cat"), masks=True)
+    assert [len(list(dataset.masks_of(index))) for index in range(2)] == [2, 0]  # one is ignored
+    assert [len(dataset.rles_of(index)) for index in range(2)] == [2, 1]
 
 
 @pytest.mark.parametrize("documents", [documents(), damaged_bytes()], ids=["values", "bytes"])

@@ -136,7 +136,7 @@ def test_what_is_no_mask_is_one_line_and_a_finding(root, value, said):
     with pytest.raises(InputError) as error:
         list(dataset.masks_of(1))
     line = str(error.value)
-    start = f"{path}: annotation 3 of image 2 (1.png, 64 x 48): segmentation is no mask: "
+    start = f"{path}: annotation 3 of image 2 (64 x 48 pixels): segmentation is no mask: "
     assert line.startswith(start)
     assert said in line
     assert "\n" not in line
