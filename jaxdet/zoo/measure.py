@@ -57,9 +57,8 @@ def measure(
     """Trains a few steps, then goes through the validation images; returns a record for JSON.
 
     Without a checkpoint, parameters are fresh; no `steps` leave training out, and `num_images` 0
-    takes all.  `images_per_step` are over all devices; `AR1000`, `AR1000_fast`, `box_AP` and
-    `mask_AP` are percent, None without a checkpoint, on a part of the images, or if of another
-    kind of detector.
+    takes all.  `images_per_step` are over all devices; `AR1000` and `AR1000_fast` are percent,
+    None without a checkpoint or on a part of the images.
 
     Raises:
         InputError: data or checkpoint cannot be used.
@@ -95,7 +94,8 @@ def measure(
     }
 
 
-# Where a result of `evaluate` has what the tables publish.
+# Where a result of `evaluate` has what the tables publish, by the record's name; an RPN has no AP,
+# and what a result has not is None in the record, like recall that was not measured.
 _QUALITY = {
     "AR1000": ("AR@1000",),
     "AR1000_fast": ("fast", "AR@1000"),
