@@ -88,7 +88,8 @@ def measure(
     }
 
 
-# Where a result of `evaluate` has what the tables publish.
+# Where a result of `evaluate` has what the tables publish, by the record's name; an RPN has no AP,
+# and what a result has not is None in the record, like recall that was not measured.
 _QUALITY = {
     "AR1000": ("AR@1000",),
     "AR1000_fast": ("fast", "AR@1000"),
