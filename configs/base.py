@@ -188,18 +188,20 @@ def rpn(
     schedule: str = "1x",
     groups: int = 1,
     base_width: int = 64,
-    pretrained: str = "",
+    pretrained: str | None = None,
     convention: str = "mmdet1",
 ) -> ml_collections.ConfigDict:
     """Returns one row of a zoo: `depth` layers, `neck` fpn or c4, `schedule` 1x, 2x or 3x.
 
-    Without `pretrained`, training begins with the backbone that the system's own models began with.
+    Where `pretrained` is None, training begins with the backbone that the system's own models began
+    with; where it is empty, from scratch.
     """
     config = to_config_dict(Config())
     config.name = name
     model, first = config.model, convention == "mmdet1"
     model.convention, model.depth = convention, depth
-    model.pretrained = pretrained or _backbone(convention, depth, style, groups, base_width)
+    own = _backbone(convention, depth, style, groups, base_width)
+    model.pretrained = own if pretrained is None else pretrained
     model.groups, model.base_width = groups, base_width
     changes = dict(CONVENTIONS[convention])
     if style == "caffe":

@@ -43,13 +43,9 @@ class Damaged(InputError):
 def read_params(path: str | Path, shapes: Params, convention: str = "") -> Params:
     """Returns parameters from a work directory, one of its checkpoints, or another system's file.
 
-    Args:
-        path: `runs/x`, `runs/x/checkpoints/900`, a `.pth`, a `.pkl` or a `zoo://` name.
-        shapes: the model's parameter tree, leaves with `.shape` and `.dtype`.
-        convention: `config.model.convention`, which a file must be of; without, any file is read.
-
-    Raises:
-        InputError: there is no such checkpoint, or its tensors are not the model's or not finite.
+    `path` is `runs/x`, `runs/x/checkpoints/900`, a `.pth`, a `.pkl` or a `zoo://` name; `shapes` is
+    the model's tree, leaves with `.shape` and `.dtype`; a file must be of `convention`, if given.
+    Raises `InputError` unless the checkpoint is there, its tensors the model's, and finite.
     """
     path = _local(path)
     if path.suffix in FILE_SUFFIXES:
@@ -118,10 +114,8 @@ class Checkpoints:
     def restore_newest(self, params_like: Params, opt_state_like: Any) -> Restored | None:
         """Returns the newest checkpoint that is whole, as NumPy arrays; None if none is saved.
 
-        A damaged one is put aside into `damaged/`, and the one before it is used.
-
-        Raises:
-            InputError: the checkpoints are of another architecture, or all of them damaged.
+        A damaged one is put aside into `damaged/`, and the one before it is used.  Raises
+        `InputError` if the checkpoints are of another architecture, or all of them damaged.
         """
         tried = []
         while (step := self._manager.latest_step()) is not None:
@@ -211,11 +205,8 @@ def _checksum(tree: Any) -> int:
 def _read(folder: Path, targets: dict[str, Any]) -> dict[str, Any]:
     """Returns NumPy trees of one checkpoint and its `meta`, checked against the sums written.
 
-    `targets` has trees by name; what was never saved is left out.
-
-    Raises:
-        Damaged: a file is missing, cannot be read, or holds other bytes than were written.
-        InputError: the parameters are of another architecture.
+    `targets` has trees by name; what was never saved is left out.  Raises `Damaged` if a file is
+    missing, cannot be read or holds other bytes, `InputError` if it is of another architecture.
     """
     trees, json = ocp.StandardCheckpointHandler, ocp.JsonCheckpointHandler
     handler = ocp.CompositeCheckpointHandler(params=trees(), optimizer=trees(), meta=json())

@@ -16,7 +16,7 @@ from jaxdet.errors import InputError
 from jaxdet.files import make_folder, reported, write_json
 from jaxdet.inference import results as report
 from jaxdet.inference.evaluate import DatasetPredictions, evaluate
-from jaxdet.inference.given import load_with_proposals
+from jaxdet.inference.given import load_splits
 from jaxdet.inference.predictor import load_predictor
 from jaxdet.inference.report import write_report
 from jaxdet.inference.visualize import draw_result, write_png
@@ -31,16 +31,10 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 def run_train(
     config: Config, workdir: Path, checkpoint: str, proposals: Sequence[str] = ()
 ) -> None:
-    """Trains in `workdir`, which must be new or of the same config.
-
-    `proposals` are no files or two, of the training and of the validation images.
-    """
-    if len(proposals) not in (0, 2):
-        raise InputError("--proposals: training takes two files, TRAIN,VAL")
-    of_train, of_val = proposals or ("", "")
+    """Trains in `workdir`, which must be new or of the same config; see `train`."""
     try:
         with claim_workdir(workdir, config):
-            train(config, workdir, checkpoint, (of_train, of_val))
+            train(config, workdir, checkpoint, proposals)
     except Stopped as stop:
         console.fail(str(stop), 143)
     except TrainingError as error:
@@ -56,13 +50,8 @@ def run_eval(
     split: str = "val",
     proposals: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Evaluates a checkpoint on the images of a split, given no file of proposals or one.
-
-    Writes into `workdir`, or into its folder `train`.
-    """
-    if len(proposals) > 1:
-        raise InputError("--proposals: evaluation takes one file")
-    dataset = load_with_proposals(config, split, "".join(proposals))
+    """Evaluates a checkpoint on a split; writes into `workdir`, or into its folder `train`."""
+    (dataset,) = load_splits(config, (split,), proposals)
     predictor = load_predictor(config, checkpoint, data_mesh())
     workdir = workdir if split == "val" else workdir / split
     make_folder(workdir)

@@ -107,8 +107,5 @@ def progress(
     shown = (TextColumn("{task.description}"), BarColumn(), *columns)
     with Progress(*shown, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=total)
-
-        def advance(done: int, total: int | None = None) -> None:
-            bar.update(task, completed=done, total=total)  # None leaves the total as it is
-
-        yield advance
+        # A total of None leaves it as it is.
+        yield lambda done, total=None: bar.update(task, completed=done, total=total)

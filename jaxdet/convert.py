@@ -14,7 +14,7 @@ from jaxdet.checkpoint import FILE_SUFFIXES, Checkpoints, params_of_file, read_p
 from jaxdet.config import Config
 from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.errors import InputError
-from jaxdet.files import make_folder, whole
+from jaxdet.files import make_folder, write_whole
 from jaxdet.models.params import split_params
 from jaxdet.training import optimizer as optim
 from jaxdet.types import Params
@@ -64,22 +64,16 @@ def convert(
     params = read_params(source, param_shapes(build_detector(config)))
     tensors = layout.to_state_dict(params, system, convention)
     if system == "detectron2":
-        with whole(Path(target)) as file:
-            file.write(_plain_pickle({"model": dict(tensors), "__author__": "jaxdet"}))
+        # For NumPy 1, too: the newer name is text in the last protocol without lengths of it.
+        pickled = pickle.dumps({"model": dict(tensors), "__author__": "jaxdet"}, 3)
+        old = pickled.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
+        write_whole(Path(target), old)
     elif system == "torchvision":
         torch_file.write(target, tensors)
     else:
         # The reference looks for `meta`, even where it makes no use of it.
         meta = {"config": config.name, "writer": "jaxdet"}
         torch_file.write(target, {"meta": meta, "state_dict": tensors})
-
-
-def _plain_pickle(checkpoint: Any) -> bytes:
-    """Returns a pickle of NumPy arrays that NumPy 1 can read, too."""
-    # The newer name is text in its last protocol without lengths of it.
-    return pickle.dumps(checkpoint, 3).replace(
-        b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"
-    )
 
 
 def _import(source: str, workdir: str, config: Config, with_optimizer: bool, bn_eps: float) -> None:
@@ -114,9 +108,7 @@ def read_momentum(checkpoint: Any, trainable: Params, source: str = "the checkpo
 
     PyTorch numbers parameters in the order in which the optimizer was given them: that of the
     module, which is also the order of the state dict, either all or only those that train.
-
-    Raises:
-        InputError: there is no optimizer state, or it is not one of these tensors.
+    Raises `InputError` if there is no optimizer state, or not one of these tensors.
     """
     try:
         groups, slots = (checkpoint["optimizer"][key] for key in ("param_groups", "state"))
@@ -135,6 +127,6 @@ def read_momentum(checkpoint: Any, trainable: Params, source: str = "the checkpo
         raise InputError(
             f"{source}: its optimizer has {len(numbers)} tensors, the config trains {len(names)}"
         )
-    named = {name: buffers.get(n) for name, n in zip(names, numbers, strict=True)}
-    present = {name: array for name, array in named.items() if array is not None}
+    named = zip(names, map(buffers.get, numbers), strict=True)
+    present = {name: array for name, array in named if array is not None}
     return layout.to_params(present, trainable, source=f"{source}: momentum")

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -33,13 +33,11 @@ def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
 
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
     """Returns a copy of every (host or device) array on every device of the mesh."""
-
-    def movable(x: Any) -> Any:
-        # What one host holds on a device can be moved within that host only.
-        return np.asarray(x) if getattr(x, "is_fully_addressable", True) else x
-
     if jax.process_count() > 1:
-        tree = jax.tree.map(movable, tree)
+        # What one host holds on a device can be moved within that host only.
+        tree = jax.tree.map(
+            lambda x: np.asarray(x) if getattr(x, "is_fully_addressable", True) else x, tree
+        )
     return jax.device_put(tree, NamedSharding(mesh, REPLICATED))
 
 
@@ -54,15 +52,13 @@ def gather(tree: Tree) -> Tree:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def join_hosts(address: str = "", count: int | None = None, index: int | None = None) -> None:
+def join_hosts(address: str, count: int | None, index: int | None) -> None:
     """Makes this process one of several; must come before the first use of a device.
 
     What is not given is read from the environment, then asked of the cluster (SLURM, Open MPI,
     Kubernetes, a TPU pod): `host:port` of the first process (`JAX_COORDINATOR_ADDRESS`), how many
     there are (`JAX_NUM_PROCESSES`) and which of them, from 0, this is (`JAX_PROCESS_ID`).
-
-    Raises:
-        InputError: too little is known, or the others cannot be reached.
+    Raises `InputError` if too little is known, or the others cannot be reached.
     """
 
     def known(given: int | None, variable: str) -> int | None:

@@ -36,13 +36,8 @@ def write_json(path: Path, value: Any) -> None:
 def whole(path: Path) -> Iterator[BinaryIO]:
     """Yields a file to write to, which replaces `path` at the end of the block.
 
-    Whatever goes wrong in the block or here, `path` stays as it was.
-
-    Args:
-        path: in a folder that is there.
-
-    Raises:
-        InputError: the file cannot be written, or the block raised an `OSError`.
+    Whatever goes wrong in the block or here, `path` stays as it was; `InputError` is raised if the
+    file cannot be written, or the block raised an `OSError`.
     """
     temporary = path.with_name(f".jaxdet-{uuid.uuid4().hex}.tmp")
     with reported(path, "written", ADVICE):
@@ -60,11 +55,10 @@ def whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> io.BufferedReader:
-    """Opens a file of at most `limit` bytes to read.
+    """Opens a file of at most `limit` bytes to read; errors are those of `open`.
 
-    Raises:
-        OSError: as `open`; also for a pipe or a device, which would be waited for, a file that is
-            larger, and a name that no file can have.
+    A pipe or a device, which would be waited for, a file that is larger and a name that no file can
+    have are an `OSError`, too.
     """
 
     def opener(path: str, flags: int) -> int:
@@ -92,10 +86,7 @@ def read_bytes(path: str | Path) -> bytes:
 def reported(path: str | Path, done: str, advice: str = "") -> Iterator[None]:
     """Turns an `OSError` in the block into an `InputError`: one line that names `path`.
 
-    Args:
-        path: what the block reads or writes.
-        done: what cannot be done to it: "read", "written", "made".
-        advice: what the user can do about it.
+    It says what cannot be `done` to it ("read", "written", "made"), and what the user can do.
     """
     try:
         yield

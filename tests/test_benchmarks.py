@@ -58,7 +58,10 @@ def setup(request):
     return config, params, batch, model, images
 
 
-def outputs_of(config, params, batch):
+@pytest.fixture(scope="module")
+def ours(setup):
+    """The network's outputs, compiled once for the tests of a network."""
+    config, params, batch, _, _ = setup
     placed = on_device(batch)
     network = build_network(config.model)
     return jax.jit(lambda params: apply(network, params, placed.images))(params)
@@ -69,9 +72,8 @@ def sizes_of(batch):
 
 
 @pytest.mark.slow
-def test_same_outputs(setup):
-    config, params, batch, model, images = setup
-    ours = outputs_of(config, params, batch)
+def test_same_outputs(setup, ours):
+    _, _, _, model, images = setup
     with torch.inference_mode():
         theirs = model(images)
     for mine, other in zip(ours, theirs, strict=True):
@@ -82,10 +84,10 @@ def test_same_outputs(setup):
 
 
 @pytest.mark.slow
-def test_same_proposals_from_the_same_outputs(setup):
+def test_same_proposals_from_the_same_outputs(setup, ours):
     """From each network's own outputs near-ties would be resolved differently."""
-    config, params, batch, _, _ = setup
-    ours, placed = outputs_of(config, params, batch), on_device(batch)
+    config, _, batch, _, _ = setup
+    placed = on_device(batch)
     logits = [torch.tensor(np.asarray(x)).flatten(1) for x in ours.logits]
     deltas = [torch.tensor(np.asarray(x)).reshape(2, -1, 4) for x in ours.deltas]
     anchors = plain_rpn.anchors_of(SIZE, config.model, "cpu")

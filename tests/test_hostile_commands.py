@@ -2,72 +2,25 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import cv2
 import jax
 import numpy as np
 import pytest
+from forked_commands import run_forked as run
 from tiny_coco import TINY_MODEL, write_coco
 
 from jaxdet import config as config_lib
 from jaxdet.checkpoint import Checkpoints
-from jaxdet.detectors.build import build_detector
+from jaxdet.detectors.build import build_detector, param_shapes
 
-ROOT = Path(__file__).parents[1]
 CONFIG = "--config=rpn_r18_fpn_shapes"
-
-# Runs `python -m jaxdet.main` once per list of arguments, in forks that need not import again.
-DRIVER = """
-import json, os, runpy, signal, sys, tempfile
-import jaxdet.data_check, jaxdet.inference.export, jaxdet.cli
-from ml_collections import config_flags
-
-for arguments in json.load(sys.stdin):
-    output = [tempfile.TemporaryFile() for _ in range(2)]
-    child = os.fork()
-    if not child:
-        signal.alarm(100)
-        for number, file in enumerate(output, 1):
-            os.dup2(file.fileno(), number)
-        sys.argv = ["main", *arguments]
-        code = 70
-        try:
-            runpy.run_module("jaxdet.main", run_name="__main__", alter_sys=True)
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    for file in output:
-        file.seek(0)
-    print(json.dumps([status, *(file.read().decode() for file in output)]))
-"""
 
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
     """A folder of its own, as runs may lie in the one that tests are started in."""
     monkeypatch.chdir(tmp_path)
-
-
-def run(*cases: list[str]) -> list[tuple[int, str, str]]:
-    """Exit code, stdout and stderr of each."""
-    result = subprocess.run(
-        [sys.executable, "-c", DRIVER],
-        input=json.dumps(cases),
-        env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=True,
-    )
-    return [tuple(json.loads(line)) for line in result.stdout.splitlines()]
 
 
 def refused(results, expected) -> None:
@@ -155,7 +108,8 @@ def model(tmp_path_factory) -> list[str]:
     """Arguments for a network that compiles in seconds, with fresh weights."""
     config = config_lib.load_file("rpn_r18_fpn_shapes")
     config.model.update(TINY_MODEL)
-    params = jax.jit(build_detector(config_lib.parse(config)).init)(jax.random.key(0))
+    rng, shapes = np.random.default_rng(0), param_shapes(build_detector(config_lib.parse(config)))
+    params = jax.tree.map(lambda x: rng.uniform(0, 0.1, x.shape).astype(np.float32), shapes)
     workdir = tmp_path_factory.mktemp("run")
     with Checkpoints(workdir) as checkpoints:
         checkpoints.save(0, params, None, {})

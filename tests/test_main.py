@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forked_commands import QUICK, run_forked
 from tiny_coco import TINY_FLAGS, TINY_MODEL, write_coco
 
 import jaxdet
@@ -29,7 +30,7 @@ def run(*arguments, timeout=300, **environment) -> subprocess.CompletedProcess:
     """Runs `python -m jaxdet.main`."""
     return subprocess.run(
         [sys.executable, "-m", "jaxdet.main", *map(str, arguments)],
-        env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), **environment},
+        env={**os.environ, "XLA_FLAGS": QUICK, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -37,14 +38,16 @@ def run(*arguments, timeout=300, **environment) -> subprocess.CompletedProcess:
     )
 
 
-def refused(result: subprocess.CompletedProcess, *parts: str) -> None:
-    """One line on stderr that has all the parts, and exit code 2."""
-    assert result.returncode == 2, result.stderr
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("jaxdet: ")
-    for part in parts:
-        assert str(part) in lines[0]
+def refused(cases: dict[tuple[str, ...], tuple]) -> None:
+    """Each list of arguments gives one line on stderr that has all its parts, and exit code 2."""
+    results = run_forked(*([*map(str, arguments)] for arguments in cases))
+    for (code, _, errors), parts in zip(results, cases.values(), strict=True):
+        assert code == 2, errors
+        lines = errors.strip().splitlines()
+        assert len(lines) == 1, errors
+        assert lines[0].startswith("jaxdet: ")
+        for part in parts:
+            assert str(part) in lines[0]
 
 
 @pytest.fixture(scope="session")
@@ -141,7 +144,7 @@ def test_sigterm_saves_first(on_coco, tmp_path):
     arguments = [*on_coco, f"--workdir={workdir}", "--config.train.num_steps=100000"]
     process = subprocess.Popen(
         [sys.executable, "-m", "jaxdet.main", *arguments],
-        env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "XLA_FLAGS": QUICK, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -159,30 +162,32 @@ def test_sigterm_saves_first(on_coco, tmp_path):
 
 
 def test_bad_flags_and_configs(coco, tmp_path):
-    refused(run("--config=configs/rpn_r51.py"), "configs/rpn_r51.py")
-    refused(run(*TINY_FLAGS, "--config.model.deepness=3"), "deepness")
-    refused(run(*TINY_FLAGS, "--config.model.depth=51"), "config.model.depth", 51)
-    refused(run(*TINY_FLAGS, "--config.train.seed=one"), "seed")
-    refused(run(*TINY_FLAGS, "--mode=dance"), "mode")
-    refused(run(*TINY_FLAGS, "train"), "train")
-    refused(run(*TINY_FLAGS, "--mode=predict", "--images=nowhere.jpg"), "nowhere.jpg")
-    refused(run(*TINY_FLAGS, "--config.data.name=coco"), "config.data.root")
+    on_coco = (*TINY_FLAGS, "--config.data.name=coco")
+    annotations = tmp_path / "annotations" / "instances_train2017.json"
     refused(
-        run(*TINY_FLAGS, "--config.data.name=coco", f"--config.data.root={tmp_path}"),
-        tmp_path / "annotations" / "instances_train2017.json",
+        {
+            ("--config=configs/rpn_r51.py",): ("configs/rpn_r51.py",),
+            (*TINY_FLAGS, "--config.model.deepness=3"): ("deepness",),
+            (*TINY_FLAGS, "--config.model.depth=51"): ("config.model.depth", 51),
+            (*TINY_FLAGS, "--config.train.seed=one"): ("seed",),
+            (*TINY_FLAGS, "--mode=dance"): ("mode",),
+            (*TINY_FLAGS, "train"): ("train",),
+            (*TINY_FLAGS, "--mode=predict", "--images=nowhere.jpg"): ("nowhere.jpg",),
+            on_coco: ("config.data.root",),
+            (*on_coco, f"--config.data.root={tmp_path}"): (annotations,),
+        }
     )
 
 
 def test_bad_checkpoints_and_workdirs(trained, on_coco, tmp_path):
-    refused(run(*on_coco, "--mode=eval", f"--checkpoint={tmp_path}/x.pth"), "x.pth")
-    refused(run(*on_coco, "--mode=eval", f"--checkpoint={tmp_path}"), tmp_path)
+    evaluate = (*on_coco, "--mode=eval")
+    narrow = (*evaluate, "--config.model.fpn_channels=8", f"--checkpoint={trained}")
+    other = (*on_coco, f"--workdir={trained}", "--config.optimizer.learning_rate=0.5")
     refused(
-        run(*on_coco, "--config.model.fpn_channels=8", "--mode=eval", f"--checkpoint={trained}"),
-        "neck/fpn_convs_0",
-        "(4,)",
-        "(8,)",
-    )
-    refused(
-        run(*on_coco, f"--workdir={trained}", "--config.optimizer.learning_rate=0.5"),
-        "optimizer.learning_rate",
+        {
+            (*evaluate, f"--checkpoint={tmp_path}/x.pth"): ("x.pth",),
+            (*evaluate, f"--checkpoint={tmp_path}"): (tmp_path,),
+            narrow: ("neck/fpn_convs_0", "(4,)", "(8,)"),
+            other: ("optimizer.learning_rate",),
+        }
     )

@@ -24,7 +24,7 @@ from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.types import Params
 
 ROOT = Path(__file__).parents[1]
-STEPS = 600
+STEPS = 400
 KILLS = 20
 # What a step learned; times and speeds differ from run to run.
 LEARNED = ("step", "epoch", "loss", "loss_cls", "loss_bbox", "num_positive", "grad_norm")

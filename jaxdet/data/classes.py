@@ -28,18 +28,11 @@ def with_classes(
 ) -> Dataset:
     """Returns a data set with labels: of an annotation, the position of its category in `names`.
 
-    A name that the data set lacks gets an id that no category has.
-
-    Args:
-        dataset: with category ids alone.
-        names: `config.model.class_names`.
-        categories: objects with `id` and `name`, as `json` gives them, or whatever is there.
-        findings: get the annotations of categories that are not named, which are left out.
-
-    Raises:
-        InputError: a name or an id occurs twice, or these are no categories.
+    A name that the data set lacks gets an id that no category has; annotations of categories that
+    are not named are findings, and then ignored.  `categories` are what `json` gives.  Raises
+    `InputError` where a name or an id occurs twice, or these are no categories.
     """
-    if twice := _repeated(names):
+    if (twice := _repeated(names)) is not None:
         raise InputError(f"config.model.class_names: {twice!a} occurs more than once")
     known = _checked(categories, dataset.source)
     id_of = {category.name: category.id for category in known}
@@ -57,10 +50,13 @@ def with_classes(
         return f"{lacks}; {_advice(dataset.category_ids, name_of)}"
 
     findings.add("annotations of classes that the config lacks", labels < 0, line)
-    dataset = dataclasses.replace(
-        dataset, class_names=tuple(names), class_ids=ids, labels=np.maximum(labels, 0)
+    return dataclasses.replace(
+        dataset,
+        class_names=tuple(names),
+        class_ids=ids,
+        labels=np.maximum(labels, 0),
+        ignore=dataset.ignore | (labels < 0),
     )
-    return dataset if (labels >= 0).all() else dataset.with_annotations(labels >= 0)
 
 
 def _checked(categories: Any, source: str) -> list[Category]:
@@ -71,13 +67,12 @@ def _checked(categories: Any, source: str) -> list[Category]:
     except (msgspec.MsgspecError, UnicodeError, OverflowError) as error:
         raise InputError(f"{source}: 'categories' cannot be used: {error}") from None
     for what in ("id", "name"):
-        if twice := _repeated([getattr(category, what) for category in known]):
+        if (twice := _repeated([getattr(category, what) for category in known])) is not None:
             raise InputError(f"{source}: two 'categories' have the {what} {str(twice)[:60]!a}")
     return known
 
 
 def _repeated(values: Sequence[Any]) -> Any:
-    """Returns the first of the values that occur more than once, or None."""
     return next((value for value, count in Counter(values).items() if count > 1), None)
 
 

@@ -6,7 +6,7 @@
 import functools
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +18,6 @@ from jaxdet.data.image import read_image, read_size
 from jaxdet.data.masks import Segmentations
 from jaxdet.errors import InputError
 from jaxdet.ops.boxes import MMDET1, BoxConvention, from_xywh
-
-# Fields of a `Dataset` with an entry for each annotation, of all images.
-PER_ANNOTATION = (
-    *("annotation_ids", "category_ids", "xywh", "area", "iscrowd", "ignore", "labels"),
-)
 
 
 class GroundTruth(NamedTuple):
@@ -42,6 +37,10 @@ class Given(NamedTuple):
     boxes: Float32[np.ndarray, "G 4"]
     offsets: Int64[np.ndarray, " images_plus_1"]  # those of i: offsets[i] to offsets[i + 1]
     limit: int  # of an image
+
+    def of(self, index: int) -> Float32[np.ndarray, "n 4"]:
+        """Returns those of an image."""
+        return self.boxes[slice(*self.offsets[index : index + 2])]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -141,26 +140,6 @@ class Dataset:
                 f"{self.image_ids[owner]} ({size[1]} x {size[0]} pixels): "
                 f"segmentation is no mask: {error}"
             ) from None
-
-    def with_annotations(self, kept: Bool[np.ndarray, " K"]) -> "Dataset":
-        """Returns the same images with some of the annotations."""
-        columns = {name: getattr(self, name) for name in PER_ANNOTATION}
-        columns = {name: None if x is None else x[kept] for name, x in columns.items()}
-        masks = self.segmentations and self.segmentations.select(kept)
-        offsets = np.append(0, np.cumsum(kept))[self.offsets]
-        return replace(self, offsets=offsets, segmentations=masks, **columns)
-
-    def with_proposals(self, boxes: Sequence[np.ndarray], limit: int) -> "Dataset":
-        """Returns the data set with proposals, [n, 4 or more] of each image; `limit` are taken."""
-        taken = [of_image[:limit, :4].astype(np.float32) for of_image in boxes]
-        offsets = np.cumsum([0, *map(len, taken)])
-        return replace(self, given=Given(np.concatenate(taken), offsets, limit))
-
-    def proposals_of(self, index: int) -> Float32[np.ndarray, "n 4"]:
-        """Returns the proposals that a file gives, none where there is no file."""
-        if self.given is None:
-            return np.zeros((0, 4), np.float32)
-        return self.given.boxes[slice(*self.given.offsets[index : index + 2])]
 
     @functools.cached_property
     def usable(self) -> Bool[np.ndarray, " K"]:

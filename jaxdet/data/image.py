@@ -6,8 +6,7 @@ OpenCV or Pillow resizes as the reference did: each one's bilinear filter on uin
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -42,15 +41,9 @@ def read_image(
     """Reads an image as RGB, the way OpenCV's colour mode does.
 
     EXIF rotation is applied; grey is repeated, alpha dropped, 16 bits cut to the upper 8, CMYK
-    converted, and the first frame of an animation taken.
-
-    Args:
-        path: a JPEG, PNG, WebP, BMP, GIF or TIFF file.
-        expected_size: (height, width) that the annotations claim.
-
-    Raises:
-        InputError: the file is absent, of another format, damaged, larger than `MAX_BYTES` or
-            `MAX_PIXELS`, or not of the expected size.
+    converted, and the first frame of an animation taken.  Raises `InputError` if the file is
+    absent, not of `FORMATS`, damaged, larger than `MAX_BYTES` or `MAX_PIXELS`, or not of the
+    (height, width) that annotations claim.
     """
     with _opened(path) as file:
         data = file.read()
@@ -60,11 +53,7 @@ def read_image(
 def decode_image(
     data: bytes, name: str, expected_size: tuple[int, int] | None = None
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Decodes what `read_image` reads; messages call it `name`.
-
-    Raises:
-        InputError: as `read_image`.
-    """
+    """Decodes what `read_image` reads, with its errors; messages call it `name`."""
     _size_within_limit(io.BytesIO(data), name)
     image = _decode(data, name)
     size = image.shape[:2]
@@ -79,19 +68,14 @@ def decode_image(
 def read_size(path: str | Path) -> tuple[int, int]:
     """Returns (height, width) of what `read_image` gives, from the header where that is enough.
 
-    Raises:
-        InputError: as `read_image`; a damaged body may be found later.
+    Errors are those of `read_image`; a damaged body may be found later.
     """
     with _opened(path) as file:
         return size_of(file, str(path))
 
 
 def size_of(file: io.BufferedIOBase, name: str) -> tuple[int, int]:
-    """Returns `read_size` of an open file; messages call it `name`.
-
-    Raises:
-        InputError: no image of a known format, or one of more than `MAX_PIXELS`.
-    """
+    """Returns `read_size` of an open file; messages call it `name`."""
     height, width = _size_within_limit(file, name)
     sideways = is_sideways(file)
     if sideways is None:
@@ -139,16 +123,9 @@ def resized_sizes(
 
     The aspect ratio is kept, and `data.image_scale` bounds the long and the short side; how sides
     are rounded, and whether the scale is what was asked for or what rounding left, is the config's.
-
-    Args:
-        sizes: (height, width) in original pixels.
-        data: for the bounds and the two rules.
-
-    Returns:
-        (height, width), at least 1 pixel each, and the scales (x, y).
+    Sizes are (height, width), given in original pixels, returned of at least 1; scales are (x, y).
     """
-    long, short = max(data.image_scale), min(data.image_scale)
-    resized, factor = _SIZE_RULES[data.resize](sizes, long, short)
+    resized, factor = _exact_sides(sizes, data)
     resized = np.maximum(resized.astype(np.int64), 1)
     scale = (
         (resized / sizes)[:, ::-1] if data.box_scale == "actual" else factor[:, None].repeat(2, 1)
@@ -156,27 +133,17 @@ def resized_sizes(
     return resized, scale.astype(np.float32)
 
 
-def _by_one_factor(
-    half: float, sizes: np.ndarray, long: int, short: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Both sides grow by the factor, plus `half` a pixel or nothing before they are cut off."""
-    factor = np.minimum(long / sizes.max(axis=1), short / sizes.min(axis=1))
-    return sizes * factor[:, None] + half, factor
-
-
-def _short_side_first(sizes: np.ndarray, long: int, short: int) -> tuple[np.ndarray, np.ndarray]:
-    """The short side is made exact, then both are scaled down if the long one is too long."""
+def _exact_sides(sizes: np.ndarray, data: DataConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Returns sides before they are cut off to whole pixels, and the factor asked for."""
+    long, short = max(data.image_scale), min(data.image_scale)
+    if data.resize != "pillow":
+        factor = np.minimum(long / sizes.max(axis=1), short / sizes.min(axis=1))
+        return sizes * factor[:, None] + (0.5 if data.resize == "opencv" else 0.0), factor
+    # The short side is made exact, then both are scaled down if the long one is too long.
     factor = short / sizes.min(axis=1)
     sides = np.where(sizes == sizes.min(axis=1)[:, None], short, sizes * factor[:, None])
     down = np.minimum(long / sides.max(axis=1), 1)
     return sides * down[:, None] + 0.5, factor * down
-
-
-_SIZE_RULES: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
-    "opencv": partial(_by_one_factor, 0.5),
-    "pillow": _short_side_first,
-    "float": partial(_by_one_factor, 0.0),
-}
 
 
 def padded_size(size: tuple[int, int], multiple: int = STRIDE) -> tuple[int, int]:
@@ -227,16 +194,9 @@ def resize_boxes(
     flip: bool = False,
     convention: BoxConvention = MMDET1,
 ) -> Float32[np.ndarray, "n 4"]:
-    """Turns boxes of the original image into boxes of the resized one.
+    """Turns boxes of the original image into boxes of the resized one, of `size` (h, w).
 
-    In the reference's order: multiplies by the scale, mirrors, clips.
-
-    Args:
-        boxes: in original pixels.
-        scale: of `resized_sizes`.
-        size: (h, w) of the resized image.
-        flip: mirror them, as the resized image is.
-        convention: what a box is.
+    In the reference's order: multiplies by `resized_sizes`' scale, mirrors if the image is, clips.
     """
     boxes = boxes * np.tile(scale, 2)
     if flip:

@@ -41,11 +41,8 @@ class Loader(AbstractContextManager["Loader"], Iterator[Element]):
     ) -> None:
         """Prepares to start the workers, which happens with the first batch.
 
-        Args:
-            source: `Element`s by step, from 0 to its length; must be picklable.
-            num_workers: processes; 0 makes batches in two threads of this process.
-            start_step: of the first batch.
-            warn: log each image left out; else the caller reports `skipped`.
+        `source` has `Element`s by step, from 0 to its length, and is picklable.  No workers make
+        batches in two threads of this process.  Without `warn` the caller reports `skipped`.
         """
         self.step = start_step
         self._source, self._num_workers, self._warn = source, num_workers, warn

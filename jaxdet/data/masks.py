@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple
 import cv2
 import msgspec
 import numpy as np
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Int64, UInt8
 from pycocotools import mask as coco_mask
 
 from jaxdet.data.image import MAX_PIXELS
@@ -31,36 +31,26 @@ class _RunLengths(msgspec.Struct):
 
 
 class Segmentations(NamedTuple):
-    """The `segmentation` of many annotations, as JSON; decoded one by one."""
+    """The `segmentation` of many annotations: JSON, decoded one by one."""
 
     text: bytes  # of all, joined
-    starts: Int64[np.ndarray, " K"]
-    ends: Int64[np.ndarray, " K"]
+    offsets: Int64[np.ndarray, " K_plus_1"]  # that of i: offsets[i] to offsets[i + 1]
 
     @classmethod
     def joined(cls, texts: list[Any]) -> "Segmentations":
-        """Returns them in the same order."""
-        ends = np.cumsum([0, *(len(memoryview(text)) for text in texts)])
-        return cls(b"".join(texts), ends[:-1], ends[1:])
+        """Returns those of annotations in the same order."""
+        return cls(b"".join(texts), np.cumsum([0, *(len(memoryview(text)) for text in texts)]))
 
-    def select(self, kept: Bool[np.ndarray, " K"]) -> "Segmentations":
-        """Returns some of them."""
-        return self._replace(starts=self.starts[kept], ends=self.ends[kept])
-
-    def bitmap(self, number: int, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
-        """Returns one as `bitmap_of` does."""
-        return bitmap_of(self.text[self.starts[number] : self.ends[number]], size)
+    def bitmap(self, place: int, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
+        """Returns one's bitmap; see `bitmap_of`."""
+        return bitmap_of(self.text[slice(*self.offsets[place : place + 2])], size)
 
 
 def bitmap_of(text: bytes, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
-    """Returns the bitmap of a segmentation, as the COCO API draws it.
+    """Returns the bitmap of a segmentation, as the COCO API draws it in an image of `size` (h, w).
 
-    Args:
-        text: JSON; polygons ([[x, y, x, y, ...], ...], in pixels) or RLE ({"size", "counts"}).
-        size: (h, w).
-
-    Raises:
-        ValueError: it is neither, or does not fit the image; the message is one line.
+    The text is JSON: polygons ([[x, y, x, y, ...], ...], in pixels) or RLE.  Raises a `ValueError`,
+    of one line, if it is neither or does not fit the image.
     """
     if size[0] * size[1] > MAX_PIXELS:
         raise ValueError(f"images over {MAX_PIXELS} pixels are refused")

@@ -146,8 +146,10 @@ class _Source:
         boxes = resize_boxes(self.dataset.boxes_of(index), *transform)
         batch.boxes[row, : len(boxes)] = boxes
         batch.box_mask[row, : len(boxes)] = True
-        if batch.proposals is not None and batch.proposal_mask is not None:
-            proposals = resize_boxes(self.dataset.proposals_of(index), *transform)
+        if self.dataset.given is not None:
+            assert batch.proposals is not None
+            assert batch.proposal_mask is not None
+            proposals = resize_boxes(self.dataset.given.of(index), *transform)
             batch.proposals[row, : len(proposals)] = proposals
             batch.proposal_mask[row, : len(proposals)] = True
         if batch.labels is not None:

@@ -80,10 +80,8 @@ def aspect_groups(dataset: Dataset, keep_empty: bool = False) -> list[Int64[np.n
     """Returns the images that training visits: those not wider than high, and the others.
 
     They have an annotation (or `keep_empty`), and no side under 32 pixels.  A crowd or an ignored
-    box is an annotation too; see `Sampler` for what becomes of an image with nothing else.
-
-    Raises:
-        InputError: there are none.
+    box is an annotation too; see `Sampler` for what becomes of an image with nothing else.  Raises
+    `InputError` if there are none.
     """
     large = np.minimum(dataset.heights, dataset.widths) >= MIN_SIDE
     trainable = large & ((dataset.num_annotations > 0) | keep_empty)

@@ -1,12 +1,14 @@
 """Proposals that a file gives, for Fast R-CNN: jaxdet's own, or the 2018 toolbox's."""
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from jaxdet.config import Config
-from jaxdet.data.dataset import Dataset
+from jaxdet.data.dataset import Dataset, Given
 from jaxdet.data.load import load_dataset
 from jaxdet.errors import InputError
 from jaxdet.files import open_regular, reported
@@ -15,36 +17,36 @@ from jaxdet.weights import safe_pickle
 STEPS_PER_IMAGE = 60  # of a pickle; an array takes some 25
 
 
-def load_with_proposals(config: Config, split: str, path: str) -> Dataset:
-    """Returns `load_dataset`'s images with a file's proposals, the first `rois.max_given` of each.
+def load_splits(config: Config, splits: Sequence[str], files: Sequence[str]) -> list[Dataset]:
+    """Returns `load_dataset`'s images, with the first `rois.max_given` proposals of a split's file.
 
     The file is `proposals.npz`, or a pickled list of an array [n, 4 or 5] per image in the order of
-    the annotation file; boxes are in original pixels, best first.
-
-    Args:
-        config: of any detector; most make their own proposals, and take no file.
-        split: "train" or "val".
-        path: of the split's file, or empty.
-
-    Raises:
-        InputError: a file is needed or not of use, cannot be read, or is of other images.
+    the annotation file; boxes are in original pixels, best first.  Most detectors take no file.
+    Raises `InputError` where files are missing or of no use, cannot be read or are of other images.
     """
-    name, where = config.model.detector, f"--mode=eval --save_proposals --split={split}"
-    if path and not config.model.takes_proposals:
+    name, where = config.model.detector, "--mode=eval --save_proposals --split="
+    if files and not config.model.takes_proposals:
         raise InputError(f"--proposals: {name} makes its own; leave the flag out")
-    if config.model.takes_proposals and not path:
-        raise InputError(f"--proposals: {name} needs a file, as an RPN writes it with {where}")
-    dataset = load_dataset(config, split)
-    return with_proposals(dataset, Path(path), config.rois.max_given) if path else dataset
+    if config.model.takes_proposals and len(files) != len(splits):
+        raise InputError(
+            f"--proposals: {name} needs a file of the {' and of the '.join(splits)} images, as "
+            f"{','.join(splits)}; an RPN writes them with {where}{splits[0]}"
+        )
+    datasets = [load_dataset(config, split) for split in splits]
+    for i, path in enumerate(files):
+        given = read_proposals(Path(path), datasets[i], config.rois.max_given)
+        datasets[i] = dataclasses.replace(datasets[i], given=given)
+    return datasets
 
 
-def with_proposals(dataset: Dataset, path: Path, limit: int) -> Dataset:
-    """Returns a data set with a file's proposals; see `load_with_proposals`."""
+def read_proposals(path: Path, dataset: Dataset, limit: int) -> Given:
+    """Returns a file's proposals of a data set's images; see `load_splits`."""
     with reported(path, "read"), open_regular(path) as file:
         is_npz = file.read(2) == b"PK"
         file.seek(0)
         try:
             boxes = _of_npz(file, dataset) if is_npz else _of_pickle(file, dataset)
+            boxes = [of_image[:limit, :4].astype(np.float32) for of_image in boxes]
         except OSError:
             raise
         except Exception as error:  # of many kinds, where bytes are damaged
@@ -52,7 +54,7 @@ def with_proposals(dataset: Dataset, path: Path, limit: int) -> Dataset:
     for image_id, of_image in zip(dataset.image_ids, boxes, strict=True):
         if not np.isfinite(of_image).all():
             raise InputError(f"{path}: boxes of image {image_id} are not finite")
-    return dataset.with_proposals(boxes, limit)
+    return Given(np.concatenate(boxes), np.cumsum([0, *map(len, boxes)]), limit)
 
 
 def _line(error: Exception) -> str:

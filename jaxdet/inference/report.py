@@ -57,9 +57,6 @@ def write_report(workdir: Path, config: Config, trained: bool = False) -> None:
 
     What the work directory does not hold yet is left out of the page.  If this process `trained`,
     its machine and its peak memory are kept in `environment.json`, for pages made elsewhere.
-
-    Raises:
-        InputError: a file cannot be read or written.
     """
     if not is_first_host():
         return

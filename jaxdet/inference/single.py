@@ -40,7 +40,12 @@ def detect(
     """Returns the result of an image, of the file of one, or a list of them for a list.
 
     `predict` gives NumPy arrays; the others as `batch_of_one` and `result_of`.
+
+    Raises:
+        InputError: as `batch_of_one`, or the detector needs proposals beside the image.
     """
+    if config.model.takes_proposals:
+        raise InputError(f"{config.model.detector}: works on a file of proposals, by --mode=eval")
     if isinstance(image, list | tuple):
         return [detect(one, config, buckets, predict, rle) for one in image]
     image = _pixels(image)

@@ -5,7 +5,6 @@ Drawn with Pillow, which takes a fiftieth of matplotlib's time for the thousands
 """
 
 import colorsys
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -176,9 +175,9 @@ def grid(
     return np.asarray(page)
 
 
-def write_png(path: str | os.PathLike[str], image: UInt8[np.ndarray, "h w 3"]) -> None:
+def write_png(path: Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
     """Writes an RGB image as a PNG file; see `whole`."""
-    with whole(Path(path)) as file:
+    with whole(path) as file:
         Image.fromarray(image).save(file, "PNG")
 
 

@@ -43,15 +43,9 @@ def conv2d(
     Keeps `x` and `kernel` alone for the gradient.  Differentiable once, in reverse mode.  On CPU
     wide 3x3 convolutions have the rounding error of `winograd.conv3x3`.
 
-    Args:
-        x: float32 or bfloat16.
-        kernel: of `x`'s dtype, with D = C / groups.
-        stride: step in cells, in both directions.
-        padding: zeros put on all four sides, in cells.
-        groups: number of blocks the channels are cut into; each sees only its own.
-
-    Returns:
-        P = (H + 2 padding - kh) // stride + 1 rows and as many columns, of `x`'s dtype.
+    `x` is float32 or bfloat16, as are `kernel`, with D = C / groups, and the result.  `stride` and
+    `padding`, with zeros, are in cells and alike on both axes: P = (H + 2 padding - kh) // stride
+    + 1.  Each of the `groups` that channels are cut into sees only its own.
     """
     # Nothing is added, but inside `shard_map` the kernel now varies with the device as `x` does,
     # and its gradient is summed over devices by JAX and not by the programs below.
@@ -64,7 +58,7 @@ def _conv(stride: int, padding: int, groups: int, x: Array, kernel: Array) -> Ar
     return lax.platform_dependent(
         x,
         kernel,
-        cpu=partial(_cpu_conv, stride, padding, groups),
+        cpu=partial(_cpu_map, _dense_conv, stride, padding, groups),
         default=partial(_lax_conv, stride, padding, groups),
     )
 
@@ -73,6 +67,7 @@ def _conv_backward(
     stride: int, padding: int, groups: int, kept: tuple[Array, Array], dy: Array
 ) -> tuple[Array, Array]:
     # Two programs, so that one whose result is not used is never run.
+    on_cpu: list[Callable] = [partial(_cpu_map, _dense_input_gradient), _cpu_kernel_gradient]
     dx, dkernel = (
         lax.platform_dependent(
             *kept,
@@ -80,7 +75,7 @@ def _conv_backward(
             cpu=partial(cpu, stride, padding, groups),
             default=partial(_lax_gradient, index, stride, padding, groups),
         )
-        for index, cpu in enumerate((_cpu_input_gradient, _cpu_kernel_gradient))
+        for index, cpu in enumerate(on_cpu)
     )
     return dx, dkernel
 
@@ -105,27 +100,18 @@ def _lax_gradient(
 # The CPU programs of a convolution in groups.  Sums are in float32 whatever the dtype.
 
 
-def _cpu_conv(stride: int, padding: int, groups: int, x: Array, kernel: Array) -> Array:
-    dense = partial(_dense_conv, stride, padding)
-    return _in_blocks(dense, groups, kernel, x).astype(x.dtype)
-
-
-def _cpu_input_gradient(
-    stride: int, padding: int, groups: int, x: Array, kernel: Array, dy: Array
+def _cpu_map(
+    dense: Callable, stride: int, padding: int, groups: int, x: Array, kernel: Array, *dy: Array
 ) -> Array:
-    dense = partial(_dense_input_gradient, stride, padding)
-    return _in_blocks(dense, groups, kernel, x, dy).astype(x.dtype)
-
-
-def _in_blocks(dense: Callable[..., Array], groups: int, kernel: Array, *maps: Array) -> Array:
     """Returns the map that `dense` gives of a kernel and maps, block of groups by block."""
-    kernel, *maps32 = (a.astype(jnp.float32) for a in (kernel, *maps))
+    kernel32, *maps = (a.astype(jnp.float32) for a in (kernel, x, *dy))
     if groups == 1:
-        return dense(kernel, *maps32)
-    blocks = _split_kernel(kernel, groups)
-    split = [_split(a, len(blocks)) for a in maps32]
-    y = jnp.moveaxis(lax.map(lambda block: dense(*block), (blocks, *split)), 0, 3)
-    return y.reshape(*y.shape[:3], -1)
+        return dense(stride, padding, kernel32, *maps).astype(x.dtype)
+    blocks = _split_kernel(kernel32, groups)
+    split = [_split(a, len(blocks)) for a in maps]
+    y = lax.map(lambda block: dense(stride, padding, *block), (blocks, *split))
+    y = jnp.moveaxis(y, 0, 3)
+    return y.reshape(*y.shape[:3], -1).astype(x.dtype)
 
 
 def _cpu_kernel_gradient(

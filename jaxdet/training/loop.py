@@ -1,6 +1,7 @@
 """Training from the first step to the last evaluation, resumable at any checkpoint."""
 
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ from jaxdet.environment import peak_memory
 from jaxdet.errors import InputError
 from jaxdet.inference import results
 from jaxdet.inference.evaluate import evaluate
-from jaxdet.inference.given import load_with_proposals
+from jaxdet.inference.given import load_splits
 from jaxdet.inference.predictor import Predictor, make_predictor
 from jaxdet.inference.report import write_report
 from jaxdet.models.params import split_params
@@ -74,19 +75,17 @@ class Run(NamedTuple):
 
 
 def train(
-    config: Config, workdir: Path, checkpoint: str = "", proposals: tuple[str, str] = ("", "")
+    config: Config, workdir: Path, checkpoint: str = "", proposals: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Trains, or goes on where `workdir` stopped, and returns the last evaluation.
 
     `workdir` is claimed by `claim_workdir`; a checkpoint stands in for `config.model.pretrained`.
-    `proposals` are files of the two splits, for a detector that takes them.
-
-    Raises:
-        InputError: data, checkpoint or work directory cannot be used.
-        TrainingError: a loss or gradient is not finite, or SIGTERM came.
+    `proposals` are files of the two splits; see `load_splits`.
+    Raises `InputError` if data, checkpoint or work directory cannot be used, and `TrainingError` if
+    a loss or gradient is not finite, or SIGTERM came.
     """
     mesh = data_mesh()
-    training, validation = map(load_with_proposals, (config, config), ("train", "val"), proposals)
+    training, validation = load_splits(config, ("train", "val"), proposals)
     plan = make_plan(config, training, mesh.size)
     detector = build_detector(config)
     optimizer = optim.make_optimizer(config.optimizer, plan.learning_rate)

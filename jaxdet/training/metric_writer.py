@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import functools
 import json
 import time
 from collections.abc import Mapping
@@ -36,15 +37,12 @@ class Logbook:
     """
 
     def __init__(self, workdir: Path, resume_step: int, write: bool = True) -> None:
-        """Opens the files.
+        """Opens the files of a run, without what a killed one left of steps after `resume_step`.
 
-        Args:
-            workdir: folder of the run, which its hosts share.
-            resume_step: updates made so far.  What an earlier, killed run left of later steps is
-                dropped.
-            write: False on all hosts but the first: they only read.
+        `write` is False on all hosts but the first: they share the folder and only read.
         """
-        self._folder, self._write = workdir, write
+        self._write = write
+        self._reported = functools.partial(reported, workdir, "written", ADVICE)
         path = workdir / "metrics.jsonl"
         with self._reported():
             rows = [row for row in read_rows(path) if row["step"] <= resume_step]
@@ -71,13 +69,10 @@ class Logbook:
         values: Mapping[str, Any],
         image: UInt8[np.ndarray, "h w 3"] | None = None,
     ) -> None:
-        """Logs what was found after `step` updates.
+        """Logs what was found after `step` updates; `kind` is `train` or `eval`.
 
-        Args:
-            kind: `train` or `eval`.
-            step: updates made.
-            values: finite numbers by name, nested as in `eval.json`; None for no figure.
-            image: the proposals, RGB, for TensorBoard.
+        `values` are finite numbers by name, nested as in `eval.json`, with None for no figure, and
+        `image` the proposals, RGB, for TensorBoard.
         """
         if kind == "eval":
             self.evaluated.add(step)
@@ -95,9 +90,6 @@ class Logbook:
             while line:  # a full disk takes a part first and complains at the rest
                 line = line[self._file.write(line) :]
             _write_event(self._events, step=step, summary=Summary(value=found))
-
-    def _reported(self) -> contextlib.AbstractContextManager[None]:
-        return reported(self._folder, "written", ADVICE)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -46,8 +46,5 @@ def make_optimizer(config: OptimizerConfig, rate: optax.Schedule) -> optax.Gradi
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     if config.name == "adamw":
         return optax.chain(clip, optax.adamw(rate, b2=0.99, weight_decay=config.weight_decay))
-    return optax.chain(
-        clip,
-        optax.add_decayed_weights(config.weight_decay),
-        optax.sgd(rate, momentum=config.momentum),
-    )
+    decay = optax.add_decayed_weights(config.weight_decay)
+    return optax.chain(clip, decay, optax.sgd(rate, momentum=config.momentum))

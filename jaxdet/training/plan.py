@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import optax
 
-from jaxdet.config import Config
+from jaxdet.config import Config, TrainConfig
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.sampler import steps_per_epoch
 from jaxdet.training import optimizer as optim
@@ -17,21 +17,20 @@ class Plan(NamedTuple):
     steps_per_epoch: int
     total_steps: int
     learning_rate: optax.Schedule
-    log_every: int  # steps, as the next two
-    checkpoint_every: int
-    eval_every: int
+    train: TrainConfig
 
     def evaluation_due(self, number: int) -> bool:
         """Returns whether an evaluation follows `number` updates."""
-        return number == self.total_steps or (number > 0 and number % self.eval_every == 0)
+        period = self.train.eval_every * self.steps_per_epoch
+        return number == self.total_steps or (number > 0 and number % period == 0)
 
     def saving_due(self, number: int) -> bool:
         """Returns whether a checkpoint follows `number` updates."""
-        return number % self.checkpoint_every == 0 or self.evaluation_due(number)
+        return number % self.train.checkpoint_every == 0 or self.evaluation_due(number)
 
     def logging_due(self, number: int) -> bool:
         """Returns whether a line follows; a checkpoint always has one before it."""
-        return number % self.log_every == 0 or self.saving_due(number)
+        return number % self.train.log_every == 0 or self.saving_due(number)
 
 
 def make_plan(config: Config, dataset: Dataset, num_devices: int) -> Plan:
@@ -43,9 +42,7 @@ def make_plan(config: Config, dataset: Dataset, num_devices: int) -> Plan:
         steps_per_epoch=per_epoch,
         total_steps=train.num_steps or train.num_epochs * per_epoch,
         learning_rate=optim.learning_rate(config.optimizer, per_epoch, batch),
-        log_every=train.log_every,
-        checkpoint_every=train.checkpoint_every,
-        eval_every=train.eval_every * per_epoch,
+        train=train,
     )
 
 

@@ -1,6 +1,7 @@
 """One step of training, the same program on one device and on many."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -87,9 +88,7 @@ def make_train_step(
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        def of_group(group: Batch) -> tuple[Metrics, Params]:
-            return loss_and_gradient(detector, config, state.trainable, state.frozen, group)
-
+        of_group = partial(loss_and_gradient, detector, config, state.trainable, state.frozen)
         metrics, gradient = mean_over_groups(of_group, batch, config.accumulation)
         metrics, gradient = jax.lax.pmean((metrics, gradient), AXIS)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.trainable)
@@ -101,10 +100,6 @@ def make_train_step(
     # Replication is by construction (everything but the batch is averaged), which the checker
     # cannot follow through custom derivatives.
     sharded = jax.shard_map(
-        step,
-        mesh=mesh,
-        in_specs=(REPLICATED, SPLIT),
-        out_specs=(REPLICATED, REPLICATED),
-        check_vma=False,
+        step, mesh=mesh, in_specs=(REPLICATED, SPLIT), out_specs=REPLICATED, check_vma=False
     )
     return jax.jit(sharded, donate_argnums=0)

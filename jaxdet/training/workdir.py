@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict
 from jaxdet.config import Config
 from jaxdet.distributed import is_first_host, of_all_hosts
 from jaxdet.errors import InputError
-from jaxdet.files import make_folder, open_regular, reported, write_json
+from jaxdet.files import make_folder, read_bytes, reported, write_json
 
 # A run may be resumed with another value of these: they do not change what is learned.
 FREE_FIELDS = {
@@ -78,8 +78,7 @@ def _lock(path: Path) -> IO[str]:
 def _require_same_run(path: Path, config: Config) -> None:
     """Raises `InputError` unless the config in `path` learns what `config` does."""
     try:
-        with reported(path, "read"), open_regular(path) as file:
-            found = msgspec.json.decode(file.read(), type=dict)
+        found = msgspec.json.decode(read_bytes(path), type=dict)
     except (msgspec.DecodeError, RecursionError) as error:
         raise InputError(f"{path}: not a config: {error}; {ADVICE}") from error
     if "test" in found:  # the name of `proposals` in earlier versions

@@ -37,10 +37,7 @@ def read_backbone(path: str | os.PathLike[str], template: Mapping[str, Any]) -> 
 
     It is a `.pth` with torchvision's names (`conv1.weight`, ..., `fc.bias`), or a Detectron `.pkl`
     (`conv1_w`, `res2_0_branch2a_bn_s`, ...).  The classifier, and stages that the template lacks,
-    are left out.
-
-    Raises:
-        InputError: the file cannot be read or is the backbone of another architecture.
+    are left out.  Raises `InputError` if the file cannot be read or is of another architecture.
     """
     checkpoint = torch_file.read(path)
     if Path(path).suffix == ".pkl":

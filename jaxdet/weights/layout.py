@@ -54,10 +54,8 @@ _SHOWN = 5  # names listed of each kind of mismatch
 def state_dict(checkpoint: Any, source: str = "the checkpoint") -> dict[str, np.ndarray]:
     """Returns the tensors of a checkpoint by name, without `module.` in front.
 
-    They lie under 'state_dict' or 'model', or are the checkpoint; `source` is the file.
-
-    Raises:
-        InputError: there are no named tensors, or two of the same name.
+    They lie under 'state_dict' or 'model', or are the checkpoint.  Raises `InputError`, which
+    names the file `source`, if there are no named tensors, or two of the same name.
     """
     tensors = checkpoint if isinstance(checkpoint, Mapping) else {}
     if "conv1_w" in tensors or "blobs" in tensors:
@@ -89,7 +87,7 @@ def to_params(
         checkpoint: as for `state_dict`, by the names of any of `SYSTEMS`, kernels OIHW.
         template: nested dict with leaves that have a `.shape`, kernels HWIO.
         allow_unused: prefixes of names that may be left over, e.g. 'neck.'.
-        source: the file's name, for messages.
+        source: the file.
         bn_eps: of the batch norms of a torchvision file without counters.
 
     Raises:
@@ -129,11 +127,9 @@ def to_params(
 
 
 def require_finite(params: Mapping[str, Any], source: str) -> None:
-    """Refuses weights that can only give nonsense.
+    """Raises `InputError` if a tensor holds NaN or infinity, or a variance below zero.
 
-    Raises:
-        InputError: a tensor holds NaN or infinity, or a variance below zero; the message names
-            `source`, the file, and the first few tensors.
+    The message names `source`, the file, and the first few tensors.
     """
     bad = [
         "/".join(path)

@@ -92,17 +92,15 @@ class _Unbuilt:
 def load(
     stream: Any,
     persistent: Callable[[Any], Storage] | None = None,
-    max_steps: int | None = None,
+    max_steps: int = _MAX_STEPS,
 ) -> Any:
     """Returns the data of the stream's next pickle: containers, numbers, text, bytes and arrays.
 
     `persistent` returns the storage of a persistent id; `max_steps` operations are done at most.
-
-    Raises:
-        Refused: the pickle asks for what is not in the tables.
-        Exception: of many kinds, when the bytes are damaged.
+    Raises `Refused` where the pickle asks for what is not in the tables, exceptions of many kinds
+    where the bytes are damaged.
     """
-    root = _Machine(stream, persistent).run(max_steps or _MAX_STEPS)
+    root = _Machine(stream, persistent).run(max_steps)
     _height(root, {}, 0)
     return root
 
@@ -131,8 +129,8 @@ class _Machine:
                 self._stack.append(self._argument(name))
             elif name in _NEW:
                 self._stack.append(_NEW[name]())
-            elif not self._container(name) and not self._object(name):
-                raise Refused(f"has the operation {name}; only tensors and containers are read")
+            else:
+                self._container(name)
         raise Refused(f"takes more than {max_steps:,} steps")
 
     def _argument(self, name: str) -> Any:
@@ -143,7 +141,7 @@ class _Machine:
         del self._stack[start:]
         return items
 
-    def _container(self, name: str) -> bool:
+    def _container(self, name: str) -> None:
         stack, marks = self._stack, self._marks
         match name:
             case "MARK":
@@ -167,10 +165,9 @@ class _Machine:
                 items = self._taken(-2 if name == "SETITEM" else marks.pop())
                 _updated(stack[-1], items)
             case _:
-                return False
-        return True
+                self._object(name)
 
-    def _object(self, name: str) -> bool:
+    def _object(self, name: str) -> None:
         stack = self._stack
         match name:
             case "PUT" | "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
@@ -201,8 +198,7 @@ class _Machine:
             case "PROTO" | "FRAME":
                 self._argument(name)
             case _:
-                return False
-        return True
+                raise Refused(f"has the operation {name}; only tensors and containers are read")
 
     def _call(self, called: Any, args: Any) -> Any:
         """Does what the named function would; only what weight files give it is understood."""

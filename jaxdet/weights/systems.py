@@ -47,16 +47,13 @@ def system_of(tensors: Mapping[str, np.ndarray]) -> System:
 def require_convention(
     checkpoint: Any, tensors: Mapping[str, np.ndarray], convention: str, source: str
 ) -> None:
-    """Refuses a checkpoint whose boxes are not those of a config.
+    """Raises `InputError` if a checkpoint's boxes are not those of a config.
 
     Args:
         checkpoint: what the file `source` holds; mmdet's say of which version they are.
         tensors: its state dict.
         convention: `config.model.convention`; a name that no system has takes every file.
         source: for the message.
-
-    Raises:
-        InputError: the file is of another system or version.
     """
     system = system_of(tensors)
     fitting = system.conventions
@@ -88,28 +85,25 @@ def require_detector(
         InputError: the kinds, or torchvision's versions, differ.
     """
     (own, own_2), (asked, asked_2) = spelling.detector_of(tensors), spelling.detector_of(wanted)
-    fits = own == asked or (asked == "rpn" and own in ("faster_rcnn", "mask_rcnn"))
-    if not own or not asked or (fits and own_2 == asked_2):
+    alike = own == asked or (asked == "rpn" and own in ("faster_rcnn", "mask_rcnn"))
+    if not own or not asked or (alike and own_2 == asked_2):
         return
-    of, field, value = (own, "detector", asked)
-    theirs = convention
-    if convention not in CONFIGS or convention.startswith("torchvision"):
-        theirs = system_of(tensors).conventions[own_2]
-    if fits:
-        of, field, value = theirs, "convention", convention
-    raise InputError(
-        f"{source}: of {of}; config.model.{field} is {value}: "
-        f"use --config={_config(theirs, own)}, or another config of that {field}"
-    )
+    theirs = system_of(tensors).conventions[own_2]
+    if theirs not in SYSTEMS["torchvision"].conventions and convention in CONFIGS:
+        theirs = convention
+    said, field = f"of {own}; config.model.detector is {asked}", "detector"
+    if alike:
+        said, field = f"of {theirs}; config.model.convention is {convention}", "convention"
+    config = _config(theirs, own)
+    raise InputError(f"{source}: {said}: use --config={config}, or another config of that {field}")
 
 
 def _config(convention: str, kind: str) -> str:
     """Returns the name of a config of a kind of detector."""
     if not kind or kind == "rpn":
         return CONFIGS[convention]
-    # Detectors of mmdet 3 were published for mmdet 2, and none with given proposals.
-    config = CONFIGS[convention.replace("mmdet3", "mmdet2")]
-    return config.replace("rpn", kind)
+    # Detectors of mmdet 3 were published with mmdet 2.
+    return CONFIGS[convention.replace("mmdet3", "mmdet2")].replace("rpn", kind)
 
 
 def _mmdet_conventions(checkpoint: Any, tensors: Mapping[str, np.ndarray]) -> tuple[str, ...]:

@@ -31,11 +31,9 @@ def read(path: str | os.PathLike[str]) -> Any:
 
     A plain pickle is of any protocol below 5, from Python 2 (whose text is decoded as latin1) or 3.
     Tensors become np.ndarray, in plain containers; bfloat16 is widened to float32, other dtypes
-    stay, and devices are forgotten.
-
-    Raises:
-        InputError: the file cannot be opened, is damaged, is no `.pth`, or its pickle asks
-            for anything but tensors and plain containers.  Nothing in it is executed.
+    stay, and devices are forgotten.  Nothing in the file is executed.  Raises `InputError` if it
+    cannot be opened, is damaged, is no `.pth`, or its pickle asks for anything but tensors and
+    plain containers.
     """
     try:
         with open_regular(path) as stream:
@@ -139,11 +137,9 @@ def write(path: str | os.PathLike[str], obj: Any) -> None:
     """Writes a zip-format `.pth` that `torch.load(path, weights_only=True)` reads.
 
     Every array becomes a contiguous CPU tensor of its own, bit for bit; NumPy scalars become
-    Python's numbers.  The same `obj` gives the same bytes.
-
-    Raises:
-        InputError: the file cannot be written.
-        TypeError: `obj` holds what is no plain container, number, text or array of PyTorch's types.
+    Python's numbers.  The same `obj` gives the same bytes.  Raises `InputError` if the file cannot
+    be written, and a TypeError if `obj` holds what is no plain container, number, text or array of
+    PyTorch's types.
     """
     pickled, arrays = write_pickle.dumps(obj)
     with whole(Path(path)) as file, zipfile.ZipFile(file, "w") as archive:

@@ -1,7 +1,6 @@
 """Writes a pickle that refers to PyTorch's tensors, without PyTorch."""
 
 import pickle
-import struct
 from collections import OrderedDict
 from collections.abc import Iterable
 from itertools import chain
@@ -15,16 +14,10 @@ _STORAGE_NAMES = {dtype: name for name, dtype in STORAGE_DTYPES.items()}
 
 
 def dumps(obj: Any) -> tuple[bytes, list[np.ndarray]]:
-    """Returns the pickle of `obj` (protocol 2, no memo) and the arrays it refers to by position.
+    """Returns the pickle of `obj` and the contiguous, little-endian arrays that it refers to.
 
-    Args:
-        obj: see `jaxdet.weights.torch_file.write`.
-
-    Returns:
-        The bytes and the contiguous, little-endian arrays; storage "0" is the first of them.
-
-    Raises:
-        TypeError: `obj` holds what a `.pth` file cannot.
+    Storage "0" is the first of them.  Raises a TypeError if `obj` holds what a `.pth` file cannot;
+    see `jaxdet.weights.torch_file.write`.
     """
     arrays: list[np.ndarray] = []
     return b"\x80\x02" + _commands(obj, arrays) + b".", arrays
@@ -35,22 +28,10 @@ def _commands(item: Any, arrays: list[np.ndarray]) -> bytes:
     match item:
         case np.ndarray():
             return _tensor(np.ascontiguousarray(item).reshape(item.shape), arrays)
-        case np.bool() | np.number():
+        case np.generic():
             return _commands(item.item(), arrays)
-        case None:
-            return b"N"
-        case bool():
-            return b"\x88" if item else b"\x89"
-        case int() if -(2**31) <= item < 2**31:
-            return b"J" + struct.pack("<i", item)
-        case int():
-            digits = pickle.encode_long(item)
-            return b"\x8a" + bytes([len(digits)]) + digits
-        case float():
-            return b"G" + struct.pack(">d", item)
-        case str():
-            text = item.encode("utf-8", "surrogatepass")
-            return b"X" + struct.pack("<I", len(text)) + text
+        case _ if type(item) in (type(None), bool, int, float, str):
+            return pickle.dumps(item, 2)[2:-1]  # without the protocol and the stop
         case dict():
             new = b"ccollections\nOrderedDict\n)R" if isinstance(item, OrderedDict) else b"}"
             return new + b"(" + _each(chain(*item.items()), arrays) + b"u"

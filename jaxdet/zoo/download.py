@@ -38,12 +38,9 @@ class _SiteError(Exception):
 def fetch(name: str) -> Path:
     """Returns a published file, downloading it at first use.
 
-    Args:
-        name: `zoo://<config>`, `zoo://<system>/<model>` or a key of `PRETRAINED`.
-
-    Raises:
-        InputError: nothing of this name is published, or no site gives the right bytes; the
-            message says which file to put where.
+    Its name is `zoo://<config>`, `zoo://<system>/<model>` or a key of `PRETRAINED`.  Raises
+    `InputError` if nothing of this name is published, or no site gives the right bytes; the message
+    says which file to put where.
     """
     rows = {row.zoo_name: row for row in PUBLISHED}
     published = {zoo_name: row.urls for zoo_name, row in rows.items() if row.file}
@@ -71,14 +68,9 @@ def _advice(row: Row) -> str:
 def download(urls: Sequence[str], target: Path, advice: str = "") -> Path:
     """Returns `target`, verified, which is brought here unless it is here already.
 
-    Args:
-        urls: of the same file, tried in this order.
-        target: ends in `-<hex digits>.pth`, the beginning of the file's SHA-256, or in
-            `_<hex digits>.pkl`, that of its MD5; a backbone `R-<depth>.pkl` has none.
-        advice: what else can be done, to end the message.
-
-    Raises:
-        InputError: no URL gives the right bytes, or the folder cannot be written.
+    It ends in `-<hex digits>.pth`, the beginning of the file's SHA-256, or in `_<hex digits>.pkl`,
+    that of its MD5; a backbone `R-<depth>.pkl` has none.  URLs are tried in order.  Where none
+    gives the right bytes, the line of the `InputError` ends with `advice`.
     """
     problems = []
     with reported(target.parent, "written", "set JAXDET_CACHE to a folder that can"):

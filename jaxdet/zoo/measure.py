@@ -35,9 +35,6 @@ def measure_apart(config: Config, *arguments: Any) -> dict[str, Any]:
     """Measures in a process of its own; arguments, results and errors are those of `measure`.
 
     The largest amount of memory is known per process, and only one may hold the devices' memory.
-
-    Raises:
-        InputError: also where the process was killed.
     """
     with ProcessPoolExecutor(1, get_context("spawn"), _start_process) as pool:
         try:
@@ -60,18 +57,14 @@ def measure(
     takes all.  `images_per_step` are over all devices; `AR1000`, `AR1000_fast`, `box_AP` and
     `mask_AP` are percent, None without a checkpoint, on a part of the images, or if of another
     kind of detector.
-
-    Raises:
-        InputError: data or checkpoint cannot be used.
     """
     mesh = data_mesh()
     detector = build_detector(config)
-    # On the host: training donates the devices' copies.
     if checkpoint:
-        shapes = param_shapes(detector)
-        params = jax.device_get(read_params(checkpoint, shapes, config.model.convention))
+        params = read_params(checkpoint, param_shapes(detector), config.model.convention)
     else:
-        params = jax.device_get(jax.jit(detector.init)(jax.random.key(config.train.seed)))
+        params = jax.jit(detector.init)(jax.random.key(config.train.seed))
+    params = jax.device_get(params)  # training donates the devices' copies
     everything = load_dataset(config, "val")
     dataset = first_images(everything, num_images or len(everything))
     seconds = memory = memory_of = None
@@ -95,7 +88,8 @@ def measure(
     }
 
 
-# Where a result of `evaluate` has what the tables publish.
+# Where a result of `evaluate` has what the tables publish, by the record's name; an RPN has no AP,
+# and what a result has not is None in the record, like recall that was not measured.
 _QUALITY = {
     "AR1000": ("AR@1000",),
     "AR1000_fast": ("fast", "AR@1000"),

@@ -68,7 +68,7 @@ TWICE = [{"id": 7, "name": "cat"}, {"id": 3, "name": "cat"}]
         (("cat",), None, "json: has no 'categories', which give config.model.class_names ids"),
         (("cat",), [{"id": "3"}], r"json: 'categories' cannot be used: .*`\$\[0\].id`"),
         (("cat",), TWICE, "json: two 'categories' have the name 'cat'"),
-        (("cat",), [*CATEGORIES, {"id": 7, "name": "x"}], "two 'categories' have the id '7'"),
+        (("cat",), [{"id": 0, "name": x} for x in "ab"], "two 'categories' have the id '0'"),
         (("cat", "dog", "cat"), CATEGORIES, "class_names: 'cat' occurs more than once"),
     ],
 )
@@ -78,13 +78,12 @@ def test_classes_that_cannot_be_used_are_one_line(load, names, categories, said)
     assert "\n" not in str(error.value)
 
 
-def test_annotations_of_other_classes_are_found_and_left_out(load):
+def test_annotations_of_other_classes_are_found_and_ignored(load):
     findings = Findings()
     dataset = load(("cat",), findings)
     assert [kind["count"] for kind in findings.faults.values()] == [2]
-    assert dataset.annotation_ids.tolist() == [3]
-    assert dataset.offsets.tolist() == [0, 1]
-    assert dataset.labels.tolist() == [0]
+    assert dataset.usable.tolist() == [False, False, True]
+    assert dataset.labels_of(0).tolist() == [0]
 
 
 @pytest.fixture

@@ -88,6 +88,9 @@ def test_results_are_in_the_images_own_pixels():
     rows, columns = np.nonzero(found.masks[0])  # 39 x 31 pixels, without the middle
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (10, 40, 8, 26)
     assert not found.masks[1].any()
+    fast = dataclasses.replace(CONFIG.model, detector="fast_rcnn")
+    with pytest.raises(jaxdet.InputError, match="works on a file of proposals"):
+        dataclasses.replace(predict, config=dataclasses.replace(CONFIG, model=fast))(IMAGE)
     one, two = predict([IMAGE, IMAGE[:48]], rle=True)
     np.testing.assert_array_equal([bitmap(rle) for rle in one.masks], found.masks)
     assert two.masks[0]["size"] == [48, 128]

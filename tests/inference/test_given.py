@@ -14,7 +14,7 @@ from jaxdet.data.load import load_dataset
 from jaxdet.data.pipeline import eval_batches, train_batches
 from jaxdet.data.sampler import flips
 from jaxdet.errors import InputError
-from jaxdet.inference.given import load_with_proposals
+from jaxdet.inference.given import load_splits
 from jaxdet.inference.results import write_proposals
 from jaxdet.inference.single import Result
 
@@ -62,14 +62,14 @@ def write(folder, kind, config):
 
 @pytest.mark.parametrize("kind", ["npz", 2, 4])
 def test_every_kind_of_file_gives_each_image_its_own(config, tmp_path, kind):
-    dataset = load_with_proposals(config, "train", write(tmp_path, kind, config))
+    (dataset,) = load_splits(config, ("train",), [write(tmp_path, kind, config)])
     for i in range(6):
         expected = boxes_of(int(dataset.image_ids[i]))[:LIMIT]
-        np.testing.assert_array_equal(dataset.proposals_of(i), expected, strict=True)
+        np.testing.assert_array_equal(dataset.given.of(i), expected, strict=True)
 
 
 def test_batches_hold_them_as_boxes_of_the_resized_image(config, tmp_path):
-    dataset = load_with_proposals(config, "train", write(tmp_path, 2, config))
+    (dataset,) = load_splits(config, ("train",), [write(tmp_path, 2, config)])
     with eval_batches(dataset, config.data, batch_size=4) as batches:
         evaluated = [batch for batch, _ in batches]
     with train_batches(dataset, config.data, global_batch=6, seed=0, num_steps=3) as batches:
@@ -79,7 +79,7 @@ def test_batches_hold_them_as_boxes_of_the_resized_image(config, tmp_path):
         assert batch.images.proposals is batch.proposals
         for row, index in enumerate(batch.index.tolist()):
             flip = is_train and bool(flips(batch.seed[row : row + 1], 0.5)[0])
-            boxes = dataset.proposals_of(index) * 2 if index >= 0 else np.zeros((0, 4))
+            boxes = dataset.given.of(index) * 2 if index >= 0 else np.zeros((0, 4))
             if flip:
                 x1, y1, x2, y2 = boxes.T
                 boxes = np.stack([127 - x2, y1, 127 - x1, y2], axis=1)
@@ -112,6 +112,7 @@ def test_what_is_no_file_of_these_images_is_one_line(config, tmp_path):
         (b"", "cannot be used as proposals: it ends too early"),
         ({"image_id": arrays["image_id"] + 1}, r"of 6 images, not of .*json; image 1 is in one of"),
         ({"count": arrays["count"] + 1}, r"\(60, 4\) boxes, and counts that add up to 66"),
+        ({"boxes": np.full((60, 4), "x")}, "cannot be used as proposals: "),
         ({"boxes": arrays["boxes"][:, :3]}, r"\(60, 3\) boxes"),
     ]
     for content, said in cases:
@@ -120,19 +121,17 @@ def test_what_is_no_file_of_these_images_is_one_line(config, tmp_path):
         else:
             other.write_bytes(content)
         with pytest.raises(InputError, match=said) as error:
-            load_with_proposals(config, "train", str(other))
+            load_splits(config, ("train",), [str(other)])
         assert str(error.value).startswith(f"{other}: ")
         assert "\n" not in str(error.value)
 
 
 def test_files_are_asked_for_and_refused(config, tmp_path):
-    with pytest.raises(InputError, match="fast_rcnn needs a file, as an RPN writes it with --"):
-        load_with_proposals(config, "train", "")
-    with pytest.raises(InputError, match="rpn makes its own; leave the flag out"):
-        load_with_proposals(Config(data=config.data), "train", "some.npz")
-    with pytest.raises(InputError, match=r"none\.npz: cannot be read: No such file"):
-        load_with_proposals(config, "train", str(tmp_path / "none.npz"))
-    with pytest.raises(InputError, match="training takes two files, TRAIN,VAL"):
+    with pytest.raises(InputError, match=r"fast_rcnn needs a file of the train and of the"):
         cli.run_train(config, tmp_path, "", ["one.npz"])
-    with pytest.raises(InputError, match="evaluation takes one file"):
-        cli.run_eval(config, tmp_path, "", False, "val", ["one.npz", "two.npz"])
+    with pytest.raises(InputError, match=r"needs a file of the val images, as val; an RPN writes"):
+        cli.run_eval(config, tmp_path, "", False)
+    with pytest.raises(InputError, match="rpn makes its own; leave the flag out"):
+        load_splits(Config(data=config.data), ("train",), ["some.npz"])
+    with pytest.raises(InputError, match=r"none\.npz: cannot be read: No such file"):
+        load_splits(config, ("train",), [str(tmp_path / "none.npz")])

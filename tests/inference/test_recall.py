@@ -142,7 +142,7 @@ def test_coco_recall_equals_cocoeval_with_every_detection():
 def plain_cocoeval(gt, proposals):
     annotations, detections = [], []
     for image_id, (image, found) in enumerate(zip(gt, proposals, strict=True), start=1):
-        for _, xywh, area, crowd, ignore in zip(*image, strict=True):
+        for _, xywh, area, crowd, ignore in zip(*image[:5], strict=True):
             flags = {"iscrowd": int(crowd), "ignore": int(ignore), "area": float(area)}
             box = {"bbox": xywh.tolist(), "category_id": 1}
             annotations.append({**flags, **box, "id": len(annotations) + 1, "image_id": image_id})

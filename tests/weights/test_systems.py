@@ -39,6 +39,7 @@ CASES = {
     "torchvision": ("torchvision_rpn_r50_fpn", convention_weights.torchvision_shapes()),
     "torchvision_v2": ("torchvision_rpn_r50_fpn_v2", convention_weights.torchvision_shapes(2)),
 }
+SLOW = [pytest.param(x, marks=pytest.mark.slow) for x in ("mmdet3_c4", "detectron2", "torchvision")]
 
 
 def narrow_config(case):
@@ -305,7 +306,7 @@ def test_the_epsilon_of_a_file_without_counters(tmp_path, caplog):
         assert f"an epsilon of {bn_eps:g} " in caplog.text
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["mmdet2", "detectron2_c4", "torchvision_v2", *SLOW])
 def test_there_and_back(tmp_path, case):
     """What comes out has every name that the system's own file has, and means the same."""
     torch = pytest.importorskip("torch")

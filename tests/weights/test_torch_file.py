@@ -100,7 +100,7 @@ def test_a_damaged_file_is_one_line_or_reads(tmp_path, path):
     whole = path.read_bytes()
     rng = np.random.default_rng(0)
     failed = 0
-    for _ in range(300):
+    for _ in range(100):
         damaged = bytearray(whole)
         damaged[rng.integers(len(whole))] ^= 1 << rng.integers(8)
         broken = written(tmp_path, bytes(damaged))
@@ -109,7 +109,7 @@ def test_a_damaged_file_is_one_line_or_reads(tmp_path, path):
         except InputError:
             message_of(broken)
             failed += 1
-    assert failed > 30
+    assert failed > 10
 
 
 def test_damaged_numbers_in_a_zip_are_noticed(tmp_path, sample):

@@ -154,9 +154,9 @@ ARRAY = name("numpy.core.multiarray", "_reconstruct") + many(
         (
             many(b"N", many(number(0)), FLOATS, b"\x89", b"C\x00")
             + b"q\x00"
-            + (ARRAY + b"R" + b"".join(b"r" + i.to_bytes(4, "little") for i in range(1, 70_000)))
-            + b"h\x01" * 70_000
-            + b"h\x00b0" * 30_000
+            + (ARRAY + b"R" + b"".join(b"r" + i.to_bytes(4, "little") for i in range(1, 35_000)))
+            + b"h\x01" * 35_000
+            + b"h\x00b0" * 15_000
             + b"2",
             "operation DUP",
         ),

@@ -1,0 +1,55 @@
+"""Runs `python -m jaxdet.main` many times, in forks of one process that imports it once."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+# One device, as users have; programs are made in two thirds of the time, and run slower.
+QUICK = "--xla_backend_optimization_level=0"
+
+# One run per list of arguments.
+DRIVER = """
+import json, os, runpy, signal, sys, tempfile
+import jaxdet.data_check, jaxdet.inference.export, jaxdet.cli
+from ml_collections import config_flags
+
+for arguments in json.load(sys.stdin):
+    output = [tempfile.TemporaryFile() for _ in range(2)]
+    child = os.fork()
+    if not child:
+        signal.alarm(100)
+        for number, file in enumerate(output, 1):
+            os.dup2(file.fileno(), number)
+        sys.argv = ["main", *arguments]
+        code = 70
+        try:
+            runpy.run_module("jaxdet.main", run_name="__main__", alter_sys=True)
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    for file in output:
+        file.seek(0)
+    print(json.dumps([status, *(file.read().decode() for file in output)]))
+"""
+
+
+def run_forked(*cases: list[str]) -> list[tuple[int, str, str]]:
+    """Exit code, stdout and stderr of each."""
+    result = subprocess.run(
+        [sys.executable, "-c", DRIVER],
+        input=json.dumps(cases),
+        env={**os.environ, "XLA_FLAGS": QUICK, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=True,
+    )
+    return [tuple(json.loads(line)) for line in result.stdout.splitlines()]
