@@ -128,7 +128,10 @@ def _check_together(config: Config) -> None:
     wide = model.groups == 1 or model.stem_channels * model.base_width >= 64
     is_scale = len(sides) == 2 and sides[0] >= sides[1]
     shorts = all(short <= min(sides, default=0) for short in config.data.train_short_sides)
-    ordered = config.targets.negative_iou <= config.targets.positive_iou
+    targets, dense = config.targets, model.detector == "retinanet"
+    ordered = targets.negative_iou <= targets.positive_iou
+    counted = (targets.loss_count in ("positives", "per_image", "average")) == dense
+    counts = "positives, per_image or average for RetinaNet, another for others"
     rules = [
         ("name", is_name, "the name of a folder"),
         ("model.convention", model.convention in CONVENTIONS, f"one of {', '.join(CONVENTIONS)}"),
@@ -141,6 +144,8 @@ def _check_together(config: Config) -> None:
         ("model.base_width", wide, "64 / model.stem_channels or more"),
         ("data.image_scale", is_scale, "(long side, short side)"),
         ("targets.negative_iou", ordered, "at most positive_iou"),
+        ("targets.loss_count", counted, counts),
+        ("targets.box_loss", dense or targets.box_loss == "smooth_l1", "smooth_l1 for an RPN"),
         ("train.num_epochs", config.train.num_epochs + config.train.num_steps > 0, "positive"),
     ]
     fields = _flat(dataclasses.asdict(config))

@@ -311,3 +311,18 @@ def test_classes_that_do_not_fit_are_named():
     for names, message in (((), "is empty"), (("cat",), "80 classes, not 1")):
         with pytest.raises(InputError, match=message):
             outputs_of(dataclasses.replace(model, class_names=names))
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("retinanet_r50_fpn_1x", "targets.loss_count", "quota"),
+        ("rpn_r50_fpn_1x", "targets.loss_count", "positives"),
+        ("rpn_r50_fpn_1x", "targets.box_loss", "giou"),
+    ],
+)
+def test_losses_of_another_detector_are_refused(name, field, value):
+    config = config_lib.load_file(name)
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(InputError, match=f"config.{field}: must be .*, not '{value}'"):
+        config_lib.parse(config)
