@@ -161,7 +161,7 @@ def test_detections_are_the_systems(case, golden):
         np.testing.assert_array_equal(batch.image_size[0], own["img_shape"])
         found = jax.tree.map(np.asarray, run(params, batch.images))
         check_second_stage(case, found, own)
-        check_detections(found["detections"], batch, own)
+        check_detections(case, found["detections"], batch, own)
 
 
 def batch_of(config: Config, expected, seed: int):
@@ -222,7 +222,7 @@ def same_rows(found, expected, name: str) -> None:
     same(found[: expected[f"{name}_shape"][0]], expected, name)
 
 
-def check_detections(found, batch, expected) -> None:
+def check_detections(case: str, found, batch, expected) -> None:
     valid = found.valid[0]
     wanted, labels = expected["dets"], expected.get("labels_contiguous", expected["labels"])
     assert valid.sum() == len(wanted)
