@@ -35,12 +35,16 @@ from jaxdet.detectors.rois import sample_rois
 from jaxdet.detectors.rpn import make_targets
 from jaxdet.inference.paste import paste_masks
 from jaxdet.inference.single import batch_of_one
+from jaxdet.models.mask_head import MaskHead
 from jaxdet.models.params import merge_params, split_params
 from jaxdet.ops.boxes import CONVENTIONS, clip
 from jaxdet.weights import layout
 from jaxdet.weights.systems import system_of
 
 EVERY = 1_000_000  # samples: all of them
+# Its masks were drawn from the features of the first 100 proposals, each with the class of the
+# detection of the same rank: numbers of the head, but not of detections.
+C4_MASKS = "mask_rcnn_r50_caffe_c4"
 FAST = ("mask_rcnn_r50_fpn",)  # of each test; all others are slow
 
 
@@ -161,6 +165,10 @@ def test_detections_are_the_systems(case, golden):
         np.testing.assert_array_equal(batch.image_size[0], own["img_shape"])
         found = jax.tree.map(np.asarray, run(params, batch.images))
         check_second_stage(case, found, own)
+        if case == C4_MASKS:
+            row, y, x = np.unravel_index(own["mask_prob_idx"], tuple(own["mask_prob_shape"]))
+            logits = found["masks"][row, y, x, own["labels"][row] + 1]
+            np.testing.assert_allclose(1 / (1 + np.exp(-logits)), own["mask_prob_val"], atol=1e-4)
         check_detections(case, found["detections"], batch, own)
 
 
@@ -191,7 +199,12 @@ def forward(config: Config):
         proposed = first.test(params, images)
         x = stages.read(params, proposed.levels, proposed.boxes, images.pad_size, 7)
         logits, deltas = head.apply({"params": params["bbox_head"]}, x)
+        if config.model.detector == "mask_rcnn" and not config.model.fpn_channels:
+            masks = MaskHead(81, 0, 256, jnp.float32).apply({"params": params["mask_head"]}, x)
+        else:
+            masks = None
         return {
+            "masks": masks,
             "proposals": proposed.boxes[0],
             "valid": proposed.valid[0],
             "features": x,
@@ -235,19 +248,18 @@ def check_detections(case: str, found, batch, expected) -> None:
     near &= found.labels[0][valid][:, None] == labels[None]
     # The rest were swapped at the cut.
     assert near.any(axis=0).mean() >= 0.99
-    if "mask_prob_idx" in expected:
+    if "mask_prob_idx" in expected and case != C4_MASKS:
         row_of = np.where(near.any(axis=0), near.argmax(axis=0), -1)
         check_masks(case, found.masks[0][valid], boxes, row_of, expected)
 
 
 def check_masks(case: str, masks, boxes, row_of, expected) -> None:
     """`row_of` is our row of each of the system's detections, or -1."""
-    if case != "mask_rcnn_r50_caffe_c4":  # whose samples are of the first 100 proposals
-        place = np.unravel_index(expected["mask_prob_idx"], tuple(expected["mask_prob_shape"]))
-        rows = row_of[place[0]]
-        error = np.abs(masks[rows, place[1], place[2]] - expected["mask_prob_val"])[rows >= 0]
-        # A probability moves by a quarter of what its logit does.
-        assert error.max() < 1e-4
+    place = np.unravel_index(expected["mask_prob_idx"], tuple(expected["mask_prob_shape"]))
+    rows = row_of[place[0]]
+    error = np.abs(masks[rows, place[1], place[2]] - expected["mask_prob_val"])[rows >= 0]
+    # A probability moves by a quarter of what its logit does.
+    assert error.max() < 1e-4
     size = tuple(map(int, expected["source_hw"]))
     kind = base.detector(*CASES[case][:1], case, depth=50, convention=CASES[case].convention)
     pasted = paste_masks(masks, boxes, size, kind.detections.mask_paste)[row_of]
