@@ -52,3 +52,28 @@ def random_boxes(seed, count, extent=1000.0):
     start = rng.uniform(0, extent, (count, 2))
     sides = np.exp(rng.uniform(1, 6, (count, 2)))
     return np.concatenate([start, start + sides], axis=1).astype(np.float32)
+
+
+def roi_align(cells, box, stride, size, roi, offset):
+    """The bins of one RoI, point after point; `cells` is one image's own map."""
+    height, width = cells.shape[:2]
+    bins = np.zeros((size, size, cells.shape[2]), np.float32)
+    shift = np.float32(0.5 if roi.aligned else 0)
+    start = box[:2] / np.float32(stride) - shift
+    side = (box[2:] + np.float32(offset)) / np.float32(stride) - shift - start
+    side = side if roi.aligned else np.maximum(side, np.float32(roi.min_side))
+    bin = side / np.float32(size)
+    counts = [roi.points or max(int(np.ceil(b)), 0) for b in bin]
+    for q, p, i, j in np.ndindex(size, size, *counts):
+        at = [
+            s + np.float32(k) * b + np.float32(n + 0.5) * b / np.float32(c)
+            for s, k, b, n, c in zip(start, (q, p), bin, (i, j), counts, strict=True)
+        ]
+        if min(at) < -1 or at[0] > width or at[1] > height:
+            continue
+        x, y = (np.clip(v, 0, last) for v, last in zip(at, (width - 1, height - 1), strict=True))
+        for row, column in np.ndindex(2, 2):
+            r, c = int(y) + row, int(x) + column
+            if r < height and c < width:
+                bins[p, q] += (1 - abs(y - r)) * (1 - abs(x - c)) * cells[r, c]
+    return bins / max(counts[0] * counts[1], 1)
