@@ -1,4 +1,4 @@
-"""Region proposal networks in functional JAX."""
+"""Object detection in functional JAX."""
 
 from typing import Any
 
