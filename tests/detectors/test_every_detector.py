@@ -18,7 +18,8 @@ from jaxdet.training.step import init_state, make_train_step
 from jaxdet.types import Batch
 
 KINDS = ("faster_rcnn", "mask_rcnn", "fast_rcnn", "fast_mask_rcnn", "retinanet")
-each_kind = pytest.mark.parametrize("kind", KINDS)
+# Each takes half a minute to compile.
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind != "mask_rcnn"]
 SIZES = ((70, 60), (60, 90))
 
 
@@ -69,7 +70,7 @@ def batch_of(sizes, bucket, first: int = 0, boxes_per_image: int = 3) -> Batch:
     )
 
 
-@each_kind
+@pytest.mark.parametrize("kind", ["mask_rcnn", *SLOW])
 def test_an_image_does_not_depend_on_its_bucket_or_neighbours(kind):
     config = tiny(kind)
     predict, params = jax.jit(build_detector(config).predict), params_of(config)
@@ -84,7 +85,8 @@ def test_an_image_does_not_depend_on_its_bucket_or_neighbours(kind):
         np.testing.assert_allclose(together.masks[1], alone.masks[0], atol=1e-4)
 
 
-@each_kind
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_eight_devices_are_one(kind):
     """Each of eight groups of two images has its own normalisers, wherever it is computed."""
     config = tiny(kind)
@@ -106,6 +108,7 @@ def test_eight_devices_are_one(kind):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "retinanet"])
 def test_the_program_of_any_number_of_images_can_be_written(kind):
     program = _program(tiny(kind), (64, 96))
