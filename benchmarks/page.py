@@ -30,6 +30,11 @@ def _network(name: str) -> Callable[[Row], bool]:
 
 R50, X101 = _network("rpn_r50"), _network("rpn_x101")
 
+
+def _rois(what: str, direction: str) -> Callable[[Row], bool]:
+    return lambda row: (row["what"], row["direction"], row["points"]) == (what, direction, 2)
+
+
 FIGURES = (
     Figure("R-50-FPN forward, 800 x 1088", "forward", "forward", R50, (">= 1.05", ">= 1.3")),
     Figure("X-101-32x4d-FPN forward", "forward", "forward", X101, (">= 0.7", ">= 1.0")),
@@ -55,6 +60,20 @@ FIGURES = (
         "matching",
         lambda row: row["boxes"] == 100,
         (">= 8", ">= 3"),
+    ),
+    Figure(
+        "RoIAlign, 1000 boxes, 7 x 7",
+        "roi_align",
+        "roi_align",
+        _rois("boxes, test", "forward"),
+        (">= 1.0", ">= 1.0"),
+    ),
+    Figure(
+        "RoIAlign's gradient, 512 boxes, 7 x 7",
+        "roi_align",
+        "roi_align",
+        _rois("boxes, training", "backward"),
+        (">= 1.0", ">= 1.0"),
     ),
     Figure(
         "end to end, files to boxes", "inference", "inference", lambda row: True, (">= 1.0", "")
@@ -187,6 +206,19 @@ SECTIONS = (
         "Of 268,569 anchors. PyTorch's table of 1000 boxes would take some 6 GB.",
         BOXES,
     ),
+    (
+        "RoIAlign",
+        "roi_align",
+        "On 800 x 1088, from four levels of 256 channels (C4: one of 1024). Points are per bin and "
+        "axis; 0: the side of the box in cells / bins, rounded up.",
+        {
+            "what": lambda row: row["what"],
+            "direction": lambda row: row["direction"],
+            "bins": lambda row: "{0} x {0}".format(row["bins"]),
+            "points": lambda row: str(row["points"]),
+            **BOXES,
+        },
+    ),
     ("End to end", "inference", "From JPEGs to boxes in their own pixels.", RATES),
     (
         "Training loader",
@@ -220,6 +252,8 @@ def machine(record: Row) -> str:
     parts.append(f"jax {versions['jax']}, Python {versions['python']}")
     if "torch" in record:
         parts.append(f"torch {record['torch']}, {record['torch_threads']} threads")
+    if "torchvision" in record:
+        parts.append(f"torchvision {record['torchvision']}")
     parts.append(f"load {record['load']}")
     if "nice" in record:
         parts.append(f"niceness {record['nice']}")

@@ -3,6 +3,7 @@
 import json
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -81,6 +82,8 @@ def environment() -> dict[str, Any]:
     if torch is None:
         return record
     record["torch"] = torch.__version__
+    if "torchvision" in sys.modules:
+        record["torchvision"] = sys.modules["torchvision"].__version__
     record["torch_threads"] = torch.get_num_threads()
     device = torch_device()
     record["torch_device"] = torch.cuda.get_device_name() if device == "cuda" else device

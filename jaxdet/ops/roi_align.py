@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Int32
 
 from jaxdet.ops.boxes import FAR, BoxConvention, area
-from jaxdet.ops.roi_sums import Axis, RoIs, align
+from jaxdet.ops.roi_sums import Axis, RoIs, align, divided
 
 
 class RoIAlign(NamedTuple):
@@ -101,9 +101,9 @@ def _axis(start: Array, end: Array, pad: Array, stride: Array, size: int, roi: R
     shift = 0.5 if roi.aligned else 0.0
     start, end = start / stride - shift, end / stride - shift
     side = end - start if roi.aligned else jnp.maximum(end - start, roi.min_side)
-    # Bounds that never bind keep XLA from multiplying with 1 / size, which would give a RoI of 21
-    # cells four points a bin and not three, and from rounding `product + start` once only.
-    bin = (side / jnp.maximum(jnp.minimum(side, 0), size))[:, None]
+    # Not side * (1 / size), which would give a RoI of 21 cells four points a bin and not three;
+    # and a bound that never binds keeps `product + start` from being rounded once only.
+    bin = divided(side, size)[:, None]
     corner = start[:, None] + jnp.minimum(jnp.arange(size)[None] * bin, FAR)
     points = jnp.full_like(bin, roi.points) if roi.points else jnp.maximum(jnp.ceil(bin), 0)
     last = (jnp.ceil(pad / stride) - 1)[:, None]

@@ -32,6 +32,14 @@ _NEAR = 6
 Shapes = tuple[jax.ShapeDtypeStruct, ...]
 
 
+def divided(a: Array, b: Array | int) -> Array:
+    """Returns `a / b`, b at least 1, rounded once.
+
+    A bound that never binds keeps XLA from multiplying with 1 / b where b is broadcast.
+    """
+    return a / jnp.maximum(b, jnp.minimum(a, 0))
+
+
 class Axis(NamedTuple):
     """Where the points of RoIs lie along one axis, in cells of each one's own map."""
 
@@ -42,7 +50,7 @@ class Axis(NamedTuple):
 
     def at(self, index: Float[Array, "..."]) -> Float[Array, "m p w k"]:
         """Returns where each bin's points lie; operations in the systems' order."""
-        return self.corner + (index + 0.5) * self.bin / jnp.maximum(self.points, 1)
+        return self.corner + divided((index + 0.5) * self.bin, jnp.maximum(self.points, 1))
 
     def taps(self) -> tuple[Float[Array, "m p 1"], Int32[Array, ""]]:
         """Returns the first cell that each bin touches, and how many a bin touches at most."""
@@ -131,11 +139,11 @@ def _bin_after_bin(points: int, shapes: Shapes, maps: tuple[Array, ...], rois: R
 
 
 def _bin_after_bin_gradient(points: int, shapes: Shapes, bins: Array, rois: RoIs) -> list[Array]:
-    def add(map: Array, at: tuple, y: _Taps, x: _Taps) -> Array:
+    def add(values: Array, at: tuple, y: _Taps, x: _Taps) -> Array:
         corner = rois.image[at[0]], _tap(y, at[1], 0)[0], _tap(x, at[2], 0)[0], 0
         wy, wx = (_read(w, (i, 0), (1, w.shape[1])) for (_, w), i in ((y, at[1]), (x, at[2])))
         more = (wy.T * wx)[None, :, :, None] * _read(bins, at, (1, 1, 1, bins.shape[-1]))
-        return _write(map, _read(map, corner, more.shape) + more, corner)
+        return _write(values, _read(values, corner, more.shape) + more, corner)
 
     empty = [jnp.zeros_like(bins, shape=f.shape) for f in shapes]
     return [_visit(points, f.shape[1:3], level, rois, f, add) for level, f in enumerate(empty)]
@@ -150,7 +158,7 @@ def _tap(taps: _Taps, bin: Array, index: int) -> tuple[Array, Array]:
 def _visit(
     points: int, extent: tuple[int, ...], level: int, rois: RoIs, state: Array, add: Callable
 ) -> Array:
-    """Returns `state` after `add(state, (roi, p, q, 0), y, x)` of all bins, window by window."""
+    """Returns `state` after `add(state, (roi, p, q, 0), y, x)` of a level's bins and windows."""
     size = rois.y.corner.shape[1]
     order = jnp.argsort(rois.level)
 

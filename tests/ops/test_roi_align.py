@@ -60,14 +60,14 @@ def test_one_level_and_its_gradient(golden, name, roi, convention):
         return out[image, jnp.arange(len(rois))].transpose(0, 3, 1, 2)
 
     out, pull = jax.vjp(jax.jit(align), features)
-    # Adaptive: means of up to 17 x 17 points, which the systems add one by one in float32.
-    atol = 5e-7 if roi.points else 3e-6
-    near(out.ravel()[arrays[f"{name}_idx"]], arrays[f"{name}_val"], atol)
-    near(out.sum((1, 2, 3), dtype=np.float32), arrays[f"{name}_sums"], 2e-4)
+    # Rounding in the mean of numbers around 1: points lie where they do to the last bit.
+    near(out.ravel()[arrays[f"{name}_idx"]], arrays[f"{name}_val"], 4e-7)
+    near(np.asarray(out, np.float64).sum((1, 2, 3)), arrays[f"{name}_sums"], 3e-6)
     cotangent = np.cos(np.arange(out.size, dtype=np.float64)).astype(np.float32)
     gradient = pull(jnp.asarray(cotangent).reshape(out.shape))[0].transpose(0, 3, 1, 2)
+    # Sums over many bins.
     near(gradient.ravel()[arrays[f"{name}_grad_idx"]], arrays[f"{name}_grad_val"], 5e-6)
-    near(np.asarray(gradient).sum(dtype=np.float64), arrays[f"{name}_grad_sum"], 5e-5)
+    near(np.asarray(gradient).sum(dtype=np.float64), arrays[f"{name}_grad_sum"], 3e-5)
 
 
 @pytest.mark.parametrize("size", [7, 14])
@@ -82,8 +82,8 @@ def test_levels_of_a_pyramid(golden, size):
     options = {"strides": STRIDES, "size": size, "roi": FIXED, "convention": TORCHVISION}
     out = jax.jit(partial(roi_align, **options))(maps, boxes, levels, pad)[0].transpose(0, 3, 1, 2)
     index, value, sums = (arrays[f"torchvision_roi{size}_{x}"] for x in ("idx", "val", "sums"))
-    near(out.ravel()[index], value, 1e-6)
-    near(out.sum((1, 2, 3)), sums, 2e-5)
+    near(out.ravel()[index], value, 4e-7)
+    near(np.asarray(out, np.float64).sum((1, 2, 3)), sums, 3e-6)
 
 
 def test_levels_at_their_borders(golden):
@@ -168,10 +168,10 @@ def test_the_same_as_point_after_point(name, monkeypatch):
     for program in ("cpu", "default"):
         monkeypatch.setattr(jax.lax, "platform_dependent", lambda *a, p=program, **k: k[p](*a))
         bins, gradient = bins_and_gradient(name, maps)
-        near(bins, expected, 2e-6)
+        near(bins, expected, 1e-6)
         gradients.append(gradient)
     for one, other in zip(*gradients, strict=True):
-        near(one, np.asarray(other), 5e-6)
+        near(one, np.asarray(other), 2e-6)
 
 
 @pytest.mark.parametrize("name", ["mmdet1", "detectron2"])
