@@ -22,6 +22,9 @@ COCO_CLASSES = (
 )
 # fmt: on
 
+# Theirs: 1 to 90, but for ten that no category has.
+COCO_IDS = sorted({*range(1, 91)} - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
+
 # What a system does otherwise than the 2018 toolbox, field by field.  A convention of your own is
 # another such dict; `model.convention` must be one of `jaxdet.ops.boxes.CONVENTIONS`.
 _MMDET2: dict[str, Any] = {

@@ -9,7 +9,7 @@ import jax
 
 from jaxdet import console
 from jaxdet.config import Config
-from jaxdet.configs.base import COCO_CLASSES
+from jaxdet.configs.base import COCO_CLASSES, COCO_IDS
 from jaxdet.data.dataset import from_files
 from jaxdet.distributed import data_mesh, print_once
 from jaxdet.errors import InputError
@@ -23,8 +23,6 @@ from jaxdet.inference.visualize import draw_result, write_png
 from jaxdet.training.loop import Stopped, TrainingError, train
 from jaxdet.training.workdir import claim_workdir
 
-# COCO's category ids of its 80 classes; the ten numbers between have none.
-COCO_IDS = sorted({*range(1, 91)} - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 
 

@@ -3,10 +3,8 @@
 import numpy as np
 
 from jaxdet.config import ModelConfig
+from jaxdet.configs.base import COCO_IDS
 from jaxdet.errors import InputError
-
-# COCO's category ids: 1 to 90, but for ten that no category has.
-COCO_IDS = np.setdiff1d(np.arange(1, 91), (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 
 
 def outputs_of(model: ModelConfig) -> np.ndarray:
@@ -27,7 +25,7 @@ def outputs_of(model: ModelConfig) -> np.ndarray:
             f"config.model.class_names: coco_ids has {len(COCO_IDS)} classes, not {count}; set "
             "config.model.class_outputs to 'labels'"
         )
-    return COCO_IDS
+    return np.array(COCO_IDS)
 
 
 def head_outputs(model: ModelConfig) -> np.ndarray:
