@@ -92,15 +92,15 @@ class _Unbuilt:
 def load(
     stream: Any,
     persistent: Callable[[Any], Storage] | None = None,
-    max_steps: int = _MAX_STEPS,
+    max_steps: int = 0,
 ) -> Any:
     """Returns the data of the stream's next pickle: containers, numbers, text, bytes and arrays.
 
-    `persistent` returns the storage of a persistent id; `max_steps` operations are done at most.
-    Raises `Refused` where the pickle asks for what is not in the tables, exceptions of many kinds
+    `persistent` returns the storage of a persistent id; `max_steps`, or a number that suits
+    tensors, bounds the operations.  Raises `Refused` where the pickle asks for what is not in the tables, exceptions of many kinds
     where the bytes are damaged.
     """
-    root = _Machine(stream, persistent).run(max_steps)
+    root = _Machine(stream, persistent).run(max_steps or _MAX_STEPS)
     _height(root, {}, 0)
     return root
 

@@ -121,7 +121,7 @@ def first_images(dataset: Dataset, count: int) -> Dataset:
     """Returns a data set's first `count` images with their annotations."""
     names = ("file_names", "image_ids", "heights", "widths")
     first = {name: getattr(dataset, name)[:count] for name in names}
-    return replace(dataset, **first, offsets=dataset.offsets[: count + 1])
+    return replace(dataset, **first, offsets=dataset.offsets[: count + 1], file_order=None)
 
 
 def _start_process() -> None:

@@ -90,7 +90,7 @@ def test_an_image_does_not_depend_on_its_bucket_or_neighbours(kind):
 def test_eight_devices_are_one(kind):
     """Each of eight groups of two images has its own normalisers, wherever it is computed."""
     config = tiny(kind)
-    detector, params = build_detector(config), params_of(config)
+    detector, params = build_detector(config), jax.device_get(params_of(config))
     optimizer = optim.make_optimizer(config.optimizer, lambda _: 1e-3)
     batch = batch_of(SIZES * 8, (96, 96))
     found = []
