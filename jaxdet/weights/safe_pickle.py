@@ -97,8 +97,8 @@ def load(
     """Returns the data of the stream's next pickle: containers, numbers, text, bytes and arrays.
 
     `persistent` returns the storage of a persistent id; `max_steps`, or a number that suits
-    tensors, bounds the operations.  Raises `Refused` where the pickle asks for what is not in the tables, exceptions of many kinds
-    where the bytes are damaged.
+    tensors, bounds the operations.  Raises `Refused` where the pickle asks for what is not in the
+    tables, exceptions of many kinds where the bytes are damaged.
     """
     root = _Machine(stream, persistent).run(max_steps or _MAX_STEPS)
     _height(root, {}, 0)
