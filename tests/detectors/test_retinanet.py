@@ -84,10 +84,8 @@ def grouped(x, case: str):
     return x.reshape(*x.shape[:-1], 3, 3, -1).swapaxes(-3, -2).reshape(x.shape)
 
 
-@pytest.mark.parametrize(
-    "case",
-    [pytest.param(x, marks=pytest.mark.slow if x != "mmdet3_retinanet" else ()) for x in CASES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
 def test_detections_are_the_systems(case, golden):
     expected = golden(f"forward_{case}")
     config = config_of(case, expected)
@@ -267,9 +265,9 @@ def small_config(case: str) -> config_lib.Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **narrow))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "case",
-    [pytest.param(x, marks=() if x.endswith("v2") else pytest.mark.slow) for x in [*CASES][1:]],
+    "case", ["mmdet3_retinanet", "detectron2_retinanet", "retinanet_resnet50_fpn_v2"]
 )
 def test_an_image_does_not_depend_on_its_bucket_or_neighbours(case):
     """The second image's fourth level has 2 by 3 cells of its own: 96 and 160 are odd in 32."""
