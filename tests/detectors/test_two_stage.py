@@ -12,7 +12,6 @@ import re
 import warnings
 from typing import NamedTuple
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +28,7 @@ from jaxdet import config as config_lib
 from jaxdet.config import Config
 from jaxdet.configs import base
 from jaxdet.data.image import padded_size, resize, resized_size
+from jaxdet.data.masks import resize_bitmap
 from jaxdet.detectors import faster_rcnn
 from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.detectors.faster_rcnn import build_heads, given_stage, rpn_stage, two_stage
@@ -40,6 +40,7 @@ from jaxdet.models.mask_head import MaskHead
 from jaxdet.models.params import apply, merge_params, split_params
 from jaxdet.ops.boxes import CONVENTIONS, clip
 from jaxdet.weights import layout
+from jaxdet.weights.spelling import TORCHVISION_2
 from jaxdet.weights.systems import system_of
 
 # detectron2 draws polygons at 28 x 28 where we resample bitmaps: 1.6 % of the pixels differ.
@@ -410,8 +411,8 @@ def bitmaps(convention: str, expected, j: int, source, size) -> np.ndarray:
         runs = [coco_mask.merge(coco_mask.frPyObjects([p.tolist()], *source)) for p in polygons]
         with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
             masks = [coco_mask.decode(run) for run in runs]
-    wide = size[1], size[0]
-    return np.stack([cv2.resize(m, wide, interpolation=cv2.INTER_NEAREST) for m in masks])
+    kind = "float" if convention.startswith("torchvision") else "opencv"
+    return np.stack([resize_bitmap(m, size, kind) for m in masks])
 
 
 def check_gradient(case: str, state, gradient, expected) -> None:
@@ -426,7 +427,7 @@ def check_gradient(case: str, state, gradient, expected) -> None:
     if CASES[case].convention == "torchvision_v2":  # norms of pyramid and heads are folded here
         folded = re.compile(r"\.fpn\.|_head\.[0-3]\.|rpn\.head\.conv")
         found, wanted = (
-            {name: norm for name, norm in norms.items() if not folded.search(name)}
+            {TORCHVISION_2(name): norm for name, norm in norms.items() if not folded.search(name)}
             for norms in (found, wanted)
         )
     assert set(found) == set(wanted)
