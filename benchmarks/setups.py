@@ -85,7 +85,7 @@ def random_batch(size: tuple[int, int], count: int, boxes: int = 10) -> Batch:
 
 def on_device(batch: Batch) -> Batch:
     """The batch where jax computes."""
-    return Batch(*(jnp.asarray(leaf) for leaf in batch))
+    return jax.tree.map(jnp.asarray, batch)
 
 
 def plain_model(config: Config, params: Params) -> PlainRPN:
