@@ -29,18 +29,14 @@ TWO_STAGE = {
 }
 
 
-def small(config: ml_collections.ConfigDict, num_epochs: int = 18) -> ml_collections.ConfigDict:
+def small(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Returns a config of small images, a narrow pyramid, and a schedule of minutes on a CPU."""
     model = config.model
     model.stem_channels, model.fpn_channels, model.head_channels = 32, 64, 64
     model.frozen_stages = -1
     data, train, optimizer = config.data, config.train, config.optimizer
-    data.name, data.image_scale, data.images_per_device, data.num_workers = (
-        "shapes",
-        (160, 144),
-        8,
-        0,
-    )
+    data.name, data.image_scale = "shapes", (160, 144)
+    data.images_per_device, data.num_workers = 8, 0
     # Without normalisation or pretrained weights SGD would take many times as long.
     optimizer.name = "adamw"
     optimizer.learning_rate = 0.003
@@ -49,10 +45,10 @@ def small(config: ml_collections.ConfigDict, num_epochs: int = 18) -> ml_collect
     optimizer.clip_norm = 10.0
     optimizer.warmup_steps = 80
     optimizer.warmup_ratio = 0.1
-    optimizer.decay_epochs = tuple(float(round(num_epochs * x)) for x in (0.5, 0.72, 0.89))
+    optimizer.decay_epochs = (9.0, 13.0, 16.0)
     optimizer.decay_factor = 0.3
     train.matmul_precision = "tensorfloat32"
-    train.num_epochs = train.eval_every = num_epochs
+    train.num_epochs = train.eval_every = 18
     train.log_every = 20
     train.checkpoint_every = 200
     config.proposals.batch_size = 10

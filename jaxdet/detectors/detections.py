@@ -5,12 +5,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 from jaxdet.config import DetectionConfig
 from jaxdet.ops.boxes import MMDET1, BoxConvention, clip, sides
 from jaxdet.ops.nms import nms
+from jaxdet.types import Predictions
 
 # Candidates that are sorted at first; all are where these do not suffice.  To sort 400,000 takes a
 # CPU 100 ms, to find the best of them 2 ms.
@@ -27,6 +29,12 @@ class Detections(NamedTuple):
     labels: Int32[Array, " m"]
     valid: Bool[Array, " m"]
     row: Int32[Array, " m"]  # of what was given, where it came from
+
+
+def as_predictions(found: Detections, labels: np.ndarray) -> Predictions:
+    """Returns detections with the label of each output instead of the output's number."""
+    own = jnp.where(found.valid, jnp.asarray(labels, jnp.int32)[found.labels], 0)
+    return Predictions(found.boxes, found.scores, own, found.valid)
 
 
 def detect(

@@ -17,22 +17,22 @@ from jaxtyping import Array, Bool, Float, Float32
 
 from jaxdet.config import Config, ModelConfig, ProposalConfig
 from jaxdet.detectors.classes import head_outputs, labels_of
-from jaxdet.detectors.detections import Detections, detect
+from jaxdet.detectors.detections import Detections, as_predictions, detect
 from jaxdet.detectors.proposals import propose
 from jaxdet.detectors.rois import STDS, RoIs, read_features, sample_rois
 from jaxdet.detectors.rpn import (
     RPN,
     anchor_grid,
+    anchor_losses,
     build_network,
     is_trainable,
-    make_targets,
-    rpn_losses,
+    per_image,
 )
 from jaxdet.models.box_head import BOX_SIZE, BoxHead, SharedHead
-from jaxdet.models.features import blank_images
+from jaxdet.models.features import Features, blank_images, feature_fields
 from jaxdet.models.mask_head import MASK_SIZE
 from jaxdet.models.params import apply
-from jaxdet.models.resnet import BLOCKS
+from jaxdet.models.resnet import BLOCKS, width_of
 from jaxdet.ops.boxes import CONVENTIONS, decode
 from jaxdet.ops.losses import smooth_l1
 from jaxdet.types import Batch, Detector, Images, Params, Predictions
@@ -108,12 +108,9 @@ def rpn_stage(config: Config) -> FirstStage:
         return Proposed(levels, found.boxes, found.valid), outputs
 
     def train(params: Params, batch: Batch) -> tuple[Proposed, Terms, Terms]:
-        targets = make_targets(batch, model, config.targets)
         proposed, outputs = run(params, batch.images, training)
-        cls, bbox = rpn_losses(outputs, targets, config.targets)
-        positives = targets.positive.sum(axis=1).astype(jnp.float32).mean()
-        losses = {"loss_rpn_cls": cls.sum(), "loss_rpn_bbox": bbox.sum()}
-        return proposed, losses, {"num_positive": positives}
+        cls, bbox, numbers = anchor_losses(outputs, batch, config)
+        return proposed, {"loss_rpn_cls": cls, "loss_rpn_bbox": bbox}, numbers
 
     def test(params: Params, images: Images) -> Proposed:
         return run(params, images, config.proposals)[0]
@@ -123,13 +120,13 @@ def rpn_stage(config: Config) -> FirstStage:
 
 def given_stage(config: Config) -> FirstStage:
     """Returns a first stage whose proposals come with the images."""
-    network = build_network(config.model, config.train.precision, config.train.remat)
+    network = Features(**feature_fields(config.model, config.train.precision, config.train.remat))
 
     def init(key: Array, images: Images) -> Params:
-        return network.init(key, images, method=RPN.features)["params"]
+        return network.init(key, images, method=Features.features)["params"]
 
     def test(params: Params, images: Images) -> Proposed:
-        _, levels = apply(network, params, images, method=RPN.features)
+        _, levels = apply(network, params, images, method=Features.features)
         return Proposed(levels, jnp.asarray(images.proposals), jnp.asarray(images.proposal_mask))
 
     return FirstStage(init, lambda params, batch: (test(params, batch.images), {}, {}), test)
@@ -142,27 +139,25 @@ def two_stage(config: Config, first: FirstStage) -> TwoStage:
 
     def init(key: Array) -> Params:
         keys = jax.random.split(key, 3)
-        images = blank_images(config.data.pixel_dtype)
-        nothing = {"proposals": jnp.zeros((1, 1, 4)), "proposal_mask": jnp.zeros((1, 1), bool)}
-        images = images._replace(**nothing)
-        params = first.init(keys[0], images)
-        levels = first.test(params, images).levels
-        x = jnp.zeros((1, *pooled_size(model, BOX_SIZE), levels[0].shape[-1]), levels[0].dtype)
+        params = first.init(keys[0], blank_images(config.data.pixel_dtype))
+        side, channels = (
+            pooled_size(model, BOX_SIZE),
+            model.fpn_channels or 16 * model.stem_channels,
+        )
+        x = jnp.zeros((1, side, side, channels), jnp.dtype(config.train.precision))
         if shared:
             params = {**params, "shared_head": shared.init(keys[1], x)["params"]}
             x = apply(shared, params["shared_head"], x)
         return {**params, "bbox_head": head.init(keys[2], x)["params"]}
 
     def read(params: Params, levels: list[Array], boxes: Array, pad_size: Array, bins: int):
-        size = pooled_size(model, bins)[0]
-        x = read_features(levels, boxes, pad_size, size, model, config.rois)
+        x = read_features(levels, boxes, pad_size, pooled_size(model, bins), model, config.rois)
         return apply(shared, params["shared_head"], x) if shared else x
 
     def say(params: Params, x: Array, count: int) -> tuple[Array, Array]:
         logits, deltas = apply(head, params["bbox_head"], x)
-        return logits.reshape(-1, count, logits.shape[-1]), deltas.reshape(
-            -1, count, *logits.shape[-1:], 4
-        )
+        logits = logits.reshape(-1, count, logits.shape[-1])
+        return logits, deltas.reshape(*logits.shape, 4)
 
     def loss(params: Params, batch: Batch):
         proposed, losses, numbers = first.train(params, batch)
@@ -194,9 +189,7 @@ def two_stage(config: Config, first: FirstStage) -> TwoStage:
         found = jax.vmap(one_image)(
             proposed.boxes, proposed.valid, logits, deltas, images.image_size, images.scale
         )
-        labels = jnp.asarray(class_labels, jnp.int32)[found.labels]
-        labels = jnp.where(found.valid, labels, 0)
-        return Predictions(found.boxes, found.scores, labels, found.valid), proposed.levels
+        return as_predictions(found, class_labels), proposed.levels
 
     return TwoStage(init, loss, predict, read)
 
@@ -207,17 +200,16 @@ def build_heads(model: ModelConfig, precision: str) -> tuple[SharedHead | None, 
     shared = None
     if not model.fpn_channels:
         planes = model.stem_channels * 8
-        width = planes if model.groups == 1 else planes * model.base_width // 64 * model.groups
+        width = width_of(planes, model.groups, model.base_width)
         count, caffe = BLOCKS[model.depth][3], model.style == "caffe"
         shared = SharedHead(planes, count, width, model.groups, caffe, dtype)
     fields = model.box_convs, model.box_fcs, model.box_channels
     return shared, BoxHead(int(head_outputs(model).max()) + 1, *fields, dtype)
 
 
-def pooled_size(model: ModelConfig, bins: int) -> tuple[int, int]:
-    """Returns the bins that RoIAlign makes for a head that wants `bins`."""
-    side = bins if model.fpn_channels else MASK_SIZE  # which C4's shared stage halves
-    return side, side
+def pooled_size(model: ModelConfig, bins: int) -> int:
+    """Returns how many bins RoIAlign makes along each axis for a head that wants `bins`."""
+    return bins if model.fpn_channels else MASK_SIZE  # which C4's shared stage halves
 
 
 def roi_losses(
@@ -233,5 +225,5 @@ def roi_losses(
         "loss_cls": jnp.where(rois.valid, entropy, 0).sum() / count,
         "loss_bbox": jnp.where(rois.positive[..., None], error, 0).sum() / count,
     }
-    positives = rois.positive.sum(axis=1).astype(jnp.float32).mean()
-    return losses, {"accuracy": right.sum() / count, "num_positive_rois": positives}
+    numbers = {"accuracy": right.sum() / count, "num_positive_rois": per_image(rois.positive)}
+    return losses, numbers

@@ -11,9 +11,10 @@ from jaxtyping import Array, Float, Int
 
 from jaxdet.config import Config, DetectionConfig, ModelConfig, TargetConfig
 from jaxdet.detectors.classes import labels_of, outputs_of
-from jaxdet.detectors.detections import detect, detect_pairs
-from jaxdet.detectors.rpn import Targets, anchor_grid, apply, is_trainable, make_targets
+from jaxdet.detectors.detections import as_predictions, detect, detect_pairs
+from jaxdet.detectors.rpn import Targets, anchor_grid, is_trainable, make_targets, per_image
 from jaxdet.models.features import Features, blank_images, feature_fields
+from jaxdet.models.params import apply
 from jaxdet.models.retina_head import RetinaHead
 from jaxdet.models.rpn_head import Outputs
 from jaxdet.ops.anchors import in_grid, pyramid_anchors
@@ -38,8 +39,8 @@ def retinanet(config: Config) -> Detector:
         targets = make_targets(batch, model, config.targets)
         outputs = apply(network, params, batch.images)
         cls, bbox = retinanet_losses(outputs, targets, batch, model, config.targets)
-        positives = targets.positive.sum(axis=1).astype(jnp.float32).mean()
-        return {"loss_cls": cls.sum(), "loss_bbox": bbox.sum()}, {"num_positive": positives}
+        losses = {"loss_cls": cls.sum(), "loss_bbox": bbox.sum()}
+        return losses, {"num_positive": per_image(targets.positive)}
 
     def predict(params: Params, images: Images) -> Predictions:
         outputs = apply(network, params, images)
@@ -55,10 +56,7 @@ class RetinaNet(Features):
 
     def __call__(self, images: Images) -> Outputs:
         """Returns logits and deltas of every anchor of the bucket."""
-        _, levels = self.features(images)
-        cells = self.own_cells(images, levels)
-        heads = [self.bbox_head(x, mask) for x, mask in zip(levels, cells, strict=True)]
-        return Outputs([logits for logits, _ in heads], [deltas for _, deltas in heads])
+        return self.dense(self.bbox_head, images)[1]
 
 
 def build_network(
@@ -156,8 +154,7 @@ def detections(
         else:
             boxes, scores = (jnp.concatenate(x) for x in zip(*levels, strict=True))
             found = detect(boxes, scores, *rest)
-        own = jnp.where(found.valid, jnp.asarray(labels, jnp.int32)[found.labels], 0)
-        return Predictions(found.boxes, found.scores, own, found.valid)
+        return as_predictions(found, labels)
 
     return jax.vmap(one_image)(*outputs, images.image_size, images.pad_size, images.scale)
 

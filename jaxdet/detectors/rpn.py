@@ -22,6 +22,8 @@ from jaxdet.ops.matching import match
 from jaxdet.ops.sampling import priorities, sample
 from jaxdet.types import Batch, Detector, Images, Params, Predictions
 
+Numbers = dict[str, Array]  # float32 scalars to be logged
+
 
 class Targets(NamedTuple):
     """What the network should say."""
@@ -40,11 +42,8 @@ def rpn(config: Config) -> Detector:
         return network.init(key, blank_images(config.data.pixel_dtype))["params"]
 
     def loss(params: Params, batch: Batch) -> tuple[dict[str, Array], dict[str, Array]]:
-        targets = make_targets(batch, config.model, config.targets)
-        outputs = apply(network, params, batch.images)
-        cls, bbox = rpn_losses(outputs, targets, config.targets)
-        positives = targets.positive.sum(axis=1).astype(jnp.float32).mean()
-        return {"loss_cls": cls.sum(), "loss_bbox": bbox.sum()}, {"num_positive": positives}
+        cls, bbox, numbers = anchor_losses(apply(network, params, batch.images), batch, config)
+        return {"loss_cls": cls, "loss_bbox": bbox}, numbers
 
     def predict(params: Params, images: Images) -> Predictions:
         outputs, bucket = apply(network, params, images), images.image.shape[1:3]
@@ -65,11 +64,7 @@ class RPN(Features):
 
     def forward(self, images: Images) -> tuple[list[Array], Outputs]:
         """Returns the levels that the head sees, and what it says of them."""
-        _, levels = self.features(images)
-        cells = self.own_cells(images, levels)
-        heads = [self.rpn_head(x, mask) for x, mask in zip(levels, cells, strict=True)]
-        outputs = Outputs([logits for logits, _ in heads], [deltas for _, deltas in heads])
-        return levels, outputs
+        return self.dense(self.rpn_head, images)
 
 
 def build_network(config: ModelConfig, precision: str = "float32", remat: bool = False) -> RPN:
@@ -131,6 +126,18 @@ def make_targets(batch: Batch, model: ModelConfig, config: TargetConfig) -> Targ
 
     sizes = batch.image_size, batch.pad_size
     return jax.vmap(one_image)(*sizes, batch.boxes, batch.box_mask, batch.seed)
+
+
+def anchor_losses(outputs: Outputs, batch: Batch, config: Config) -> tuple[Array, Array, Numbers]:
+    """Returns classification and box loss of all levels, and the positives of an image."""
+    targets = make_targets(batch, config.model, config.targets)
+    cls, bbox = rpn_losses(outputs, targets, config.targets)
+    return cls.sum(), bbox.sum(), {"num_positive": per_image(targets.positive)}
+
+
+def per_image(positive: Bool[Array, "B n"]) -> Float32[Array, ""]:
+    """Returns how many positives an image has on average, to be logged."""
+    return positive.sum(axis=1).astype(jnp.float32).mean()
 
 
 def rpn_losses(

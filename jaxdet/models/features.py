@@ -5,12 +5,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Float32, Int, UInt8
+from jaxtyping import Array, Float, Float32, Int, UInt8
 
 from jaxdet.config import ModelConfig
 from jaxdet.models.fpn import FPN
 from jaxdet.models.layers import apply_mask, cell_mask
 from jaxdet.models.resnet import ResNet
+from jaxdet.models.rpn_head import Outputs
 from jaxdet.types import Images
 
 
@@ -35,12 +36,14 @@ class Features(nn.Module):
         stages = self.backbone(x, images.pad_size)
         return stages, self.neck(stages, images.pad_size) if self.neck else stages[-1:]
 
-    def own_cells(self, images: Images, levels: list[Array]) -> list[Bool[Array, "B _ _ 1"]]:
-        """Returns which cells of each level lie in the padded images."""
-        return [
-            cell_mask(images.pad_size, stride, *x.shape[1:3])
+    def dense(self, head: nn.Module, images: Images) -> tuple[list[Array], Outputs]:
+        """Returns the levels, and what a head says of every anchor of the bucket."""
+        _, levels = self.features(images)
+        said = [
+            head(x, cell_mask(images.pad_size, stride, *x.shape[1:3]))
             for x, stride in zip(levels, self.strides, strict=True)
         ]
+        return levels, Outputs([logits for logits, _ in said], [deltas for _, deltas in said])
 
     def normalize(
         self,

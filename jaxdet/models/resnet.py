@@ -15,6 +15,11 @@ BLOCKS = {
 }
 
 
+def width_of(planes: int, groups: int, base_width: int) -> int:
+    """Returns the channels of a bottleneck's 3x3 convolution."""
+    return planes if groups == 1 else planes * base_width // 64 * groups
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions, for depths 18 and 34."""
 
@@ -111,6 +116,6 @@ class ResNet(nn.Module):
             "name": f"layer{stage + 1}_{index}",
         }
         if not basic:
-            width = planes if self.groups == 1 else planes * self.base_width // 64 * self.groups
+            width = width_of(planes, self.groups, self.base_width)
             fields |= {"width": width, "groups": self.groups, "caffe_style": self.caffe_style}
         return cls(**fields)

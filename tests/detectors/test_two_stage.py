@@ -29,7 +29,7 @@ from jaxdet.config import Config
 from jaxdet.configs import base
 from jaxdet.data.image import padded_size, resize, resized_size
 from jaxdet.data.masks import resize_bitmap
-from jaxdet.detectors import faster_rcnn
+from jaxdet.detectors import rpn
 from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.detectors.faster_rcnn import build_heads, given_stage, rpn_stage, two_stage
 from jaxdet.detectors.rois import sample_rois
@@ -297,7 +297,7 @@ def test_losses_and_gradients_are_the_systems(case, golden, monkeypatch):
     if CASES[case].convention == "mmdet3":  # whose anchors stand on each image's own padding
         pads = jnp.array([padded_size(tuple(map(int, expected[f"img_shape{j}"]))) for j in (0, 1)])
         own = batch._replace(pad_size=pads)
-        monkeypatch.setattr(faster_rcnn, "make_targets", lambda _, *x: make_targets(own, *x))
+        monkeypatch.setattr(rpn, "make_targets", lambda _, *x: make_targets(own, *x))
     detector, (first, _) = build_detector(config), stages_of(config)
     params = params_of(case, config, expected)
     trainable, frozen = split_params(params, detector.trainable)
