@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_main import refused
+from test_main import is_refusal
 from test_resume import Run, rows_of, saved
 from test_train import tiny_config
 from tiny_coco import write_coco
@@ -151,5 +151,5 @@ def test_read_only_work_directory(coco, tmp_path):
             timeout=120,
             check=False,
         )
-        refused(result, str(workdir), "Permission denied")
+        is_refusal(result.returncode, result.stderr, workdir, "Permission denied")
         assert list(folder.iterdir()) == []

@@ -42,12 +42,17 @@ def refused(cases: dict[tuple[str, ...], tuple]) -> None:
     """Each list of arguments gives one line on stderr that has all its parts, and exit code 2."""
     results = run_forked(*([*map(str, arguments)] for arguments in cases))
     for (code, _, errors), parts in zip(results, cases.values(), strict=True):
-        assert code == 2, errors
-        lines = errors.strip().splitlines()
-        assert len(lines) == 1, errors
-        assert lines[0].startswith("jaxdet: ")
-        for part in parts:
-            assert str(part) in lines[0]
+        is_refusal(code, errors, *parts)
+
+
+def is_refusal(code: int, errors: str, *parts: object) -> None:
+    """A command ended with exit code 2 and one line on stderr that has all parts."""
+    assert code == 2, errors
+    lines = errors.strip().splitlines()
+    assert len(lines) == 1, errors
+    assert lines[0].startswith("jaxdet: ")
+    for part in parts:
+        assert str(part) in lines[0]
 
 
 @pytest.fixture(scope="session")
