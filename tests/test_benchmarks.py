@@ -63,7 +63,7 @@ def ours(setup):
     """The network's outputs, compiled once for the tests of a network."""
     config, params, batch, _, _ = setup
     placed = on_device(batch)
-    network = build_network(config.model)
+    network = build_network(config.model, config.train)
     return jax.jit(lambda params: apply(network, params, placed.images))(params)
 
 

@@ -1,18 +1,17 @@
-"""The heads of the second stage: classes and boxes of RoIs, and C4's shared fifth stage."""
+"""The head that says of each RoI what it is, and refines its box (Girshick 2015)."""
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Float32
 
 from jaxdet.models.layers import Conv, Dense
-from jaxdet.models.resnet import Bottleneck
 
 # Bins of a RoI along each axis.
 BOX_SIZE = 7
 
 
 class BoxHead(nn.Module):
-    """Class scores and four deltas per class (Girshick 2015); class 0 is the background."""
+    """Class scores and four deltas per class; class 0 is the background."""
 
     num_outputs: int
     num_convs: int
@@ -38,32 +37,3 @@ class BoxHead(nn.Module):
         logits = Dense(self.num_outputs, normal(0.01), self.dtype, name="fc_cls")(x)
         deltas = Dense(4 * self.num_outputs, normal(0.001), self.dtype, name="fc_reg")(x)
         return logits.astype(jnp.float32), deltas.astype(jnp.float32)
-
-
-class SharedHead(nn.Module):
-    """The fifth stage of a ResNet, which C4 applies to each RoI."""
-
-    planes: int
-    count: int
-    width: int
-    groups: int
-    caffe_style: bool
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "n p p c"]) -> Float[Array, "n q q d"]:
-        """Returns features of half as many bins along each axis."""
-        mask_in = jnp.ones((*x.shape[:3], 1), bool)
-        mask_out = mask_in[:, ::2, ::2]
-        for j in range(self.count):
-            x = Bottleneck(
-                planes=self.planes,
-                width=self.width,
-                stride=2 if j == 0 else 1,
-                groups=self.groups,
-                caffe_style=self.caffe_style,
-                project=j == 0,
-                dtype=self.dtype,
-                name=f"layer4_{j}",
-            )(x, mask_out if j else mask_in, mask_out)
-        return x

@@ -7,7 +7,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Float32, Int, UInt8
 
-from jaxdet.config import ModelConfig
+from jaxdet.config import ModelConfig, TrainConfig
 from jaxdet.models.fpn import FPN
 from jaxdet.models.layers import apply_mask, cell_mask
 from jaxdet.models.resnet import ResNet
@@ -36,15 +36,6 @@ class Features(nn.Module):
         stages = self.backbone(x, images.pad_size)
         return stages, self.neck(stages, images.pad_size) if self.neck else stages[-1:]
 
-    def dense(self, head: nn.Module, images: Images) -> tuple[list[Array], Outputs]:
-        """Returns the levels, and what a head says of every anchor of the bucket."""
-        _, levels = self.features(images)
-        said = [
-            head(x, cell_mask(images.pad_size, stride, *x.shape[1:3]))
-            for x, stride in zip(levels, self.strides, strict=True)
-        ]
-        return levels, Outputs([logits for logits, _ in said], [deltas for _, deltas in said])
-
     def normalize(
         self,
         image: UInt8[Array, "b h w 3"] | Float32[Array, "b h w 3"],
@@ -65,35 +56,52 @@ class Features(nn.Module):
         return apply_mask(x, cell_mask(image_size, 1, *x.shape[1:3]))
 
 
-def feature_fields(config: ModelConfig, precision: str, remat: bool) -> dict[str, Any]:
-    """Returns the fields of `Features`, which every network's builder passes on.
+class AnchorNetwork(Features):
+    """Features, and what a head says of every anchor of the bucket."""
 
-    They compute in `precision`; parameters are float32 always.
-    """
-    dtype = jnp.dtype(precision)
+    head: nn.Module
+    preserve_adopted_names = True  # parameters lie under the head's own
+
+    def __call__(self, images: Images) -> Outputs:
+        """Returns logits and deltas."""
+        return self.forward(images)[1]
+
+    def forward(self, images: Images) -> tuple[list[Array], Outputs]:
+        """Returns the levels that the head sees, and its logits and deltas."""
+        _, levels = self.features(images)
+        said = [
+            self.head(x, cell_mask(images.pad_size, stride, *x.shape[1:3]))
+            for x, stride in zip(levels, self.strides, strict=True)
+        ]
+        return levels, Outputs([logits for logits, _ in said], [deltas for _, deltas in said])
+
+
+def resnet_fields(config: ModelConfig, train: TrainConfig) -> dict[str, Any]:
+    """Returns the fields of `Stages`, which compute in `train.precision`."""
     return {
-        "backbone": ResNet(
-            depth=config.depth,
-            num_stages=config.num_stages,
-            stem_channels=config.stem_channels,
-            groups=config.groups,
-            base_width=config.base_width,
-            caffe_style=config.style == "caffe",
-            remat=remat,
-            dtype=dtype,
-        ),
-        "neck": _pyramid(config, dtype) if config.fpn_channels else None,
+        "depth": config.depth,
+        "stem_channels": config.stem_channels,
+        "groups": config.groups,
+        "base_width": config.base_width,
+        "caffe_style": config.style == "caffe",
+        "remat": train.remat,
+        "dtype": jnp.dtype(train.precision),
+    }
+
+
+def feature_fields(config: ModelConfig, train: TrainConfig) -> dict[str, Any]:
+    """Returns the fields of `Features`, which every network's builder passes on."""
+    dtype = jnp.dtype(train.precision)
+    extra = config.fpn_start, config.fpn_extra, config.fpn_relu
+    return {
+        "backbone": ResNet(num_stages=config.num_stages, **resnet_fields(config, train)),
+        "neck": FPN(config.fpn_channels, dtype, *extra) if config.fpn_channels else None,
         "strides": config.strides,
         "pixel_mean": config.pixel_mean,
         "pixel_std": config.pixel_std,
         "bgr": config.channel_order == "bgr",
         "dtype": dtype,
     }
-
-
-def _pyramid(config: ModelConfig, dtype: jnp.dtype) -> FPN:
-    rest = config.fpn_start, config.fpn_extra, config.fpn_relu
-    return FPN(config.fpn_channels, dtype, *rest)
 
 
 def blank_images(dtype: str) -> Images:

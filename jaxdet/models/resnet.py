@@ -15,11 +15,6 @@ BLOCKS = {
 }
 
 
-def width_of(planes: int, groups: int, base_width: int) -> int:
-    """Returns the channels of a bottleneck's 3x3 convolution."""
-    return planes if groups == 1 else planes * base_width // 64 * groups
-
-
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions, for depths 18 and 34."""
 
@@ -68,11 +63,10 @@ class Bottleneck(nn.Module):
         return nn.relu(x + y)
 
 
-class ResNet(nn.Module):
-    """The stages' outputs, strides 4, 8, 16, 32."""
+class Stages(nn.Module):
+    """The blocks of a ResNet's stages."""
 
     depth: int
-    num_stages: int
     stem_channels: int
     groups: int
     base_width: int
@@ -80,28 +74,13 @@ class ResNet(nn.Module):
     remat: bool
     dtype: jnp.dtype
 
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "b h w 3"], pad_size: Int[Array, "b 2"]
-    ) -> list[Float[Array, "b _ _ _"]]:
-        """Args: x: normalised, zero beyond each image; pad_size: (height, width) of each."""
-        x = ConvNorm(self.stem_channels, 7, 2, dtype=self.dtype, name="conv1")(x)
-        mask = cell_mask(pad_size, 2, *x.shape[1:3])
-        # After ReLU a zero never wins, so masking serves the pool's -inf padding as well.
-        x = max_pool_3x3_2(apply_mask(nn.relu(x), mask))
-        mask = cell_mask(pad_size, 4, *x.shape[1:3])
-        outputs = []
-        for i, count in enumerate(BLOCKS[self.depth][: self.num_stages]):
-            stride = 1 if i == 0 else 2
-            for j in range(count):
-                if j > 0:
-                    stride = 1
-                h, w = x.shape[1] // stride, x.shape[2] // stride
-                mask_out = cell_mask(pad_size, 2 ** (i + 2), h, w)
-                x = self._block(i, j, stride, x.shape[-1])(x, mask, mask_out)
-                mask = mask_out
-            outputs.append(x)
-        return outputs
+    def stage(self, number: int, x: Array, mask_in: Array, mask_out: Array) -> Array:
+        """Returns what the blocks of a stage, 0 to 3, make of the one before."""
+        for j in range(BLOCKS[self.depth][number]):
+            stride = 2 if number > 0 and j == 0 else 1
+            block = self._block(number, j, stride, x.shape[-1])
+            x = block(x, mask_out if j else mask_in, mask_out)
+        return x
 
     def _block(self, stage: int, index: int, stride: int, channels: int) -> nn.Module:
         planes = self.stem_channels * 2**stage
@@ -116,6 +95,40 @@ class ResNet(nn.Module):
             "name": f"layer{stage + 1}_{index}",
         }
         if not basic:
-            width = width_of(planes, self.groups, self.base_width)
+            width = planes if self.groups == 1 else planes * self.base_width // 64 * self.groups
             fields |= {"width": width, "groups": self.groups, "caffe_style": self.caffe_style}
         return cls(**fields)
+
+
+class ResNet(Stages):
+    """The stages' outputs, strides 4, 8, 16, 32."""
+
+    num_stages: int
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w 3"], pad_size: Int[Array, "b 2"]
+    ) -> list[Float[Array, "b _ _ _"]]:
+        """Args: x: normalised, zero beyond each image; pad_size: (height, width) of each."""
+        x = ConvNorm(self.stem_channels, 7, 2, dtype=self.dtype, name="conv1")(x)
+        mask = cell_mask(pad_size, 2, *x.shape[1:3])
+        # After ReLU a zero never wins, so masking serves the pool's -inf padding as well.
+        x = max_pool_3x3_2(apply_mask(nn.relu(x), mask))
+        mask = cell_mask(pad_size, 4, *x.shape[1:3])
+        outputs = []
+        for i in range(self.num_stages):
+            step = 1 if i == 0 else 2
+            mask_out = cell_mask(pad_size, 2 ** (i + 2), x.shape[1] // step, x.shape[2] // step)
+            x, mask = self.stage(i, x, mask, mask_out), mask_out
+            outputs.append(x)
+        return outputs
+
+
+class SharedHead(Stages):
+    """The last stage by itself, which C4 applies to each RoI."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n p p c"]) -> Float[Array, "n q q d"]:
+        """Returns features of half as many bins along each axis."""
+        mask = jnp.ones((*x.shape[:3], 1), bool)
+        return self.stage(3, x, mask, mask[:, ::2, ::2])

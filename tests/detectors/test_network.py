@@ -23,7 +23,7 @@ SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != 
 def test_forward_and_proposals_match_reference(case, golden):
     expected = golden(f"forward_{case}")
     config = config_of(case)
-    detector, model = build_detector(config), build_network(config.model)
+    detector, model = build_detector(config), build_network(config.model, config.train)
     images = forward_batch(expected).images
 
     @jax.jit

@@ -192,7 +192,7 @@ def stages_of(config: Config):
 def forward(config: Config):
     """Everything that a golden has numbers of, as one program."""
     first, stages = stages_of(config)
-    head, detector = build_heads(config.model, "float32")[1], build_detector(config)
+    head, detector = build_heads(config.model, config.train)[1], build_detector(config)
 
     def run(params, images):
         proposed = first.test(params, images)
