@@ -29,13 +29,7 @@ from jaxdet.detectors.rpn import (
     per_image,
 )
 from jaxdet.models.box_head import BOX_SIZE, BoxHead
-from jaxdet.models.features import (
-    AnchorNetwork,
-    Features,
-    blank_images,
-    feature_fields,
-    resnet_fields,
-)
+from jaxdet.models.features import AnchorNetwork, Features, blank_images
 from jaxdet.models.mask_head import MASK_SIZE
 from jaxdet.models.params import apply
 from jaxdet.models.resnet import SharedHead
@@ -69,16 +63,6 @@ class TwoStage(NamedTuple):
     predict: Callable[[Params, Images], tuple[Predictions, list[Array]]]
     # features of boxes as heads take them, given the images' padded sizes and the bins wanted
     read: Callable[[Params, list[Array], Array, Array, int], Array]
-
-
-def faster_rcnn(config: Config) -> Detector:
-    """Returns Faster R-CNN as pure functions."""
-    return without_masks(two_stage(config, rpn_stage(config)), config)
-
-
-def fast_rcnn(config: Config) -> Detector:
-    """Returns Fast R-CNN as pure functions; the batch brings proposals."""
-    return without_masks(two_stage(config, given_stage(config)), config)
 
 
 def without_masks(stages: TwoStage, config: Config) -> Detector:
@@ -122,7 +106,7 @@ def rpn_stage(config: Config) -> FirstStage:
 
 def given_stage(config: Config) -> FirstStage:
     """Returns a first stage whose proposals come with the images."""
-    network = Features(**feature_fields(config.model, config.train))
+    network = Features(config.model, config.train)
 
     def init(key: Array, images: Images) -> Params:
         return network.init(key, images, method=Features.features)["params"]
@@ -198,9 +182,9 @@ def two_stage(config: Config, first: FirstStage) -> TwoStage:
 
 def build_heads(model: ModelConfig, train: TrainConfig) -> tuple[SharedHead | None, BoxHead]:
     """Returns C4's shared stage, or None with a pyramid, and the box head."""
-    shared = None if model.fpn_channels else SharedHead(**resnet_fields(model, train))
-    sizes = model.box_convs, model.box_fcs, model.box_channels
-    return shared, BoxHead(int(head_outputs(model).max()) + 1, *sizes, jnp.dtype(train.precision))
+    dtype = jnp.dtype(train.precision)
+    shared = None if model.fpn_channels else SharedHead(model, train.remat, dtype)
+    return shared, BoxHead(model, int(head_outputs(model).max()) + 1, dtype)
 
 
 def pooled_size(model: ModelConfig, bins: int) -> int:

@@ -9,23 +9,13 @@ from jaxtyping import Array, Float
 
 from jaxdet.config import Config
 from jaxdet.detectors.classes import head_outputs
-from jaxdet.detectors.faster_rcnn import TwoStage, given_stage, rpn_stage, two_stage
+from jaxdet.detectors.faster_rcnn import TwoStage
 from jaxdet.detectors.rois import RoIs
 from jaxdet.detectors.rpn import is_trainable
 from jaxdet.models.mask_head import MASK_SIZE, MaskHead
 from jaxdet.models.params import apply
 from jaxdet.ops.masks import mask_targets
 from jaxdet.types import Batch, Detector, Images, Params, Predictions
-
-
-def mask_rcnn(config: Config) -> Detector:
-    """Returns Mask R-CNN as pure functions."""
-    return with_masks(two_stage(config, rpn_stage(config)), config)
-
-
-def fast_mask_rcnn(config: Config) -> Detector:
-    """Returns Fast R-CNN with masks as pure functions; the batch brings proposals."""
-    return with_masks(two_stage(config, given_stage(config)), config)
 
 
 def with_masks(stages: TwoStage, config: Config) -> Detector:
@@ -36,7 +26,7 @@ def with_masks(stages: TwoStage, config: Config) -> Detector:
     model, is_c4 = config.model, not config.model.fpn_channels
     dtype = jnp.dtype(config.train.precision)
     outputs = head_outputs(model)
-    head = MaskHead(int(outputs.max()) + 1, model.mask_convs, model.mask_channels, dtype)
+    head = MaskHead(model, int(outputs.max()) + 1, dtype)
 
     def init(key: Array) -> Params:
         keys = jax.random.split(key)

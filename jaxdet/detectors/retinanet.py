@@ -21,7 +21,7 @@ from jaxdet.detectors.rpn import (
     make_targets,
     per_image,
 )
-from jaxdet.models.features import AnchorNetwork, blank_images, feature_fields
+from jaxdet.models.features import AnchorNetwork, blank_images
 from jaxdet.models.params import apply
 from jaxdet.models.retina_head import RetinaHead
 from jaxdet.models.rpn_head import Outputs
@@ -58,22 +58,14 @@ def retinanet(config: Config) -> Detector:
 
 
 def build_network(config: ModelConfig, train: TrainConfig) -> AnchorNetwork:
-    """Returns the network of a config, computing in its precision; parameters are float32.
+    """Returns the network of a config.
 
     Raises:
         InputError: as `retinanet`.
     """
-    fields = feature_fields(config, train)
-    head = RetinaHead(
-        channels=config.head_channels,
-        num_convs=config.head_convs,
-        num_anchors=anchor_grid(config).per_cell,
-        num_outputs=len(labels_of(config)),
-        group_norm=config.group_norm,
-        dtype=fields["dtype"],
-        name="bbox_head",
-    )
-    return AnchorNetwork(head=head, **fields)
+    sizes = anchor_grid(config).per_cell, len(labels_of(config))
+    head = RetinaHead(config, *sizes, jnp.dtype(train.precision), name="bbox_head")
+    return AnchorNetwork(config, train, head)
 
 
 def retinanet_losses(

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from jaxdet.config import Config, ModelConfig, TargetConfig, TrainConfig
 from jaxdet.detectors.proposals import propose
-from jaxdet.models.features import AnchorNetwork, blank_images, feature_fields
+from jaxdet.models.features import AnchorNetwork, blank_images
 from jaxdet.models.params import apply
 from jaxdet.models.rpn_head import Outputs, RPNHead
 from jaxdet.ops.anchors import AnchorGrid, in_grid, inside, pyramid_anchors
@@ -54,10 +54,10 @@ def rpn(config: Config) -> Detector:
 
 
 def build_network(config: ModelConfig, train: TrainConfig) -> AnchorNetwork:
-    """Returns the network of a config, computing in its precision; parameters are float32."""
-    fields = feature_fields(config, train)
-    sizes = config.head_channels, config.head_convs, anchor_grid(config).per_cell
-    return AnchorNetwork(head=RPNHead(*sizes, fields["dtype"], name="rpn_head"), **fields)
+    """Returns the network of a config."""
+    dtype = jnp.dtype(train.precision)
+    head = RPNHead(config, anchor_grid(config).per_cell, dtype, name="rpn_head")
+    return AnchorNetwork(config, train, head)
 
 
 def anchor_grid(config: ModelConfig) -> AnchorGrid:

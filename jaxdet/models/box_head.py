@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Float32
 
+from jaxdet.config import ModelConfig
 from jaxdet.models.layers import Conv, Dense
 
 # Bins of a RoI along each axis.
@@ -13,10 +14,8 @@ BOX_SIZE = 7
 class BoxHead(nn.Module):
     """Class scores and four deltas per class; class 0 is the background."""
 
+    config: ModelConfig
     num_outputs: int
-    num_convs: int
-    num_fcs: int  # 0: the mean over a RoI's bins
-    channels: int
     dtype: jnp.dtype
 
     @nn.compact
@@ -25,14 +24,14 @@ class BoxHead(nn.Module):
     ) -> tuple[Float32[Array, "n o"], Float32[Array, "n 4*o"]]:
         """Returns logits and deltas, output-major: o0 dx dy dw dh, o1 dx ..."""
         init, normal = nn.initializers.xavier_uniform(), nn.initializers.normal
-        he_normal = nn.initializers.he_normal()
-        for i in range(self.num_convs):
+        he_normal, config = nn.initializers.he_normal(), self.config
+        for i in range(config.box_convs):
             conv = Conv(x.shape[-1], 3, he_normal, self.dtype, name=f"convs_{i}")
             x = nn.relu(conv(x))
-        if self.num_fcs == 0:
+        if config.box_fcs == 0:
             x = x.mean(axis=(1, 2), keepdims=True)
-        for i in range(self.num_fcs):
-            x = nn.relu(Dense(self.channels, init, self.dtype, name=f"shared_fcs_{i}")(x))
+        for i in range(config.box_fcs):
+            x = nn.relu(Dense(config.box_channels, init, self.dtype, name=f"shared_fcs_{i}")(x))
         x = x.reshape(x.shape[0], -1)
         logits = Dense(self.num_outputs, normal(0.01), self.dtype, name="fc_cls")(x)
         deltas = Dense(4 * self.num_outputs, normal(0.001), self.dtype, name="fc_reg")(x)

@@ -1,7 +1,5 @@
 """What the networks of all detectors begin with: normalised pixels, a backbone, a pyramid."""
 
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -22,13 +20,14 @@ class Features(nn.Module):
     `pad_size`; the bucket beyond has no influence on the cells within.
     """
 
-    backbone: ResNet
-    neck: FPN | None
-    strides: tuple[int, ...]  # pixels per cell of each level
-    pixel_mean: tuple[float, ...]
-    pixel_std: tuple[float, ...]
-    bgr: bool
-    dtype: jnp.dtype
+    config: ModelConfig
+    train: TrainConfig  # networks compute in its precision; parameters are float32
+
+    def setup(self) -> None:
+        """Makes the backbone, and the pyramid if there is one."""
+        self.dtype = jnp.dtype(self.train.precision)
+        self.backbone = ResNet(self.config, self.train.remat, self.dtype)
+        self.neck = FPN(self.config, self.dtype) if self.config.fpn_channels else None
 
     def features(self, images: Images) -> tuple[list[Array], list[Array]]:
         """Returns the backbone's stages and the levels that heads see (C4: the last stage)."""
@@ -46,8 +45,9 @@ class Features(nn.Module):
         Of uint8 it is the reference's to the bit, looked up in a table that NumPy made: XLA's
         division is not always correctly rounded.
         """
-        mean, std = np.array(self.pixel_mean, np.float32), np.array(self.pixel_std, np.float32)
-        x = image[..., ::-1] if self.bgr else image
+        config = self.config
+        mean, std = (np.array(x, np.float32) for x in (config.pixel_mean, config.pixel_std))
+        x = image[..., ::-1] if config.channel_order == "bgr" else image
         if x.dtype == jnp.uint8:
             table = (np.arange(256, dtype=np.float32)[:, None] - mean) / std
             x = jnp.stack([jnp.asarray(table[:, c])[x[..., c]] for c in range(3)], axis=-1)
@@ -71,37 +71,9 @@ class AnchorNetwork(Features):
         _, levels = self.features(images)
         said = [
             self.head(x, cell_mask(images.pad_size, stride, *x.shape[1:3]))
-            for x, stride in zip(levels, self.strides, strict=True)
+            for x, stride in zip(levels, self.config.strides, strict=True)
         ]
         return levels, Outputs([logits for logits, _ in said], [deltas for _, deltas in said])
-
-
-def resnet_fields(config: ModelConfig, train: TrainConfig) -> dict[str, Any]:
-    """Returns the fields of `Stages`, which compute in `train.precision`."""
-    return {
-        "depth": config.depth,
-        "stem_channels": config.stem_channels,
-        "groups": config.groups,
-        "base_width": config.base_width,
-        "caffe_style": config.style == "caffe",
-        "remat": train.remat,
-        "dtype": jnp.dtype(train.precision),
-    }
-
-
-def feature_fields(config: ModelConfig, train: TrainConfig) -> dict[str, Any]:
-    """Returns the fields of `Features`, which every network's builder passes on."""
-    dtype = jnp.dtype(train.precision)
-    extra = config.fpn_start, config.fpn_extra, config.fpn_relu
-    return {
-        "backbone": ResNet(num_stages=config.num_stages, **resnet_fields(config, train)),
-        "neck": FPN(config.fpn_channels, dtype, *extra) if config.fpn_channels else None,
-        "strides": config.strides,
-        "pixel_mean": config.pixel_mean,
-        "pixel_std": config.pixel_std,
-        "bgr": config.channel_order == "bgr",
-        "dtype": dtype,
-    }
 
 
 def blank_images(dtype: str) -> Images:

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from jaxdet.config import ModelConfig
 from jaxdet.models.layers import ConvNorm, apply_mask, cell_mask, max_pool_3x3_2
 
 BLOCKS = {
@@ -66,25 +67,21 @@ class Bottleneck(nn.Module):
 class Stages(nn.Module):
     """The blocks of a ResNet's stages."""
 
-    depth: int
-    stem_channels: int
-    groups: int
-    base_width: int
-    caffe_style: bool
+    config: ModelConfig
     remat: bool
     dtype: jnp.dtype
 
     def stage(self, number: int, x: Array, mask_in: Array, mask_out: Array) -> Array:
         """Returns what the blocks of a stage, 0 to 3, make of the one before."""
-        for j in range(BLOCKS[self.depth][number]):
+        for j in range(BLOCKS[self.config.depth][number]):
             stride = 2 if number > 0 and j == 0 else 1
             block = self._block(number, j, stride, x.shape[-1])
             x = block(x, mask_out if j else mask_in, mask_out)
         return x
 
     def _block(self, stage: int, index: int, stride: int, channels: int) -> nn.Module:
-        planes = self.stem_channels * 2**stage
-        basic = self.depth < 50
+        config, planes = self.config, self.config.stem_channels * 2**stage
+        basic = config.depth < 50
         cls = BasicBlock if basic else Bottleneck
         cls = nn.remat(cls) if self.remat else cls
         fields = {
@@ -95,28 +92,27 @@ class Stages(nn.Module):
             "name": f"layer{stage + 1}_{index}",
         }
         if not basic:
-            width = planes if self.groups == 1 else planes * self.base_width // 64 * self.groups
-            fields |= {"width": width, "groups": self.groups, "caffe_style": self.caffe_style}
+            groups, caffe_style = config.groups, config.style == "caffe"
+            width = planes if groups == 1 else planes * config.base_width // 64 * groups
+            fields |= {"width": width, "groups": groups, "caffe_style": caffe_style}
         return cls(**fields)
 
 
 class ResNet(Stages):
     """The stages' outputs, strides 4, 8, 16, 32."""
 
-    num_stages: int
-
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w 3"], pad_size: Int[Array, "b 2"]
     ) -> list[Float[Array, "b _ _ _"]]:
         """Args: x: normalised, zero beyond each image; pad_size: (height, width) of each."""
-        x = ConvNorm(self.stem_channels, 7, 2, dtype=self.dtype, name="conv1")(x)
+        x = ConvNorm(self.config.stem_channels, 7, 2, dtype=self.dtype, name="conv1")(x)
         mask = cell_mask(pad_size, 2, *x.shape[1:3])
         # After ReLU a zero never wins, so masking serves the pool's -inf padding as well.
         x = max_pool_3x3_2(apply_mask(nn.relu(x), mask))
         mask = cell_mask(pad_size, 4, *x.shape[1:3])
         outputs = []
-        for i in range(self.num_stages):
+        for i in range(self.config.num_stages):
             step = 1 if i == 0 else 2
             mask_out = cell_mask(pad_size, 2 ** (i + 2), x.shape[1] // step, x.shape[2] // step)
             x, mask = self.stage(i, x, mask, mask_out), mask_out

@@ -199,7 +199,7 @@ def forward(config: Config):
         x = stages.read(params, proposed.levels, proposed.boxes, images.pad_size, 7)
         logits, deltas = head.apply({"params": params["bbox_head"]}, x)
         if config.model.detector == "mask_rcnn" and not config.model.fpn_channels:
-            masks = apply(MaskHead(81, 0, 256, jnp.dtype("float32")), params["mask_head"], x)
+            masks = apply(MaskHead(config.model, 81, jnp.dtype("float32")), params["mask_head"], x)
         else:
             masks = None
         return {
