@@ -204,7 +204,7 @@ def build_heads(model: ModelConfig, precision: str) -> tuple[SharedHead | None, 
         count, caffe = BLOCKS[model.depth][3], model.style == "caffe"
         shared = SharedHead(planes, count, width, model.groups, caffe, dtype)
     fields = model.box_convs, model.box_fcs, model.box_channels
-    return shared, BoxHead(int(head_outputs(model).max()) + 1, *fields, dtype)
+    return shared, BoxHead(int(head_outputs(model).max()) + 1, *fields, dtype, model.init)
 
 
 def pooled_size(model: ModelConfig, bins: int) -> int:

@@ -36,7 +36,8 @@ def with_masks(stages: TwoStage, config: Config) -> Detector:
     model, is_c4 = config.model, not config.model.fpn_channels
     dtype = jnp.dtype(config.train.precision)
     outputs = head_outputs(model)
-    head = MaskHead(int(outputs.max()) + 1, model.mask_convs, model.mask_channels, dtype)
+    fields = model.mask_convs, model.mask_channels, dtype, model.init
+    head = MaskHead(int(outputs.max()) + 1, *fields)
 
     def init(key: Array) -> Params:
         keys = jax.random.split(key)

@@ -92,7 +92,7 @@ def feature_fields(config: ModelConfig, precision: str, remat: bool) -> dict[str
 
 
 def _pyramid(config: ModelConfig, dtype: jnp.dtype) -> FPN:
-    rest = config.fpn_start, config.fpn_extra, config.fpn_relu
+    rest = config.fpn_start, config.fpn_extra, config.fpn_relu, config.init
     return FPN(config.fpn_channels, dtype, *rest)
 
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jaxdet.models.layers import Conv, apply_mask, cell_mask, upsample_2
+from jaxdet.models.layers import INITS, Conv, apply_mask, cell_mask, upsample_2
 
 
 class FPN(nn.Module):
@@ -18,13 +18,14 @@ class FPN(nn.Module):
     start: int = 0
     extra: str = "subsampled"
     relu: bool = False
+    inits: str = "mmdet"
 
     @nn.compact
     def __call__(
         self, stages: list[Float[Array, "b _ _ _"]], pad_size: Int[Array, "b 2"]
     ) -> list[Float[Array, "b _ _ c"]]:
         """Args: stages: strides 4, 8, ...; pad_size: (height, width) of each padded image."""
-        init = nn.initializers.xavier_uniform()
+        init = INITS[self.inits].pyramid
 
         def conv(number: int, x: Array, stride: int, step: int) -> Array:
             """Returns a 3x3 convolution of a map at `stride`, each `step` cells."""

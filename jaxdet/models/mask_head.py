@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Float32
 
-from jaxdet.models.layers import Conv, he_normal
+from jaxdet.models.layers import INITS, Conv, he_normal
 
 # Bins of a RoI along each axis; masks have twice as many.
 MASK_SIZE = 14
@@ -17,6 +17,7 @@ class MaskHead(nn.Module):
     num_convs: int
     channels: int
     dtype: jnp.dtype
+    inits: str = "mmdet"
 
     @nn.compact
     def __call__(self, x: Float[Array, "n p p c"]) -> Float32[Array, "n 2*p 2*p o"]:
@@ -24,7 +25,8 @@ class MaskHead(nn.Module):
         for i in range(self.num_convs):
             x = nn.relu(Conv(self.channels, 3, he_normal, self.dtype, name=f"convs_{i}")(x))
         x = nn.relu(Upsample(self.channels, self.dtype, name="upsample")(x))
-        logits = Conv(self.num_outputs, 1, he_normal, self.dtype, name="conv_logits")(x)
+        init = INITS[self.inits].masks
+        logits = Conv(self.num_outputs, 1, init, self.dtype, name="conv_logits")(x)
         return logits.astype(jnp.float32)
 
 
