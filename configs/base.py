@@ -59,6 +59,7 @@ _BOTH: dict[str, Any] = {  # detectron2 and torchvision
 }
 _TORCHVISION: dict[str, Any] = {
     **_BOTH,
+    "model.init": "torchvision",
     "data.resize": "float",
     "targets.loss_count": "sampled",
     "proposals.max_num": 1000,
@@ -78,6 +79,7 @@ CONVENTIONS: dict[str, dict[str, Any]] = {
     "mmdet3": {**_MMDET2, "targets.inside_only": False, "proposals.max_num": 1000},
     "detectron2": {
         **_BOTH,
+        "model.init": "detectron2",
         "data.resize": "pillow",
         "data.train_short_sides": (640, 672, 704, 736, 768, 800),
         "targets.smooth_l1_beta": 0.0,

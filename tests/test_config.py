@@ -183,6 +183,23 @@ def test_values_that_only_go_wrong_together_or_later(path, value, said):
     assert said in str(caught.value)
 
 
+def test_a_pyramid_begins_on_a_stage_that_there_is():
+    values = copy.deepcopy(DEFAULT)
+    values["model"] |= {"num_stages": 3, "fpn_start": 3}
+    with pytest.raises(InputError, match=r"config\.model\.fpn_start: must be below num_stages"):
+        parse(ml_collections.ConfigDict(values))
+
+
+def test_a_second_stage_without_a_pyramid_shares_the_fifth_of_fifty_layers_or_more():
+    values = copy.deepcopy(DEFAULT)
+    values["model"] |= {"detector": "fast_rcnn", "fpn_channels": 0, "num_stages": 3}
+    parse(ml_collections.ConfigDict(values))
+    for field in ({"depth": 34}, {"num_stages": 4}):
+        changed = {**values, "model": values["model"] | field}
+        with pytest.raises(InputError, match=r"config\.model\.fpn_channels: must be positive, or"):
+            parse(ml_collections.ConfigDict(changed))
+
+
 def test_narrow_groups_are_refused():
     values = copy.deepcopy(DEFAULT)
     values["model"] |= {"groups": 32, "base_width": 4, "stem_channels": 4}

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
-from tiny_coco import TINY_FLAGS, TINY_MODEL, write_coco
+from tiny_coco import TINY_FLAGS, write_coco
 
 from jaxdet import config as config_lib
 from jaxdet.checkpoint import read_params
@@ -26,22 +27,31 @@ from jaxdet.types import Params
 ROOT = Path(__file__).parents[1]
 STEPS = 400
 KILLS = 20
+# Mask R-CNN, on shapes with their outlines.
+MASKS = (
+    "--config=mask_rcnn_r18_fpn_shapes",
+    *TINY_FLAGS[1:],
+    "--config.model.mask_channels=4",
+    "--config.model.box_channels=8",
+    "--config.rois.num_samples=8",
+)
 # What a step learned; times and speeds differ from run to run.
 LEARNED = ("step", "epoch", "loss", "loss_cls", "loss_bbox", "num_positive", "grad_norm")
 
 
 class Run:
-    """`python -m jaxdet.main` on the tiny set, in the background."""
+    """`python -m jaxdet.main` on the tiny set, or on shapes, in the background."""
 
-    def __init__(self, coco: Path, workdir: Path, *flags: str):
+    def __init__(self, coco: Path | None, workdir: Path, steps: int = STEPS):
         # To a file: nobody reads while it runs, and a full pipe would stop it.
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
-        command = [sys.executable, "-m", "jaxdet.main", *TINY_FLAGS]
-        data = ["--config.data.name=coco", f"--config.data.root={coco}", f"--workdir={workdir}"]
-        length = [f"--config.train.num_steps={STEPS}", "--config.train.eval_every=1000"]
+        command = [sys.executable, "-m", "jaxdet.main", f"--workdir={workdir}"]
+        from_files = ["--config.data.name=coco", f"--config.data.root={coco}"]
+        data = [*TINY_FLAGS, *from_files] if coco else [*MASKS]
+        length = [f"--config.train.num_steps={steps}", "--config.train.eval_every=1000"]
         rhythm = ["--config.train.log_every=3", "--config.train.checkpoint_every=4"]
         self.process = subprocess.Popen(
-            [*command, *data, *length, *rhythm, *flags],
+            [*command, *data, *length, *rhythm],
             cwd=ROOT,
             env={**os.environ, "XLA_FLAGS": ""},
             stdout=self._log,
@@ -81,9 +91,9 @@ def rows_of(workdir: Path) -> list[dict]:
 
 
 def params_of(workdir: Path) -> Params:
-    config = config_lib.load_file(ROOT / "configs" / "rpn_r18_fpn_shapes.py")
-    config.model.update(TINY_MODEL)
-    return read_params(workdir, param_shapes(build_detector(config_lib.parse(config))))
+    fields = json.loads((workdir / "config.json").read_text())
+    config = config_lib.parse(ml_collections.ConfigDict(fields))
+    return read_params(workdir, param_shapes(build_detector(config)))
 
 
 def saved(workdir: Path) -> list[int]:
@@ -152,6 +162,19 @@ def test_twenty_kills_leave_no_trace(coco, undisturbed, tmp_path):
     assert f"going on from step {reached} of" in output
     assert_same_end(workdir, undisturbed)
     print(f"\nkilled while {moments}; the last start went on from step {reached}")
+
+
+@pytest.mark.slow
+def test_kills_of_a_detector_leave_no_trace(tmp_path):
+    Run(None, tmp_path / "undisturbed", steps=24).end(0)
+    for number in range(1, 4):
+        run = Run(None, tmp_path / "run", steps=24)
+        run.wait_for(lambda number=number: saved(tmp_path / "run")[-1:] >= [4 * number])
+        run.signal(signal.SIGKILL)
+        run.end(-signal.SIGKILL)
+    output = Run(None, tmp_path / "run", steps=24).end(0)
+    assert "going on from step " in output
+    assert_same_end(tmp_path / "run", tmp_path / "undisturbed")
 
 
 @pytest.mark.slow

@@ -59,6 +59,7 @@ class ModelConfig:
     # both in channel_order
     pixel_mean: tuple[Annotated[float, Meta(ge=-1e6, le=1e6)], ...] = (123.675, 116.28, 103.53)
     pixel_std: tuple[Annotated[float, Meta(ge=1e-3, le=1e6)], ...] = (58.395, 57.12, 57.375)
+    init: Literal["mmdet", "detectron2", "torchvision"] = "mmdet"  # whose way; models.layers.INITS
     pretrained: str = ""  # a backbone: a file, torchvision://NAME or open-mmlab://NAME
 
     @property

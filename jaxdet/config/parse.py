@@ -132,9 +132,13 @@ def _check_together(config: Config) -> None:
     ordered = targets.negative_iou <= targets.positive_iou
     counted = (targets.loss_count in ("positives", "per_image", "average")) == dense
     counts = "positives, per_image or average for RetinaNet, another for others"
+    two_stage_c4 = not (model.fpn_channels or dense or model.detector == "rpn")
+    shared = not two_stage_c4 or (model.num_stages == 3 and model.depth >= 50)
     rules = [
         ("name", is_name, "the name of a folder"),
         ("model.convention", model.convention in CONVENTIONS, f"one of {', '.join(CONVENTIONS)}"),
+        ("model.fpn_start", model.fpn_start < model.num_stages, "below num_stages"),
+        ("model.fpn_channels", shared, "positive, or num_stages 3 and depth 50 or more"),
         ("data.train_short_sides", shorts, "at most the short side of image_scale"),
         ("model.pixel_mean", len(model.pixel_mean) == 3, "three numbers"),
         ("model.pixel_std", len(model.pixel_std) == 3, "three numbers"),

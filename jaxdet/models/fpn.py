@@ -5,7 +5,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from jaxdet.config import ModelConfig
-from jaxdet.models.layers import Conv, apply_mask, cell_mask, upsample_2
+from jaxdet.models.layers import INITS, Conv, apply_mask, cell_mask, upsample_2
 
 
 class FPN(nn.Module):
@@ -19,7 +19,7 @@ class FPN(nn.Module):
         self, stages: list[Float[Array, "b _ _ _"]], pad_size: Int[Array, "b 2"]
     ) -> list[Float[Array, "b _ _ c"]]:
         """Args: stages: strides 4, 8, ...; pad_size: (height, width) of each padded image."""
-        init, config = nn.initializers.xavier_uniform(), self.config
+        config, init = self.config, INITS[self.config.init].pyramid
         channels, start = config.fpn_channels, config.fpn_start
 
         def conv(number: int, x: Array, stride: int, step: int) -> Array:

@@ -7,6 +7,7 @@ masked first.  Cells outside the mask hold numbers of no meaning.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,28 @@ GROUPS = 32
 
 # He et al. 2015 on the fan-out, as the reference initialises backbones.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+_xavier, _normal = nn.initializers.xavier_uniform(), nn.initializers.normal
+# PyTorch's default of fully connected layers has a third of the variance of Caffe2's "Xavier".
+_caffe2, _linear = (
+    nn.initializers.variance_scaling(scale, "fan_in", "uniform") for scale in (1.0, 1.0 / 3.0)
+)
+
+
+class Inits(NamedTuple):
+    """How kernels begin where systems differ."""
+
+    pyramid: nn.initializers.Initializer = _xavier
+    dense: nn.initializers.Initializer = _xavier
+    classes: nn.initializers.Initializer = _normal(0.01)
+    deltas: nn.initializers.Initializer = _normal(0.001)
+    masks: nn.initializers.Initializer = he_normal
+
+
+INITS = {
+    "mmdet": Inits(),
+    "detectron2": Inits(pyramid=_caffe2, dense=_caffe2, masks=_normal(0.001)),
+    "torchvision": Inits(_caffe2, _linear, _linear, _linear),
+}
 
 
 def cell_mask(

@@ -5,7 +5,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Float32
 
 from jaxdet.config import ModelConfig
-from jaxdet.models.layers import Conv, he_normal
+from jaxdet.models.layers import INITS, Conv, he_normal
 
 # Bins of a RoI along each axis; masks have twice as many.
 MASK_SIZE = 14
@@ -21,11 +21,11 @@ class MaskHead(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n p p c"]) -> Float32[Array, "n 2*p 2*p o"]:
         """Returns logits of masks."""
-        channels = self.config.mask_channels
+        channels, init = self.config.mask_channels, INITS[self.config.init].masks
         for i in range(self.config.mask_convs):
             x = nn.relu(Conv(channels, 3, he_normal, self.dtype, name=f"convs_{i}")(x))
         x = nn.relu(Upsample(channels, self.dtype, name="upsample")(x))
-        logits = Conv(self.num_outputs, 1, he_normal, self.dtype, name="conv_logits")(x)
+        logits = Conv(self.num_outputs, 1, init, self.dtype, name="conv_logits")(x)
         return logits.astype(jnp.float32)
 
 

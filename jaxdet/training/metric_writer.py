@@ -72,7 +72,7 @@ class Logbook:
         """Logs what was found after `step` updates; `kind` is `train` or `eval`.
 
         `values` are finite numbers by name, nested as in `eval.json`, with None for no figure, and
-        `image` the proposals, RGB, for TensorBoard.
+        `image` what was found, RGB, for TensorBoard.
         """
         if kind == "eval":
             self.evaluated.add(step)
@@ -85,7 +85,7 @@ class Logbook:
             if isinstance(value, int | float)
         ]
         if image is not None:
-            found += summary.image("proposals", image, dataformats="HWC").value
+            found += summary.image("found", image, dataformats="HWC").value
         with self._reported():
             while line:  # a full disk takes a part first and complains at the rest
                 line = line[self._file.write(line) :]

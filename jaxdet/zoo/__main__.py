@@ -50,7 +50,9 @@ def _measure(configs: list[Config], out: Path) -> None:
     print(f"measuring {', '.join(names)}", flush=True)
     measured: list[Measured] = []
     for config, checkpoint in zip(configs, checkpoints, strict=True):
-        measured.append(measure_apart(config, checkpoint, FLAGS.steps, FLAGS.num_images))
+        files = FLAGS.proposals if config.model.takes_proposals else []
+        arguments = checkpoint, FLAGS.steps, FLAGS.num_images, files
+        measured.append(measure_apart(config, *arguments))
         # After each, so that what took hours is not lost to what comes next.
         write_whole(out / "zoo.md", page(measured).encode())
         write_json(out / "zoo.json", measured)
@@ -70,6 +72,9 @@ def define_flags() -> None:
     flags.DEFINE_string("root", "", "Instead of the configs' own config.data.root.")
     flags.DEFINE_integer("steps", 20, "Training steps to time; 0 leaves training out.", 0)
     flags.DEFINE_integer("num_images", 0, "Validation images; 0 for all, as AR1000 needs.", 0)
+    flags.DEFINE_list(
+        "proposals", [], "Fast R-CNN's files: TRAIN,VAL, or VAL with --steps=0; .npz or .pkl."
+    )
     flags.DEFINE_string("out", "zoo", "The folder for zoo.md and zoo.json.")
     FLAGS.set_gnu_getopt(True)  # configs may stand before flags
 

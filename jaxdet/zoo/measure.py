@@ -1,7 +1,7 @@
 """Measures on this machine what the zoo's table says of a config."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -15,7 +15,6 @@ from jax.sharding import Mesh
 from jaxdet.checkpoint import read_params
 from jaxdet.config import Config
 from jaxdet.data.dataset import Dataset
-from jaxdet.data.load import load_dataset
 from jaxdet.data.pipeline import train_batches
 from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.distributed import data_mesh, replicate, split
@@ -23,6 +22,7 @@ from jaxdet.environment import environment, peak_memory
 from jaxdet.errors import InputError
 from jaxdet.files import cache_folder
 from jaxdet.inference.evaluate import evaluate
+from jaxdet.inference.given import load_splits
 from jaxdet.inference.predictor import make_predictor
 from jaxdet.programs import Programs
 from jaxdet.training import optimizer as optim
@@ -49,12 +49,17 @@ def measure_apart(config: Config, *arguments: Any) -> dict[str, Any]:
 
 
 def measure(
-    config: Config, checkpoint: str = "", steps: int = 20, num_images: int = 0
+    config: Config,
+    checkpoint: str = "",
+    steps: int = 20,
+    num_images: int = 0,
+    proposals: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Trains a few steps, then goes through the validation images; returns a record for JSON.
 
     Without a checkpoint, parameters are fresh; no `steps` leave training out, and `num_images` 0
-    takes all.  `images_per_step` are over all devices; `AR1000`, `AR1000_fast`, `box_AP` and
+    takes all; Fast R-CNN's `proposals` are files, of the training images (where it trains) and of
+    the others.  `images_per_step` are over all devices; `AR1000`, `AR1000_fast`, `box_AP` and
     `mask_AP` are percent, None without a checkpoint, on a part of the images, or if of another
     kind of detector.
     """
@@ -65,11 +70,11 @@ def measure(
     else:
         params = jax.jit(detector.init)(jax.random.key(config.train.seed))
     params = jax.device_get(params)  # training donates the devices' copies
-    everything = load_dataset(config, "val")
+    *training, everything = load_splits(config, ["train", "val"][not steps :], proposals)
     dataset = first_images(everything, num_images or len(everything))
     seconds = memory = memory_of = None
     if steps:
-        seconds = _train(config, detector, params, mesh, steps)
+        seconds = _train(config, detector, params, training[0], mesh, steps)
         memory, memory_of = peak_memory()  # before evaluation adds to it
     result, _ = evaluate(make_predictor(config, detector, params, mesh), dataset)
     whole = checkpoint and len(dataset) == len(everything)
@@ -130,9 +135,10 @@ def _start_process() -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
 
 
-def _train(config: Config, detector: Detector, params: Params, mesh: Mesh, steps: int) -> float:
+def _train(
+    config: Config, detector: Detector, params: Params, dataset: Dataset, mesh: Mesh, steps: int
+) -> float:
     """Returns seconds per training step, from the images on disk to the new parameters."""
-    dataset = load_dataset(config, "train")
     plan = make_plan(config, dataset, mesh.size)
     optimizer = optim.make_optimizer(config.optimizer, plan.learning_rate)
     state = replicate(init_state(detector, params, optimizer), mesh)

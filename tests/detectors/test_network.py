@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from zoo_cases import CASES, SMALL, config_of, detector_of, forward_batch, params_of, shapes_of
 
+from jaxdet import config as config_lib
+from jaxdet.configs import base
 from jaxdet.detectors.build import build_detector
 from jaxdet.detectors.rpn import build_network
 from jaxdet.models.params import merge_params, split_params
@@ -73,3 +75,29 @@ def test_split_and_merge_are_inverse():
     merged = merge_params(trainable, frozen)
     assert jax.tree.structure(merged) == jax.tree.structure(params)
     assert jax.tree.all(jax.tree.map(lambda a, b: a is b, merged, params))
+
+
+# Spreads of kernels with a fan in of n and a fan out of m, as PyTorch's systems begin them.
+SPREADS = {
+    "mmdet1": (lambda n, m: (2 / (n + m)) ** 0.5, lambda n, m: (2 / (n + m)) ** 0.5, 0.01, None),
+    "detectron2": (lambda n, m: n**-0.5, lambda n, m: n**-0.5, 0.01, 0.001),
+    "torchvision": (lambda n, m: n**-0.5, lambda n, m: (3 * n) ** -0.5, (3 * 1024) ** -0.5, None),
+}
+
+
+@pytest.mark.parametrize("system", SPREADS)
+def test_kernels_begin_as_the_systems_do(system):
+    config = base.detector("mask_rcnn", "x", depth=18, pretrained="", convention=system)
+    config.model.stem_channels, config.model.fpn_channels = 16, 64
+    params = jax.jit(build_detector(config_lib.parse(config)).init)(jax.random.key(0))
+    pyramid, dense, classes, masks = SPREADS[system]
+    masks = masks or (2 / params["mask_head"]["conv_logits"]["bias"].size) ** 0.5  # the fan out
+    for layer, spread in [
+        (params["neck"]["fpn_convs_0"], pyramid(64 * 9, 64 * 9)),
+        (params["bbox_head"]["shared_fcs_1"], dense(1024, 1024)),
+        (params["bbox_head"]["fc_cls"], classes),
+        (params["mask_head"]["conv_logits"], masks),
+    ]:
+        # The spread of 20,000 numbers or more is known to half a percent.
+        assert layer["kernel"].std() == pytest.approx(spread, rel=0.02)
+        assert not layer["bias"].any()

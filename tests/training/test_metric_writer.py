@@ -138,7 +138,7 @@ def test_image_event_is_the_image(tmp_path):
         book.write("eval", 3, {"AR@100": 0.5}, image)
     event = events(tmp_path)[-1]
     value = event.summary.value[1]
-    assert (event.step, value.tag) == (3, "proposals")
+    assert (event.step, value.tag) == (3, "found")
     assert (value.image.height, value.image.width) == (5, 7)
     encoded = np.frombuffer(value.image.encoded_image_string, np.uint8)
     np.testing.assert_array_equal(cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1], image)

@@ -37,7 +37,8 @@ def coco(tmp_path_factory):
             for j, box in enumerate(([4, 4, 30, 30], [20 + i, 16, 24, 40])):
                 record = {"id": 2 * i + j, "image_id": i, "category_id": 1, "iscrowd": 0}
                 annotations.append({**record, "bbox": box, "area": box[2] * box[3]})
-        value = {"images": images, "annotations": annotations, "categories": [{"id": 1}]}
+        categories = [{"id": 1, "name": "thing"}]
+        value = {"images": images, "annotations": annotations, "categories": categories}
         path = root / "annotations" / f"instances_{split}2017.json"
         path.write_text(json.dumps(value))
     return root
@@ -120,6 +121,21 @@ def test_recall_needs_a_checkpoint_and_training_can_be_left_out(config):
         assert result[name] is None
 
 
+@pytest.mark.slow
+def test_fast_rcnn_is_given_proposals(config, tmp_path):
+    model = replace(config.model, detector="fast_rcnn", class_names=("thing",), box_channels=8)
+    fast = replace(config, model=replace(model, num_stages=4, fpn_channels=8))
+    boxes = np.tile(np.float32([[4, 4, 40, 40], [9, 9, 60, 30]]), (4, 1))
+    ids = np.arange(1, 5)
+    np.savez(tmp_path / "own.npz", image_id=ids, count=[2] * 4, boxes=boxes, scores=boxes[:, 0])
+    files = [str(tmp_path / "own.npz")] * 2
+    result = measure(fast, steps=1, proposals=files)
+    assert result["seconds_per_step"] > 0
+    assert result["num_images"] == 4
+    with pytest.raises(InputError, match="--proposals: fast_rcnn needs a file of the train and"):
+        measure(fast, steps=1)
+
+
 @dataclass(frozen=True)
 class Deadly(Config):
     """Ends the process that it is sent to."""
@@ -130,7 +146,7 @@ class Deadly(Config):
 
 def test_what_goes_wrong_in_the_other_process_is_one_line(config):
     nowhere = replace(config, data=replace(config.data, root="/nowhere"))
-    with pytest.raises(InputError, match=r"^/nowhere/annotations/instances_val2017.json: [^\n]*$"):
+    with pytest.raises(InputError, match=r"^/nowhere/annotations/instances_train.*json: [^\n]*$"):
         measure_apart(nowhere)
     with pytest.raises(InputError, match=r"^tiny: the process that measured it was killed[^\n]*$"):
         measure_apart(Deadly("tiny"))
