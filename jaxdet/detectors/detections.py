@@ -53,6 +53,10 @@ def detect(
 ) -> Predictions:
     """Returns the best boxes, at most `config.max_num`, that NMS within each class keeps.
 
+    Boxes are in pixels of the resized image; `scale` (x, y) is resized pixels per original pixel.
+    `outputs` are classes in the system's own numbering, which `config.class_shift` depends on, and
+    `labels` those that they stand for; what is no class, as the background, has a score of 0.
+
     Candidates have scores above the threshold, are large enough, and are numbers.  Equal scores
     rank by position.  `config.drop_empty` acts at the end: boxes are clipped to the image, and
     those without area leave no others in their place.
@@ -63,16 +67,6 @@ def detect(
     >>> found = detect(*all_pairs(boxes, scores), size, scale, labels, config)
     >>> found.labels.tolist(), found.valid.tolist()
     ([0, 1, 0], [True, True, False])
-
-    Args:
-        boxes: resized pixels.
-        scores: those of what is no class, as the background, are 0.
-        outputs: classes in the system's own numbering, which `config.class_shift` depends on.
-        image_size: (height, width) of the resized image.
-        scale: (x, y), resized pixels per original pixel.
-        labels: each output's.
-        config: thresholds and rules.
-        convention: what a box is.
     """
     original = config.nms_pixels == "original"
     measured = boxes / jnp.tile(scale, 2)[None] if original else boxes

@@ -43,20 +43,18 @@ def with_masks(stages: TwoStage, config: Config) -> Detector:
 
     def loss(params: Params, batch: Batch):
         losses, numbers, levels, rois, x = stages.loss(params, batch)
-        rois, count = positives_of(rois, config), rois.boxes.shape[1]
+        count = rois.boxes.shape[1]
+        most = int(config.rois.num_samples * config.rois.positive_fraction)
+        rois = RoIs(*(field[:, :most] for field in rois))  # all positives are among them
         if is_c4:
-            most = rois.boxes.shape[1]
             x = x.reshape(-1, count, *x.shape[1:])[:, :most].reshape(-1, *x.shape[1:])
         else:
             x = stages.read(params, levels, rois.boxes, batch.pad_size, MASK_SIZE)
         logits = draw(params, x, rois.outputs)
         target = partial(mask_targets, size=logits.shape[-1], kind=config.rois.mask_target)
-        sizes = batch.image_size, batch.pad_size
+        given = jnp.asarray(batch.masks), rois.boxes, rois.matched, batch.image_size, batch.pad_size
         # One image after another: each has its bitmaps in hand.
-        targets = jax.lax.map(
-            lambda image: target(*image),
-            (jnp.asarray(batch.masks), rois.boxes, rois.matched, *sizes),
-        )
+        targets = jax.lax.map(lambda image: target(*image), given)
         return {**losses, "loss_mask": mask_loss(logits, targets, rois)}, numbers
 
     def predict(params: Params, images: Images) -> Predictions:
@@ -66,12 +64,6 @@ def with_masks(stages: TwoStage, config: Config) -> Detector:
         return found._replace(masks=jax.nn.sigmoid(logits))
 
     return Detector(init, loss, predict, partial(is_trainable, config=model))
-
-
-def positives_of(rois: RoIs, config: Config) -> RoIs:
-    """Returns the first RoIs, among which all positives are."""
-    most = int(config.rois.num_samples * config.rois.positive_fraction)
-    return RoIs(*(x[:, :most] for x in rois))
 
 
 def mask_loss(

@@ -58,11 +58,7 @@ def retinanet(config: Config) -> Detector:
 
 
 def build_network(config: ModelConfig, train: TrainConfig) -> AnchorNetwork:
-    """Returns the network of a config.
-
-    Raises:
-        InputError: as `retinanet`.
-    """
+    """Returns the network of a config; raises as `retinanet` does."""
     sizes = anchor_grid(config).per_cell, len(labels_of(config))
     head = RetinaHead(config, *sizes, jnp.dtype(train.precision), name="bbox_head")
     return AnchorNetwork(config, train, head)

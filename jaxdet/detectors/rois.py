@@ -23,9 +23,6 @@ STDS = (0.1, 0.1, 0.2, 0.2)
 
 _SALT = 1  # of RoIs' random numbers, apart from those of anchors
 
-# More than any IoU: no box claims a proposal.
-_NEVER = 2.0
-
 
 class RoIs(NamedTuple):
     """Sampled RoIs of each image: positives first, each kind in the order of proposals."""
@@ -65,7 +62,8 @@ def sample_rois(
             box_mask,
             pos_iou=config.positive_iou,
             neg_iou=config.positive_iou,
-            min_pos_iou=config.positive_iou if config.low_quality else _NEVER,
+            # More than any IoU: no box claims a proposal.
+            min_pos_iou=config.positive_iou if config.low_quality else 2.0,
             convention=convention,
         )
         if not config.match_truth:

@@ -53,14 +53,9 @@ def require_fit(
 ) -> None:
     """Raises `InputError` if a checkpoint is of another convention or kind of detector.
 
-    An RPN's config takes any detector that has one.
-
-    Args:
-        checkpoint: what the file `source` holds; mmdet's say of which version they are.
-        tensors: its state dict.
-        wanted: the names of the config's tensors, as the file's system spells them.
-        convention: `config.model.convention`; a name that no system has takes those of every file.
-        source: for the message.
+    It is what the file `source` holds, of which mmdet's say their version, and `tensors` its state
+    dict; `wanted` are the names of the config's tensors, as the file's system spells them.  A
+    convention of no system takes every file's boxes, and an RPN any detector that has one.
     """
     system, fitting = system_of(tensors), system_of(tensors).conventions
     (own, is_2), (asked, asks_2) = spelling.detector_of(tensors), spelling.detector_of(wanted)
