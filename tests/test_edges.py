@@ -18,7 +18,7 @@ from jaxdet.inference import recall as metrics
 from jaxdet.models.rpn_head import Outputs
 from jaxdet.ops.anchors import inside, pyramid_anchors
 from jaxdet.ops.losses import binary_cross_entropy
-from jaxdet.types import Batch
+from jaxdet.types import Batch, Images
 
 BUCKET = (64, 96)
 M = 1000
@@ -167,7 +167,8 @@ def test_extreme_logits_of_anchors_that_are_not_sampled_cost_nothing(logit):
 def proposals_of(outputs: Outputs, threshold: float = 0.7):
     config = ProposalConfig(nms_pre=500, nms_post=400, max_num=600, nms_threshold=threshold)
     size = jnp.array([[60, 90]])
-    return propose(outputs, size, jnp.array([BUCKET]), BUCKET, anchor_grid(MODEL), config)
+    images = Images(jnp.zeros((1, *BUCKET, 3)), size, jnp.array([BUCKET]), jnp.ones((1, 2)))
+    return propose(outputs, images, anchor_grid(MODEL), config)
 
 
 def checked(outputs: Outputs, threshold: float = 0.7):

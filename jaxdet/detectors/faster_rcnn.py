@@ -84,14 +84,7 @@ def rpn_stage(config: Config) -> FirstStage:
 
     def run(params: Params, images: Images, settings: ProposalConfig):
         levels, outputs = apply(network, params, images, method=AnchorNetwork.forward)
-        found = propose(
-            jax.lax.stop_gradient(outputs),
-            images.image_size,
-            images.pad_size,
-            images.image.shape[1:3],
-            anchor_grid(model),
-            settings,
-        )
+        found = propose(jax.lax.stop_gradient(outputs), images, anchor_grid(model), settings)
         return Proposed(levels, found.boxes, found.valid), outputs
 
     def train(params: Params, batch: Batch) -> tuple[Proposed, Terms, Terms]:
@@ -126,11 +119,8 @@ def two_stage(config: Config, first: FirstStage) -> TwoStage:
     def init(key: Array) -> Params:
         keys = jax.random.split(key, 3)
         params = first.init(keys[0], blank_images(config.data.pixel_dtype))
-        side, channels = (
-            pooled_size(model, BOX_SIZE),
-            model.fpn_channels or 16 * model.stem_channels,
-        )
-        x = jnp.zeros((1, side, side, channels), head.dtype)
+        side = pooled_size(model, BOX_SIZE)
+        x = jnp.zeros((1, side, side, model.fpn_channels or 16 * model.stem_channels), head.dtype)
         if shared:
             params = {**params, "shared_head": shared.init(keys[1], x)["params"]}
             x = apply(shared, params["shared_head"], x)

@@ -11,23 +11,19 @@ from jaxdet.models.rpn_head import Outputs
 from jaxdet.ops.anchors import AnchorGrid, in_grid, pyramid_anchors
 from jaxdet.ops.boxes import BoxConvention, decode, sides
 from jaxdet.ops.nms import nms
-from jaxdet.types import Predictions
+from jaxdet.types import Images, Predictions
 
 
 def propose(
-    outputs: Outputs,
-    image_size: Int[Array, "b 2"],
-    pad_size: Int[Array, "b 2"],
-    bucket: tuple[int, int],
-    grid: AnchorGrid,
-    config: ProposalConfig,
+    outputs: Outputs, images: Images, grid: AnchorGrid, config: ProposalConfig
 ) -> Predictions:
     """Returns the best boxes of each image, in pixels of the resized image.
 
-    Boxes are clipped to `image_size`, (height, width); anchors beyond `pad_size` take no part,
-    nor do those whose logit or box is not a number.  Infinite logits and deltas are ordinary
-    extremes: scores of 0 and 1, boxes at the image's border.
+    Boxes are clipped to `images.image_size`; anchors beyond `pad_size` take no part, nor do those
+    whose logit or box is not a number.  Infinite logits and deltas are ordinary extremes: scores
+    of 0 and 1, boxes at the image's border.
     """
+    bucket = images.image.shape[1:3]
 
     def one_image(logits: list, deltas: list, size: Array, pad: Array) -> Predictions:
         def choose(logits: Array, deltas: Array, anchors: Array, own: Array) -> _Candidates:
@@ -51,7 +47,7 @@ def propose(
         boxes = jnp.concatenate([level.boxes for level in levels])
         return _best(boxes, jnp.concatenate(kept), config.max_num)
 
-    return jax.vmap(one_image)(*outputs, image_size, pad_size)
+    return jax.vmap(one_image)(*outputs, images.image_size, images.pad_size)
 
 
 class _Candidates(NamedTuple):

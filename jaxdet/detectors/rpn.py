@@ -46,9 +46,8 @@ def rpn(config: Config) -> Detector:
         return anchor_losses(apply(network, params, batch.images), batch, config, "loss")
 
     def predict(params: Params, images: Images) -> Predictions:
-        outputs, bucket = apply(network, params, images), images.image.shape[1:3]
-        sizes = images.image_size, images.pad_size
-        return propose(outputs, *sizes, bucket, anchor_grid(config.model), config.proposals)
+        outputs = apply(network, params, images)
+        return propose(outputs, images, anchor_grid(config.model), config.proposals)
 
     return Detector(init, loss, predict, partial(is_trainable, config=config.model))
 
@@ -102,9 +101,8 @@ def make_targets(batch: Batch, model: ModelConfig, config: TargetConfig) -> Targ
         positive, negative = matched > 0, matched == 0
         if config.num_samples:
             priority = priorities(seed, bucket, grid)
-            positive, negative = sample(
-                priority, positive, negative, config.num_samples, config.positive_fraction
-            )
+            limits = config.num_samples, config.positive_fraction
+            positive, negative = sample(priority, positive, negative, *limits)
         box = jnp.maximum(matched - 1, 0)
         deltas = encode(anchors, boxes[box], grid.convention)
         return Targets(positive, negative, jnp.where(positive[:, None], deltas, 0.0), box)

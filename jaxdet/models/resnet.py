@@ -1,5 +1,8 @@
 """ResNet and ResNeXt backbones (He et al. 2016, Xie et al. 2017) with PyTorch's padding."""
 
+from collections.abc import Callable
+from functools import partial
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
@@ -14,54 +17,43 @@ BLOCKS = {
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
 }
+# From scratch every block starts as the identity, as in the reference.
+_ZEROS = nn.initializers.zeros
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions, for depths 18 and 34."""
+class Block(nn.Module):
+    """Convolutions and a shortcut around them."""
 
+    config: ModelConfig
     planes: int
     stride: int
-    project: bool
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: Array, mask_in: Array, mask_out: Array) -> Array:
-        """Maps [b, h, w, c] to [b, h / stride, w / stride, planes]."""
-        n, dtype = self.planes, self.dtype
-        x = apply_mask(x, mask_in)
-        y = nn.relu(ConvNorm(n, 3, self.stride, dtype=dtype, name="conv1")(x))
-        y = apply_mask(y, mask_out)
-        y = ConvNorm(n, 3, scale_init=nn.initializers.zeros, dtype=dtype, name="conv2")(y)
-        if self.project:
-            x = ConvNorm(n, 1, self.stride, dtype=dtype, name="downsample")(x)
+        """Maps [b, h, w, c] to [b, h / stride, w / stride, d]."""
+        branch = self._basic if self.config.depth < 50 else self._bottleneck
+        y = branch(partial(ConvNorm, dtype=self.dtype), x, mask_in, mask_out)
+        if x.shape != y.shape:
+            x = ConvNorm(y.shape[-1], 1, self.stride, dtype=self.dtype, name="downsample")(x)
         return nn.relu(x + y)
 
+    def _basic(self, conv: Callable, x: Array, mask_in: Array, mask_out: Array) -> Array:
+        """Two 3x3 convolutions."""
+        y = nn.relu(conv(self.planes, 3, self.stride, name="conv1")(apply_mask(x, mask_in)))
+        return conv(self.planes, 3, scale_init=_ZEROS, name="conv2")(apply_mask(y, mask_out))
 
-class Bottleneck(nn.Module):
-    """1x1, 3x3 (grouped in ResNeXt), 1x1 to four times the planes."""
-
-    planes: int
-    width: int
-    stride: int
-    groups: int
-    caffe_style: bool  # the first 1x1 strides, not the 3x3
-    project: bool
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: Array, mask_in: Array, mask_out: Array) -> Array:
-        """Maps [b, h, w, c] to [b, h / stride, w / stride, 4 * planes]."""
-        n, dtype = self.width, self.dtype
-        first, second = (self.stride, 1) if self.caffe_style else (1, self.stride)
-        y = nn.relu(ConvNorm(n, 1, first, dtype=dtype, name="conv1")(x))
-        y = apply_mask(y, mask_out if self.caffe_style else mask_in)
-        y = nn.relu(ConvNorm(n, 3, second, self.groups, dtype=dtype, name="conv2")(y))
-        n = 4 * self.planes
-        # From scratch every block starts as the identity, as in the reference.
-        y = ConvNorm(n, 1, scale_init=nn.initializers.zeros, dtype=dtype, name="conv3")(y)
-        if self.project:
-            x = ConvNorm(n, 1, self.stride, dtype=dtype, name="downsample")(x)
-        return nn.relu(x + y)
+    def _bottleneck(self, conv: Callable, x: Array, mask_in: Array, mask_out: Array) -> Array:
+        """1x1, 3x3 (grouped in ResNeXt), 1x1 to four times the planes."""
+        config, width = self.config, self.planes
+        if config.groups > 1:
+            width = width * config.base_width // 64 * config.groups
+        caffe = config.style == "caffe"  # the first 1x1 strides, not the 3x3
+        first, second = (self.stride, 1) if caffe else (1, self.stride)
+        y = nn.relu(conv(width, 1, first, name="conv1")(x))
+        y = apply_mask(y, mask_out if caffe else mask_in)
+        y = nn.relu(conv(width, 3, second, config.groups, name="conv2")(y))
+        return conv(4 * self.planes, 1, scale_init=_ZEROS, name="conv3")(y)
 
 
 class Stages(nn.Module):
@@ -73,29 +65,12 @@ class Stages(nn.Module):
 
     def stage(self, number: int, x: Array, mask_in: Array, mask_out: Array) -> Array:
         """Returns what the blocks of a stage, 0 to 3, make of the one before."""
+        block, planes = nn.remat(Block) if self.remat else Block, self.config.stem_channels
         for j in range(BLOCKS[self.config.depth][number]):
-            stride = 2 if number > 0 and j == 0 else 1
-            block = self._block(number, j, stride, x.shape[-1])
-            x = block(x, mask_out if j else mask_in, mask_out)
+            stride, name = 2 if number > 0 and j == 0 else 1, f"layer{number + 1}_{j}"
+            layer = block(self.config, planes * 2**number, stride, self.dtype, name=name)
+            x = layer(x, mask_out if j else mask_in, mask_out)
         return x
-
-    def _block(self, stage: int, index: int, stride: int, channels: int) -> nn.Module:
-        config, planes = self.config, self.config.stem_channels * 2**stage
-        basic = config.depth < 50
-        cls = BasicBlock if basic else Bottleneck
-        cls = nn.remat(cls) if self.remat else cls
-        fields = {
-            "planes": planes,
-            "stride": stride,
-            "project": stride > 1 or channels != (planes if basic else 4 * planes),
-            "dtype": self.dtype,
-            "name": f"layer{stage + 1}_{index}",
-        }
-        if not basic:
-            groups, caffe_style = config.groups, config.style == "caffe"
-            width = planes if groups == 1 else planes * config.base_width // 64 * groups
-            fields |= {"width": width, "groups": groups, "caffe_style": caffe_style}
-        return cls(**fields)
 
 
 class ResNet(Stages):

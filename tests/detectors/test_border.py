@@ -146,7 +146,10 @@ def forward(config: ModelConfig, params: Params, image, image_size, pad_size):
 
 @partial(jax.jit, static_argnums=(0, 4))
 def proposals(config: ModelConfig, outputs: Outputs, image_size, pad_size, bucket):
-    return propose(outputs, image_size, pad_size, bucket, anchor_grid(config), TEST)
+    images = Images(
+        jnp.zeros((len(pad_size), *bucket, 3)), image_size, pad_size, jnp.ones(pad_size.shape)
+    )
+    return propose(outputs, images, anchor_grid(config), TEST)
 
 
 def geometry(config: ModelConfig) -> ModelConfig:
