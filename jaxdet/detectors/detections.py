@@ -19,7 +19,6 @@ _FEW = 4096
 # Most candidates that torchvision and detectron2 move apart, on a CPU.
 _SHIFTED = 1000
 
-
 Pairs = tuple[Float[Array, "m 4"], Float[Array, " m"], Int[Array, " m"]]
 
 
