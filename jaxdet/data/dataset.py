@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
-from pycocotools import mask as coco_mask
 
 from jaxdet.data.image import read_image, read_size
-from jaxdet.data.masks import Segmentations
+from jaxdet.data.masks import Segmentations, rle_of
 from jaxdet.errors import InputError
 from jaxdet.ops.boxes import MMDET1, BoxConvention, from_xywh
 
@@ -79,9 +78,8 @@ class Dataset:
     def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """Decodes an image as RGB.
 
-        Raises:
-            InputError: The file is absent, unreadable, not of the annotated size, or a link that
-                leaves the image folder.
+        Raises `InputError` if the file is absent, unreadable, not of the annotated size, or a link
+        that leaves the image folder.
         """
         path = self.path_of(index)
         # A data set from elsewhere may bring links along, to whatever lies on this machine.
@@ -120,14 +118,12 @@ class Dataset:
     def rles_of(self, index: int) -> list[dict[str, Any]]:
         """Returns the COCO API's RLE of every annotation of `ground_truth`; see `bitmap`."""
         rows = self._rows(index)
-        bitmaps = map(self.bitmap, range(rows.start, rows.stop))
-        return [coco_mask.encode(np.asfortranarray(bitmap)) for bitmap in bitmaps]
+        return [rle_of(self.bitmap(place)) for place in range(rows.start, rows.stop)]
 
     def bitmap(self, place: int) -> UInt8[np.ndarray, "h w"]:
         """Returns the bitmap (1 in the object, 0 elsewhere) of the annotation at a place of `K`.
 
-        Raises:
-            InputError: its segmentation is no mask of its image.
+        Raises `InputError` if its segmentation is no mask of its image.
         """
         assert self.segmentations is not None, "loaded without masks"
         owner = int(np.searchsorted(self.offsets, place, side="right")) - 1
@@ -179,10 +175,8 @@ class Dataset:
 def from_files(paths: Sequence[str | Path]) -> tuple[Dataset, list[str]]:
     """Returns a data set of images alone, and a line for each file that is left out of it.
 
-    Sizes are read from the files' headers.
-
-    Raises:
-        InputError: there are no paths, or none is of a readable image.
+    Sizes are read from the files' headers.  Raises `InputError` if there are no paths, or none is
+    of a readable image.
     """
     if not paths:
         raise InputError("no images given")

@@ -175,18 +175,6 @@ def resize(
     return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-def fit(
-    image: UInt8[np.ndarray, "h w 3"], data: DataConfig
-) -> tuple[
-    UInt8[np.ndarray, "H W 3"] | Float32[np.ndarray, "H W 3"],
-    tuple[int, int],
-    Float32[np.ndarray, "2"],
-]:
-    """Returns the resized image, what it is padded to, and the scale of its boxes."""
-    size, scale = resized_size(image.shape[:2], data)
-    return resize(image, size, data.resize), padded_size(size, data.pad_multiple), scale
-
-
 def resize_boxes(
     boxes: Float32[np.ndarray, "n 4"],
     scale: Float32[np.ndarray, "2"],

@@ -10,9 +10,9 @@ import dataclasses
 import numpy as np
 
 from jaxdet.config import DataConfig
-from jaxdet.data.buckets import Size, bucket_sizes, buckets_of
+from jaxdet.data.buckets import Size, bucket_sizes, buckets_of, empty_batch, put_image
 from jaxdet.data.dataset import Dataset
-from jaxdet.data.image import fit, resize_boxes, resized_sizes
+from jaxdet.data.image import resize_boxes, resized_size, resized_sizes
 from jaxdet.data.loader import Element, Loader
 from jaxdet.data.masks import pack, resize_bitmap
 from jaxdet.data.sampler import Sampler, flips, picks
@@ -21,7 +21,6 @@ from jaxdet.types import Batch
 
 MAX_SKIPS = 100  # unreadable images in a row: the folder is wrong rather than a file
 BOX_MULTIPLE = 8  # of padded boxes, so that similar data sets share compiled programs
-FILLER_SIZE = 32
 
 Host = tuple[int, int]  # its number from 0, and how many there are
 
@@ -40,11 +39,8 @@ def train_batches(
 
     An unreadable image is replaced by another of its aspect group, and named in `skipped`.  What
     comes from `start_step` on does not depend on it.  `global_batch` is images per step over all
-    hosts, a multiple of their number.
-
-    Raises:
-        InputError: no image can be trained on; while iterating, if `MAX_SKIPS` images in a
-            row cannot be read.
+    hosts, a multiple of their number.  Raises `InputError` if no image can be trained on; while
+    iterating, if `MAX_SKIPS` images in a row cannot be read.
     """
     sampler = Sampler(dataset, data, global_batch=global_batch, seed=seed)
     rows = _host_rows(global_batch, host)
@@ -64,10 +60,8 @@ def eval_batches(
 
     A bucket's last batch is filled up with black images of 32 x 32 pixels whose `index` is -1.
     With `skip_unreadable`, such a filler is left for an image that cannot be read, and the image
-    named in `skipped`.  `batch_size` is over all hosts, a multiple of their number.
-
-    Raises:
-        InputError: while iterating, if an image cannot be read and is not to be skipped.
+    named in `skipped`; else that raises `InputError`.  `batch_size` is over all hosts, a multiple
+    of their number.
     """
     rows = _host_rows(batch_size, host)
     batches = []
@@ -99,62 +93,38 @@ class _Source:
     max_boxes: int
 
     def empty_batch(self, bucket: Size) -> Batch:
-        """Returns a batch with a filler image in every row."""
-        rows = self.rows.stop - self.rows.start
-        has_classes, given = len(self.dataset.class_names) > 0, self.dataset.given
-        return Batch(
-            image=np.zeros((rows, *bucket, 3), self.data.pixel_dtype),
-            image_size=np.full((rows, 2), FILLER_SIZE, np.int32),
-            pad_size=np.full((rows, 2), FILLER_SIZE, np.int32),
-            scale=np.ones((rows, 2), np.float32),
-            boxes=np.zeros((rows, self.max_boxes, 4), np.float32),
-            box_mask=np.zeros((rows, self.max_boxes), bool),
-            seed=np.zeros(rows, np.uint32),
-            index=np.full(rows, -1, np.int32),
-            labels=np.zeros((rows, self.max_boxes), np.int32) if has_classes else None,
-            proposals=np.zeros((rows, given.limit, 4), np.float32) if given else None,
-            proposal_mask=np.zeros((rows, given.limit), bool) if given else None,
-        )
+        rows, has_classes = self.rows.stop - self.rows.start, self.dataset.labels is not None
+        given = self.dataset.given.limit if self.dataset.given else 0
+        return empty_batch(bucket, rows, self.data.pixel_dtype, self.max_boxes, has_classes, given)
 
     def fill_row(
         self, batch: Batch, row: int, index: int, flip: bool = False, short_side: int = 0
     ) -> None:
         """Writes an image and its objects into a batch, resized and perhaps mirrored.
 
-        `short_side` takes the place of the image scale's own.
-
-        Raises:
-            InputError: the image cannot be read, or has a mask that is none; nothing is written.
+        `short_side` takes the place of the image scale's own.  Raises `InputError` if the image
+        cannot be read, or has a mask that is none; nothing is written then.
         """
-        data = self.data
+        data, dataset = self.data, self.dataset
         if short_side:
             data = dataclasses.replace(data, image_scale=(max(data.image_scale), short_side))
-        resized, pad_size, scale = fit(self.dataset.read(index), data)
-        height, width = resized.shape[:2]
+        image = dataset.read(index)
+        size, scale = resized_size(image.shape[:2], data)
         if batch.masks is not None:
-            masks = [
-                pack(resize_bitmap(mask, (height, width), data.resize), flip)
-                for mask in self.dataset.masks_of(index)
-            ]
+            bitmaps = dataset.masks_of(index)
+            masks = [pack(resize_bitmap(bitmap, size, data.resize), flip) for bitmap in bitmaps]
             for place, mask in enumerate(masks):
-                batch.masks[row, place, :height, : mask.shape[1]] = mask
-        batch.image[row, :height, :width] = resized[:, ::-1] if flip else resized
-        batch.image_size[row] = height, width
-        batch.pad_size[row] = pad_size
-        batch.scale[row] = scale
-        transform = scale, (height, width), flip, self.dataset.convention
-        boxes = resize_boxes(self.dataset.boxes_of(index), *transform)
-        batch.boxes[row, : len(boxes)] = boxes
-        batch.box_mask[row, : len(boxes)] = True
-        if self.dataset.given is not None:
-            assert batch.proposals is not None
-            assert batch.proposal_mask is not None
-            proposals = resize_boxes(self.dataset.given.of(index), *transform)
-            batch.proposals[row, : len(proposals)] = proposals
-            batch.proposal_mask[row, : len(proposals)] = True
+                batch.masks[row, place, : size[0], : mask.shape[1]] = mask
+        put_image(batch, row, image, data, index, flip)
+        padded = [(dataset.boxes_of(index), batch.boxes, batch.box_mask)]
+        if dataset.given is not None:
+            padded.append((dataset.given.of(index), batch.proposals, batch.proposal_mask))
+        for own, boxes, mask in padded:
+            boxes[row, : len(own)] = resize_boxes(own, scale, size, flip, dataset.convention)
+            mask[row, : len(own)] = True
         if batch.labels is not None:
-            batch.labels[row, : len(boxes)] = self.dataset.labels_of(index)
-        batch.index[row] = index
+            labels = dataset.labels_of(index)
+            batch.labels[row, : len(labels)] = labels
 
 
 @dataclasses.dataclass(frozen=True)

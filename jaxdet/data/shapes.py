@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
-from pycocotools import mask as coco_mask
 
+from jaxdet.data.masks import rle_of
 from jaxdet.files import cache_folder, reported
 
 SEED = 2018
@@ -160,10 +160,8 @@ class _Canvas:
         found = []
         for number, record in enumerate(self.records):
             visible = self.shown == number
-            box = list(cv2.boundingRect(visible.astype(np.uint8)))
-            rle = coco_mask.encode(np.asfortranarray(visible, np.uint8))
-            rle["counts"] = rle["counts"].decode()
-            found.append({"bbox": box, "area": int(visible.sum()), "segmentation": rle, **record})
+            box, area = list(cv2.boundingRect(visible.astype(np.uint8))), int(visible.sum())
+            found.append({"bbox": box, "area": area, "segmentation": rle_of(visible), **record})
         return found
 
     def _random_pose(self) -> Pose:

@@ -2,17 +2,26 @@
 
 import contextlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from jaxdet.data.dataset import Dataset
-from jaxdet.inference.recall import coco_object, number, percent
+from jaxdet.inference.recall import (
+    Record,
+    coco_object,
+    coco_run,
+    number,
+    percent,
+    records_of,
+    truth_records,
+)
 from jaxdet.inference.single import Result
-from jaxdet.ops.boxes import MMDET1, to_xywh
+from jaxdet.ops.boxes import MMDET1, BoxConvention, to_xywh
 
 # As COCOeval.summarize orders them: over IoU 0.50:0.05:0.95 and at most 100 detections an image
 # where the name does not say otherwise.
@@ -22,7 +31,6 @@ FIGURES = (
 )
 Table = tuple[str, Sequence[str], Sequence[Sequence[Any]]]  # title, head and rows
 KINDS = {"bbox": "box", "segm": "mask"}  # COCO's names and ours
-Record = dict[str, Any]
 
 
 def evaluate_detections(dataset: Dataset, results: Sequence[Result]) -> dict[str, Any]:
@@ -40,7 +48,7 @@ def evaluate_detections(dataset: Dataset, results: Sequence[Result]) -> dict[str
     kinds = list(KINDS) if with_masks else ["bbox"]
     with contextlib.redirect_stdout(io.StringIO()):
         truth = _truth(dataset, with_masks)
-        runs = {kind: _run(truth, records, kind, dataset) for kind in kinds}
+        runs = {kind: _run(truth, records, kind, dataset.convention) for kind in kinds}
     by_class = {kind: _class_precision(run) for kind, run in runs.items()}
     return {
         **{k: dict(zip(FIGURES, map(number, run.stats), strict=True)) for k, run in runs.items()},
@@ -61,15 +69,13 @@ def coco_records(dataset: Dataset, results: Sequence[Result]) -> list[Record]:
     """
     records = list[Record]()
     for image_id, found in zip(dataset.image_ids.tolist(), results, strict=True):
-        boxes = to_xywh(found.boxes.astype(np.float64), dataset.convention)
-        columns = {
-            "category_id": dataset.class_ids[found.labels].tolist(),
-            "bbox": boxes.tolist(),
-            "score": found.scores.astype(float).tolist(),
-        }
-        if found.masks is not None:
-            columns["segmentation"] = found.masks
-        records += _rows(image_id, columns)
+        records += records_of(
+            image_id,
+            category_id=dataset.class_ids[found.labels].tolist(),
+            bbox=to_xywh(found.boxes.astype(np.float64), dataset.convention).tolist(),
+            score=found.scores.tolist(),
+            segmentation=found.masks,
+        )
     return records
 
 
@@ -84,42 +90,29 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
     return [("COCO API", ["", *head], figures), ("AP by class", ["class", *head], classes)]
 
 
-def _rows(image_id: int, columns: Mapping[str, Sequence[Any]]) -> Iterator[Record]:
-    for values in zip(*columns.values(), strict=True):
-        yield {"image_id": image_id, **dict(zip(columns, values, strict=True))}
-
-
 def _truth(dataset: Dataset, with_masks: bool) -> COCO:
     """Returns the COCO API's object of all annotations."""
     records = list[Record]()
     for i, image_id in enumerate(dataset.image_ids.tolist()):
-        gt = dataset.ground_truth(i)
-        columns = {
-            "category_id": dataset.class_ids[gt.labels].tolist(),
-            "bbox": gt.xywh.tolist(),
-            "area": gt.area.tolist(),
-            "iscrowd": gt.iscrowd.astype(int).tolist(),
-        }
-        if with_masks:
-            columns["segmentation"] = dataset.rles_of(i)
-        records += _rows(image_id, columns)
-    columns = {"id": dataset.image_ids, "height": dataset.heights, "width": dataset.widths}
-    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-    images = [dict(zip(columns, row, strict=True)) for row in rows]
+        gt, masks = dataset.ground_truth(i), dataset.rles_of(i) if with_masks else None
+        categories = dataset.class_ids[gt.labels].tolist()
+        records += truth_records(image_id, gt, category_id=categories, segmentation=masks)
+    sizes = np.stack([dataset.image_ids, dataset.heights, dataset.widths], axis=1).tolist()
+    images = [{"id": i, "height": height, "width": width} for i, height, width in sizes]
     return coco_object(images, records, dataset.class_ids.tolist())
 
 
-def _run(truth: COCO, records: Sequence[Record], kind: str, dataset: Dataset) -> COCOeval:
+def _run(truth: COCO, records: Sequence[Record], kind: str, convention: BoxConvention) -> COCOeval:
     """Returns COCOeval with its figures, by `bbox` or `segm`."""
-    # Small, medium and large are measured on masks, where a detection comes without a box.  The
-    # 2018 toolbox hands both over, so that the box decides.
-    dropped = {"bbox"} if kind == "segm" and dataset.convention != MMDET1 else set()
-    given = [{k: v for k, v in record.items() if k not in dropped} for record in records]
-    categories = truth.getCatIds()
-    found = truth.loadRes(given) if given else coco_object(truth.dataset["images"], [], categories)
-    run = COCOeval(truth, found, kind)
-    run.evaluate()
-    run.accumulate()
+    # Small, medium and large are measured on masks, except by the 2018 toolbox, which hands boxes
+    # over beside them.
+    areas = (
+        coco_mask.area([record["segmentation"] for record in records])
+        if kind == "segm" and convention != MMDET1
+        else [record["bbox"][2] * record["bbox"][3] for record in records]
+    )
+    found = [{**record, "area": area} for record, area in zip(records, areas, strict=True)]
+    run = coco_run(truth, found, kind)
     run.summarize()
     return run
 

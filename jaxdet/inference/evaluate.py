@@ -35,10 +35,8 @@ class DatasetPredictions:
     ) -> None:
         """Compiles all programs that the data set needs, with a line for each.
 
-        Args:
-            predictor: also says the images' scale, the batch size and the loader's settings.
-            dataset: with or without boxes.
-            skip_unreadable: leave images out that cannot be read; else they end the iteration.
+        The predictor's config says how many images go together, and how they are loaded.  With
+        `skip_unreadable` images that cannot be read are left out; else they end the iteration.
         """
         self.images, self.unreadable = 0, list[str]()
         self.seconds = {"data": 0.0, "forward": 0.0, "post": 0.0}
@@ -59,11 +57,7 @@ class DatasetPredictions:
         }
 
     def __iter__(self) -> Iterator[tuple[int, Result]]:
-        """Yields each image's predictions.
-
-        Raises:
-            InputError: an image cannot be read and may not be left out.
-        """
+        """Yields each image's predictions; raises `InputError` if one cannot be read."""
         loader = eval_batches(
             self._dataset,
             self._predictor.config.data,
@@ -78,16 +72,14 @@ class DatasetPredictions:
                 begun = time.perf_counter()
                 element = next(loader, None)
                 loaded = time.perf_counter()
-                current = None
-                if element is not None:
-                    self.unreadable += element.skipped
-                    current = element.batch, self._predictor.start(element.batch)
+                current = element and (element.batch, self._predictor.start(element.batch))
                 self.seconds["data"] += loaded - begun
                 self.seconds["forward"] += time.perf_counter() - loaded
                 if previous is not None:
                     yield from self._finish(*previous)
-                if current is None:
+                if element is None:
                     return
+                self.unreadable += element.skipped
                 previous = current
 
     def _finish(self, batch: Batch, started: Predictions) -> Iterator[tuple[int, Result]]:
@@ -102,9 +94,8 @@ class DatasetPredictions:
         found = []
         for row, place in enumerate(index.tolist()):
             if place >= 0:
-                height, width = int(heights[place]), int(widths[place])
-                result = result_of(predictions, rows, config, (height, width), row, rle=True)
-                found.append((place, result))
+                size = int(heights[place]), int(widths[place])
+                found.append((place, result_of(predictions, rows, config, size, row, rle=True)))
         self.seconds["forward"] += ready - begun
         self.seconds["post"] += time.perf_counter() - ready
         self.images += len(found)

@@ -35,11 +35,7 @@ def run_export(config: Config, checkpoint: str | Path, out: Path) -> None:
 
 
 def write_exported(config: Config, params: Params, path: Path) -> None:
-    """Writes a model with a program for each bucket; an existing file is replaced at the end.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Writes a model with a program for each bucket; an existing file is replaced at the end."""
     if path.is_dir():
         raise InputError(f"{path}: is a folder; give --out the name of a file")
     make_folder(path.parent)

@@ -111,17 +111,14 @@ class ExportedModel:
     def predict(self, batch: Batch) -> Predictions:
         """Returns predictions (NumPy) of images of one bucket, in pixels of the resized images.
 
-        Args:
-            batch: any number of rows; only `image`, `image_size` and `scale` are read.
-
-        Raises:
-            InputError: the file has no program for images of this size.
+        Of the batch, only `image`, `image_size` and `scale` are read.  Raises `InputError` if the
+        file has no program for images of this size.
         """
         height, width = batch.image.shape[1:3]
-        if (height, width) not in self._programs:
+        program = self._programs.get((height, width))
+        if program is None:
             known = ", ".join(f"{h} x {w}" for h, w in self._programs)
             raise InputError(f"batch: of {height} x {width} pixels; there are programs for {known}")
-        program = self._programs[height, width]
         arguments = self._params, batch.image, batch.image_size, batch.scale
         return Predictions(*jax.device_get(program(*arguments)))
 
@@ -129,8 +126,7 @@ class ExportedModel:
 def load_exported(path: str | Path) -> ExportedModel:
     """Returns the model in a file that `--mode=export` wrote.
 
-    Raises:
-        InputError: the file is missing, damaged, of another version, or not for this device.
+    Raises `InputError` if it is missing, damaged, of another version, or not for this device.
     """
     try:
         with reported(path, "read", "--mode=export writes such a file"), open_regular(path) as file:

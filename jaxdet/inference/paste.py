@@ -1,11 +1,10 @@
-"""Masks of detections in the pixels of the original image, and their run lengths."""
+"""Masks of detections in the pixels of the original image."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32
-from pycocotools import mask as coco_mask
 
 
 def paste_masks(
@@ -23,14 +22,10 @@ def paste_masks(
       centre of every pixel within one of the box; at least the threshold.
     - `border` (torchvision): mask and box grow by a border of one 0, then as `whole`.
 
-    What lies outside the image is cut off.  Columns are contiguous, as `encode_masks` likes them.
+    What lies outside the image is cut off.  Columns are contiguous, as `rle_of` likes them.
 
-    Args:
-        probabilities: each detection's own class, over its box.
-        boxes: in pixels of the original image.
-        size: of the original image.
-        kind: how.
-        threshold: of the probability; `centres` looks no further for one below 0.5.
+    `probabilities` are those of each detection's own class, over its box; boxes are in pixels of
+    the original image.  `centres` looks no further for a threshold below 0.5.
     """
     pasted = np.zeros((len(boxes), size[1], size[0]), bool).transpose(0, 2, 1)
     if kind == "border":
@@ -46,13 +41,6 @@ def paste_masks(
         else:
             _paste_whole(out, probability, box, threshold)
     return pasted
-
-
-def encode_masks(masks: Bool[np.ndarray, "n h w"]) -> list[dict[str, Any]]:
-    """Returns masks as COCO's compressed run lengths: `size` [height, width] and `counts`, text."""
-    columns = np.asfortranarray(masks.transpose(1, 2, 0)).view(np.uint8)
-    runs = coco_mask.encode(columns)
-    return [{"size": run["size"], "counts": run["counts"].decode("ascii")} for run in runs]
 
 
 def _paste_whole(out: np.ndarray, probability: np.ndarray, box: np.ndarray, limit: float) -> None:

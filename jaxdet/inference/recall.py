@@ -24,6 +24,7 @@ SIZES = ("small", "medium", "large")  # area up to 32^2, 32^2 to 96^2, from 96^2
 # The reference's own values: 0.7500000000000002 and the like, so that ties fall as they do there.
 THRESHOLDS = np.arange(0.5, 0.96, 0.05)
 
+Record = dict[str, Any]  # of COCO's
 # One image's boxes and scores, in any order.
 ImageProposals = tuple[Float[np.ndarray, "_ 4"], Float[np.ndarray, " _"]]
 
@@ -52,16 +53,15 @@ def fast_recall(
     `gt_boxes` has the boxes to find, neither crowd nor ignored.  A box is found if the IoU of its
     pair is at least the threshold.  Returns NaN if there is no box at all.
     """
-    matched: list[list[np.ndarray]] = [[] for _ in limits]
-    for boxes, image_proposals in zip(gt_boxes, proposals, strict=True):
-        found = _best_first(image_proposals, max(limits))[0].astype(np.float32)
-        ious = iou(boxes.astype(np.float32), found, convention)
-        for limit, kept in zip(limits, matched, strict=True):
-            kept.append(_greedy_ious(ious[:, :limit]))
-    found = np.stack([np.concatenate([np.zeros(0, np.float32), *kept]) for kept in matched])
-    if not found.size:
+    matched = [np.zeros((len(limits), 0), np.float32)]
+    for boxes, (found, scores) in zip(gt_boxes, proposals, strict=True):
+        best = found[np.argsort(-scores, kind="stable")].astype(np.float32)
+        ious = iou(boxes.astype(np.float32), best, convention)
+        matched.append(np.stack([_greedy_ious(ious[:, :limit]) for limit in limits]))
+    of_all = np.concatenate(matched, axis=1)
+    if not of_all.size:
         return np.full((len(limits), len(thresholds)), np.nan)
-    return (found[:, :, None] >= thresholds[None, None, :]).mean(axis=1)
+    return (of_all[:, :, None] >= thresholds).mean(axis=1)
 
 
 def coco_recall(
@@ -75,19 +75,21 @@ def coco_recall(
     counted; boxes flagged `ignore` are, because COCOeval replaces that flag by `iscrowd`.
     """
     areas = np.concatenate([np.zeros(0), *(gt.area[~gt.iscrowd] for gt in ground_truth)])
-    records = [
-        {"image_id": image_id, "bbox": box.tolist(), "iscrowd": int(crowd), "area": float(area)}
-        for image_id, gt in enumerate(ground_truth, start=1)
-        for box, crowd, area in zip(gt.xywh, gt.iscrowd, gt.area, strict=True)
-    ]
+    ranges = COCOeval(iouType="bbox").params.areaRng  # all, small, medium, large
+    num_by_size = tuple(int(((areas >= low) & (areas <= high)).sum()) for low, high in ranges[1:])
+    images = [{"id": image_id} for image_id in range(len(ground_truth))]
+    annotations = [record for i, gt in enumerate(ground_truth) for record in truth_records(i, gt)]
+    detections = list(_detections(ground_truth, proposals, convention))
+    recalls = []
     with contextlib.redirect_stdout(io.StringIO()):
-        images = [{"id": image_id} for image_id in range(1, len(ground_truth) + 1)]
-        truth = coco_object(images, records)
-        detections = list(_detections(ground_truth, proposals, convention))
-        runs = [_coco_run(truth, detections, limit) for limit in LIMITS]
-    ranges = COCOeval(iouType="bbox").params.areaRng[1:]
-    num_by_size = tuple(int(((areas >= low) & (areas <= high)).sum()) for low, high in ranges)
-    return CocoRecall(np.stack([run[0] for run in runs]), runs[-1][1:], len(areas), num_by_size)
+        truth = coco_object(images, annotations)
+        for limit in LIMITS:
+            best = [record for rank, record in detections if rank < limit]
+            sizes = ranges if limit == LIMITS[-1] else ranges[:1]
+            run = coco_run(truth, best, useCats=0, maxDets=[limit], areaRng=sizes)
+            recall = run.eval["recall"][:, 0, :, 0].T  # [sizes, T]; -1 where there is no box
+            recalls.append(np.where(recall < 0, np.nan, recall))
+    return CocoRecall(np.stack([x[0] for x in recalls]), recalls[-1][1:], len(areas), num_by_size)
 
 
 def evaluate_proposals(
@@ -134,13 +136,6 @@ def table_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _best_first(proposals: ImageProposals, limit: int) -> ImageProposals:
-    """Returns the best `limit` boxes and scores by falling score; equal scores keep their order."""
-    boxes, scores = proposals
-    order = np.argsort(-scores, kind="stable")[:limit]
-    return boxes[order], scores[order]
-
-
 def _greedy_ious(ious: np.ndarray) -> np.ndarray:
     """Returns each box's IoU when matched, in the order of being matched: [g, n] -> [g]."""
     left, taken = ious.copy(), np.zeros(len(ious), np.float32)
@@ -152,9 +147,7 @@ def _greedy_ious(ious: np.ndarray) -> np.ndarray:
 
 
 def coco_object(
-    images: Sequence[Mapping[str, Any]],
-    records: Iterable[Mapping[str, Any]],
-    categories: Sequence[int] = (1,),
+    images: Sequence[Record], records: Iterable[Record], categories: Sequence[int] = (1,)
 ) -> COCO:
     """Returns the COCO API's object of records; their ids start at 1, as 0 means unmatched."""
     api = COCO()
@@ -167,41 +160,46 @@ def coco_object(
     return api
 
 
+def coco_run(truth: COCO, found: Iterable[Record], kind: str = "bbox", **params: Any) -> COCOeval:
+    """Returns COCOeval of the detections found, with other `params` than its own perhaps."""
+    run = COCOeval(truth, coco_object(truth.dataset["images"], found, truth.getCatIds()), kind)
+    vars(run.params).update(params)
+    run.evaluate()
+    run.accumulate()
+    return run
+
+
+def records_of(image_id: int, **columns: Any) -> list[Record]:
+    """Returns an image's records in COCO's format, a field of each column that is not None."""
+    there = {name: column for name, column in columns.items() if column is not None}
+    rows = zip(*there.values(), strict=True)
+    return [{"image_id": image_id, **dict(zip(there, row, strict=True))} for row in rows]
+
+
+def truth_records(image_id: int, gt: GroundTruth, **columns: Any) -> list[Record]:
+    """Returns an image's annotations; see `records_of`."""
+    own = {"bbox": gt.xywh.tolist(), "area": gt.area.tolist(), "iscrowd": gt.iscrowd.tolist()}
+    return records_of(image_id, **own, **columns)
+
+
 def _detections(
     ground_truth: Sequence[GroundTruth],
     proposals: Sequence[ImageProposals],
     convention: BoxConvention,
-) -> Iterator[tuple[int, dict[str, Any]]]:
+) -> Iterator[tuple[int, Record]]:
     """Yields the ranks within their images and the records of proposals that matter to recall.
 
     COCOeval is slow Python, quadratic in the worst case.  A detection whose IoU with every
     annotation is below 0.5 can match none at any threshold and so leaves recall as it is.
     """
-    for image_id, (gt, found) in enumerate(zip(ground_truth, proposals, strict=True), start=1):
-        boxes, scores = _best_first(found, LIMITS[-1])
+    for image_id, (gt, (boxes, scores)) in enumerate(zip(ground_truth, proposals, strict=True)):
         if len(boxes) and len(gt.xywh):
-            candidates = to_xywh(boxes.astype(np.float64), convention)
-            ious = coco_mask.iou(candidates, gt.xywh, gt.iscrowd)
-            for rank in np.flatnonzero(ious.max(axis=1) >= 0.5):
-                box, score = candidates[rank].tolist(), float(scores[rank])
-                record = {"bbox": box, "score": score, "area": box[2] * box[3], "iscrowd": 0}
-                yield int(rank), {"image_id": image_id, **record}
-
-
-def _coco_run(
-    truth: COCO, detections: Sequence[tuple[int, dict[str, Any]]], limit: int
-) -> np.ndarray:
-    """Runs COCOeval with the best `limit` proposals: recall [areas, T], all sizes first."""
-    records = (record for rank, record in detections if rank < limit)
-    run = COCOeval(truth, coco_object(truth.dataset["images"], records), "bbox")
-    run.params.useCats = 0
-    run.params.maxDets = [limit]
-    if limit != LIMITS[-1]:
-        run.params.areaRng, run.params.areaRngLbl = run.params.areaRng[:1], ["all"]
-    run.evaluate()
-    run.accumulate()
-    recall = run.eval["recall"][:, 0, :, 0].T  # [areas, T]; -1 where there is no box
-    return np.where(recall < 0, np.nan, recall)
+            best = np.argsort(-scores, kind="stable")[: LIMITS[-1]]
+            found = to_xywh(boxes[best].astype(np.float64), convention)
+            near = np.flatnonzero(coco_mask.iou(found, gt.xywh, gt.iscrowd).max(axis=1) >= 0.5)
+            areas, of_score = found[near, 2:].prod(axis=1).tolist(), scores[best[near]].tolist()
+            records = records_of(image_id, bbox=found[near].tolist(), area=areas, score=of_score)
+            yield from zip(near.tolist(), records, strict=True)
 
 
 def _figures(recall: np.ndarray) -> dict[str, Any]:

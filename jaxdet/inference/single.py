@@ -11,10 +11,11 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32, UInt8
 
 from jaxdet.config import Config, DataConfig
-from jaxdet.data.buckets import Size, bucket_of
-from jaxdet.data.image import fit, read_image
+from jaxdet.data.buckets import Size, bucket_of, empty_batch, put_image
+from jaxdet.data.image import read_image, resized_size
+from jaxdet.data.masks import rle_of
 from jaxdet.errors import InputError
-from jaxdet.inference.paste import encode_masks, paste_masks
+from jaxdet.inference.paste import paste_masks
 from jaxdet.ops.boxes import CONVENTIONS, clip
 from jaxdet.types import Batch, Predictions
 
@@ -39,46 +40,26 @@ def detect(
 ) -> Any:
     """Returns the result of an image, of the file of one, or a list of them for a list.
 
-    `predict` gives NumPy arrays; the others as `batch_of_one` and `result_of`.
-
-    Raises:
-        InputError: as `batch_of_one`, or the detector needs proposals beside the image.
+    `predict` gives NumPy arrays; the others as `batch_of_one` and `result_of`.  Raises `InputError`
+    as `pixels_of`, or if the detector needs proposals beside the image.
     """
     if config.model.takes_proposals:
         raise InputError(f"{config.model.detector}: works on a file of proposals, by --mode=eval")
     if isinstance(image, list | tuple):
         return [detect(one, config, buckets, predict, rle) for one in image]
-    image = _pixels(image)
+    image = pixels_of(image)
     batch = batch_of_one(image, config.data, buckets)
     return result_of(predict(batch), batch, config, image.shape[:2], rle=rle)
 
 
-def batch_of_one(image: Any, data: DataConfig, buckets: Sequence[Size]) -> Batch:
-    """Returns an image, resized and put into its bucket, without boxes.
-
-    Args:
-        image: uint8 (H, W, 3) RGB, or the path of an image.
-        data: how images are resized and padded.
-        buckets: of its scale, the smallest first.
-
-    Raises:
-        InputError: the file cannot be read, or the array is not such an image.
-    """
-    image = _pixels(image)
-    resized, pad_size, scale = fit(image, data)
-    height, width = resized.shape[:2]
-    canvas = np.zeros((1, *bucket_of((height, width), buckets), 3), data.pixel_dtype)
-    canvas[0, :height, :width] = resized
-    return Batch(
-        image=canvas,
-        image_size=np.array([(height, width)], np.int32),
-        pad_size=np.array([pad_size], np.int32),
-        scale=scale[None],
-        boxes=np.zeros((1, 1, 4), np.float32),
-        box_mask=np.zeros((1, 1), bool),
-        seed=np.zeros(1, np.uint32),
-        index=np.zeros(1, np.int32),
-    )
+def batch_of_one(
+    image: UInt8[np.ndarray, "h w 3"], data: DataConfig, buckets: Sequence[Size]
+) -> Batch:
+    """Returns an image, resized and put into its bucket (the smallest first), without boxes."""
+    size, _ = resized_size(image.shape[:2], data)
+    batch = empty_batch(bucket_of(size, buckets), 1, data.pixel_dtype)
+    put_image(batch, 0, image, data)
+    return batch
 
 
 def result_of(
@@ -91,13 +72,9 @@ def result_of(
 ) -> Result:
     """Returns the valid predictions of a row of a batch, in pixels of the original image.
 
-    Args:
-        predictions: NumPy arrays.
-        batch: what they were made from; only `scale` and `image_size` are read.
-        config: says how boxes are resized, whether empty ones go, and how masks are pasted.
-        size: (height, width) of the original image.
-        row: of the batch.
-        rle: give masks as COCO's RLE, which takes a hundredth of the memory.
+    Predictions are NumPy arrays; of the batch that they were made from only `scale` and
+    `image_size` are read; `size` is (height, width) of the original image.  With `rle`, masks are
+    COCO's RLE, which takes a hundredth of the memory.
     """
     kept = np.flatnonzero(predictions.valid[row])
     boxes = predictions.boxes[row][kept]
@@ -117,11 +94,11 @@ def result_of(
     if predictions.masks is not None:
         paste = config.detections.mask_paste
         pasted = paste_masks(predictions.masks[row][kept], boxes, size, paste)
-        masks = encode_masks(pasted) if rle else pasted
+        masks = [rle_of(mask) for mask in pasted] if rle else pasted
     return Result(boxes, scores, labels, tuple(names[label] for label in labels), masks)
 
 
-def _pixels(image: Any) -> UInt8[np.ndarray, "h w 3"]:
+def pixels_of(image: Any) -> UInt8[np.ndarray, "h w 3"]:
     """Returns an image or what its file holds; raises `InputError` if it is neither."""
     if isinstance(image, str | Path):
         image = read_image(image)

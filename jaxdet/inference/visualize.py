@@ -19,7 +19,7 @@ from jaxdet.files import whole
 from jaxdet.inference.single import Result
 from jaxdet.ops.boxes import MMDET1, BoxConvention, iou
 
-Colour = tuple[int, int, int]  # RGB
+Colour = tuple[int, ...]  # RGB
 
 # Bright, and told apart with any colour vision.
 FOUND: Colour = (40, 220, 140)
@@ -69,16 +69,13 @@ def draw_proposals(
     in any order, the best `top` are looked at.
     """
     order = np.argsort(-scores, kind="stable")[:top]
-    ious = iou(gt_boxes.astype(np.float32), boxes[order].astype(np.float32), convention)
+    ious = iou(gt_boxes, boxes[order], convention)
     found = ious.max(axis=1, initial=0) >= FOUND_IOU
     canvas = _Canvas(image, LONG_SIDE / max(image.shape[:2]))
-    for box in gt_boxes[~found]:
-        canvas.box(box, MISSED, width=3, dashed=True)
-    for box in gt_boxes[found]:
-        canvas.box(box, FOUND, width=3)
+    canvas.boxes(gt_boxes[~found], MISSED, width=3, dashed=True)
+    canvas.boxes(gt_boxes[found], FOUND, width=3)
     best = [(row.max(), order[row.argmax()]) for row in ious[found]]
-    for _, i in best:
-        canvas.box(boxes[i], PROPOSAL, width=2)
+    canvas.boxes(boxes[[i for _, i in best]], PROPOSAL, width=2)
     for value, i in best:
         canvas.label(boxes[i], f"{value:.2f} / {scores[i]:.2f}", PROPOSAL)
     return Drawing(np.asarray(canvas.image), len(best), len(gt_boxes))
@@ -98,10 +95,10 @@ def draw_boxes(
     order = np.argsort(-scores, kind="stable")[:top]
     canvas = _Canvas(image, max(1.0, LONG_SIDE / max(image.shape[:2])))
     places = np.linspace(0, len(SHADES) - 1, len(order))
-    shades = np.stack([np.interp(places, range(len(SHADES)), c) for c in SHADES.T], axis=-1)
-    colours = [(int(r), int(g), int(b)) for r, g, b in shades]
+    shades = [np.interp(places, range(len(SHADES)), c).astype(int).tolist() for c in SHADES.T]
+    colours = list(zip(*shades, strict=True))
     for i, colour in reversed(list(zip(order, colours, strict=True))):
-        canvas.box(boxes[i], colour, width=2)
+        canvas.boxes(boxes[[i]], colour, width=2)
     for i, colour in zip(order, colours, strict=True):
         canvas.label(boxes[i], f"{scores[i]:.2f}", colour)
     return np.asarray(canvas.image)
@@ -134,11 +131,10 @@ def draw_found(
     canvas = _Canvas(image, LONG_SIDE / max(image.shape[:2]))
     shown, labels = _shown(result), result.labels
     assert labels is not None, "a detector without classes"
-    ious = iou(gt_boxes.astype(np.float32), result.boxes[shown].astype(np.float32), convention)
+    ious = iou(gt_boxes, result.boxes[shown], convention)
     ious = np.where(gt_labels[:, None] == labels[shown], ious, 0)
     missed = ious.max(axis=1, initial=0) < FOUND_IOU
-    for box in gt_boxes[missed]:
-        canvas.box(box, MISSED, width=3, dashed=True)
+    canvas.boxes(gt_boxes[missed], MISSED, width=3, dashed=True)
     canvas.detections(result)
     for box, label in zip(gt_boxes[missed], gt_labels[missed], strict=True):
         canvas.label(box, class_names[label], MISSED)
@@ -189,8 +185,7 @@ def _shown(result: Result) -> slice:
 def _colour(rank: int) -> Colour:
     """Returns a bright colour; neighbours in rank are far apart in hue and differ in lightness."""
     hue, lightness = rank * 0.618 % 1, (0.6, 0.72, 0.5)[rank % 3]
-    red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.9)
-    return round(255 * red), round(255 * green), round(255 * blue)
+    return tuple(round(255 * part) for part in colorsys.hls_to_rgb(hue, lightness, 0.9))
 
 
 class _Canvas:
@@ -206,14 +201,14 @@ class _Canvas:
         self._font = ImageFont.load_default(13 * self._unit)
         self._labelled = np.zeros(size[::-1], bool)
 
-    def box(self, box: np.ndarray, colour: Colour, width: int, dashed: bool = False) -> None:
-        """Draws a line with a dark border, so that it stands out on any background."""
+    def boxes(self, boxes: np.ndarray, colour: Colour, width: int, dashed: bool = False) -> None:
+        """Draws lines with a dark border, so that they stand out on any background."""
         drawn = self.image.copy() if dashed else self.image
-        x1, y1, x2, y2 = self._place(box)
-        for shade, line in ((DARK, 5), (colour, width)):
-            out = line // 2 * self._unit
-            corners = (x1 - out, y1 - out, x2 + out, y2 + out)
-            ImageDraw.Draw(drawn).rectangle(corners, outline=shade, width=line * self._unit)
+        for x1, y1, x2, y2 in map(self._place, boxes):
+            for shade, line in ((DARK, 5), (colour, width)):
+                out = line // 2 * self._unit
+                corners = (x1 - out, y1 - out, x2 + out, y2 + out)
+                ImageDraw.Draw(drawn).rectangle(corners, outline=shade, width=line * self._unit)
         if dashed:
             rows, columns = np.indices(self._labelled.shape)
             stripes = (rows + columns) // self._unit % 16 < 9
@@ -242,7 +237,7 @@ class _Canvas:
         for i in reversed(shown[: len(masks)]):
             self._mask(masks[i], _colour(i))
         for i in reversed(shown):
-            self.box(result.boxes[i], _colour(i), width=2)
+            self.boxes(result.boxes[[i]], _colour(i), width=2)
         for i in shown:
             self.label(result.boxes[i], f"{names[i]} {result.scores[i]:.2f}", _colour(i))
 

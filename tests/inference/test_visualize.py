@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
+from jaxdet.data.masks import rle_of
 from jaxdet.errors import InputError
 from jaxdet.inference import visualize
-from jaxdet.inference.paste import encode_masks
 from jaxdet.inference.single import Result
 from jaxdet.inference.visualize import FOUND, LONG_SIDE, MISSED, PROPOSAL, Drawing
 
@@ -185,7 +185,7 @@ def test_masks_show_the_image_within_a_line(rle):
     found = Result(boxes([90, 190, 409, 309]), scores(0.9), np.int32([0]), ("cup",))
     image = np.random.default_rng(0).integers(0, 255, (560, 560, 3), np.uint8)
     bare = visualize.draw_result(image, found)
-    found = found._replace(masks=encode_masks(mask) if rle else mask)
+    found = found._replace(masks=[rle_of(mask[0])] if rle else mask)
     masked = visualize.draw_result(image, found)
     np.testing.assert_array_equal(masked[~mask[0]], bare[~mask[0]])
     assert len(np.unique(masked[200:300, 100], axis=0)) == 1  # the line
