@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 import msgspec
@@ -30,7 +30,6 @@ from jaxdet.inference.results import kind_of, score_of
 from jaxdet.training.metric_writer import read_rows
 from jaxdet.zoo.published import PUBLISHED
 
-FILE = "report.html"
 MAX_IMAGE_SIZE = (1800, 1900)  # pixels of the embedded image, (width, height)
 MAX_TABLE_ROWS = 30
 # What a record of another form may raise.
@@ -39,14 +38,6 @@ ODD_RECORDS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueErr
 Row = dict[str, Any]
 Table = tuple[Sequence[str], Sequence[Sequence[Any]]]  # head and rows
 Fact = tuple[str, str, str]  # name, value and remark
-
-
-class View(NamedTuple):
-    """What the page shows of an evaluation."""
-
-    key: list[Fact]  # in large letters
-    facts: list[Fact]
-    tables: list[average_precision.Table]
 
 
 def write_report(workdir: Path, config: Config, trained: bool = False) -> None:
@@ -69,7 +60,7 @@ def write_report(workdir: Path, config: Config, trained: bool = False) -> None:
             f"({type(error).__name__}: {' '.join(str(error).split())}); delete it or evaluate again"
         ) from error
     # A path in a config may hold bytes that are no text.
-    write_whole(workdir / FILE, text.encode("utf-8", "replace"))
+    write_whole(workdir / "report.html", text.encode("utf-8", "replace"))
 
 
 def _this_machine(process: str) -> Row:
@@ -89,7 +80,6 @@ def _render(workdir: Path, config: Config) -> str:
     names = _numeric_fields(steps)
     result = _read_json(workdir / "eval.json")
     kind = kind_of(result)
-    view = _detections_view if kind == "detections" else _proposals_view
     machine = _read_json(workdir / "environment.json") or _this_machine("wrote this page")
     named = [row.ar1000 for row in PUBLISHED if row.config == config.name]
     published = named[0] if named and config.data.name != "shapes" else None
@@ -104,7 +94,10 @@ def _render(workdir: Path, config: Config) -> str:
         machine=machine,
         kind=kind,
         score=score_of(result) if result else None,
-        view=view(result, published) if result else None,
+        limits=LIMITS,
+        kinds=[(key, name) for key, name in KINDS.items() if key in result],
+        published=published,
+        tables=_tables(result) if result else [],
         facts=_facts(steps, evaluations),
         recall_plot=plots.recall(result) if "recall_by_iou" in result else None,
         curves=plots.curves(steps, evaluations, names) if steps else None,
@@ -133,31 +126,14 @@ def _read_json(path: Path) -> Row:
         ) from error
 
 
-def _proposals_view(result: Row, published: float | None) -> View:
-    names, said = [f"AR@{limit}" for limit in LIMITS], [""] * len(LIMITS)
-    if published:
-        said[-1] = f"; published {published}"
-    fast = [f"fast recall {percent(result['fast'][name])}" for name in names]
-    key = [(k, percent(result[k]), f + s) for k, f, s in zip(names, fast, said, strict=True)]
-    boxes = {size: f"{count} boxes" for size, count in result["boxes_by_size"].items()}
-    recalls = result["recall_by_size"].items()
-    facts = [(f"AR@1000, {size}", percent(recall), boxes[size]) for size, recall in recalls]
+def _tables(result: Row) -> list[average_precision.Table]:
+    if kind_of(result) == "detections":
+        return average_precision.tables(result)
     head = ["percent of boxes, among the best", *map(str, LIMITS)]
-    return View(key, facts, [("Recall", head, table_rows(result))])
-
-
-def _detections_view(result: Row, published: float | None) -> View:
-    kinds = [(name, result[kind]) for kind, name in KINDS.items() if kind in result]
-    said = f"published {published}" if published else ""
-    return View(
-        key=[(f"{name} AP", percent(x["AP"]), said * (name == "box")) for name, x in kinds],
-        facts=[(f"{name} {k}", percent(x[k]), "") for name, x in kinds for k in ("AP50", "AP75")],
-        tables=average_precision.tables(result),
-    )
+    return [("Recall", head, table_rows(result))]
 
 
 def _logged_figures(evaluations: list[Row]) -> list[str]:
-    """Returns the names of what the table of evaluations has."""
     if any(kind_of(row) == "detections" for row in evaluations):
         kinds = [kind for kind in KINDS if kind in evaluations[-1]]
         return [f"{kind} {name}" for kind in kinds for name in average_precision.FIGURES[:6]]

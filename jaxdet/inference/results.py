@@ -70,7 +70,7 @@ def write_evaluation(
 def _draw(dataset: Dataset, index: int, found: Result) -> visualize.Drawing:
     image, boxes, convention = dataset.read(index), dataset.boxes_of(index), dataset.convention
     if found.labels is None:
-        return visualize.draw_proposals(image, boxes, *found[:2], convention=convention)
+        return visualize.draw_proposals(image, boxes, found, convention)
     labels = dataset.labels_of(index)
     return visualize.draw_found(image, boxes, labels, dataset.class_names, found, convention)
 
