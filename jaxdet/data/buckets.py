@@ -40,20 +40,21 @@ def bucket_sizes(image_scale: Sequence[int]) -> tuple[Size, ...]:
 
 
 def bucket_of(size: Size, buckets: Sequence[Size]) -> Size:
-    """Returns the smallest bucket that holds a size; raises `ValueError` if none does."""
-    for height, width in buckets:
-        if size[0] <= height and size[1] <= width:
-            return height, width
-    raise ValueError(f"no bucket holds {size[0]} x {size[1]}: {list(buckets)}")
+    """Returns the smallest bucket that holds a size; see `buckets_of`."""
+    return buckets[int(buckets_of(np.array([size]), buckets)[0])]
 
 
 def buckets_of(
     sizes: Int64[np.ndarray, "images 2"], buckets: Sequence[Size]
 ) -> Int64[np.ndarray, " images"]:
-    """Returns, for every (height, width), the position of the smallest bucket that holds it."""
+    """Returns, for every (height, width), the position of the smallest bucket that holds it.
+
+    Raises `ValueError` if none does; the size does not obey the buckets' scale.
+    """
     fits = np.all(sizes[:, None, :] <= np.array(buckets), axis=-1)  # [images, buckets]
-    if not np.any(fits, axis=1).all():
-        raise ValueError("a size fits into no bucket")
+    lost = sizes[~fits.any(axis=1)]
+    if len(lost):
+        raise ValueError(f"no bucket holds {lost[0, 0]} x {lost[0, 1]}: {list(buckets)}")
     return fits.argmax(axis=1)
 
 

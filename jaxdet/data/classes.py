@@ -27,10 +27,13 @@ def with_classes(
 ) -> Dataset:
     """Returns a data set with labels: of an annotation, the position of its category in `names`.
 
-    A name that the data set lacks gets an id that no category has; annotations of categories that
-    are not named are findings, and then ignored.  `categories` are what `json` gives.  Raises
-    `InputError` where a name or an id occurs twice, or these are no categories.
+    Without names it is returned as it is.  A name that the data set lacks gets an id that no
+    category has; annotations of categories that are not named are findings, and then ignored.
+    `categories` are what `json` gives.  Raises `InputError` where a name or an id occurs twice, or
+    these are no categories.
     """
+    if not names:
+        return dataset
     if (twice := _repeated(names)) is not None:
         raise InputError(f"config.model.class_names: {twice!a} occurs more than once")
     known = _checked(categories, dataset.source)

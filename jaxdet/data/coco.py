@@ -61,10 +61,14 @@ class AnnotationRecord(msgspec.Struct, gc=False):
     id: Integer
     image_id: Integer
     bbox: tuple[Coordinate, Coordinate, Length, Length]
-    area: Finite | None = None
+    area: Finite | None = None  # that of the box where none is given
     iscrowd: bool | int = 0
     ignore: bool | int = 0
     category_id: Integer = 0
+
+    def __post_init__(self) -> None:
+        if self.area is None:
+            self.area = self.bbox[2] * self.bbox[3]
 
 
 class OutlinedRecord(AnnotationRecord, gc=False, kw_only=True):
@@ -90,17 +94,9 @@ class _File(msgspec.Struct, Generic[Image, Annotation]):
 _OUTLINES = re.compile(rb'"segmentation"\s*:\s*(\[[][\d\s.,eE+-]*\])')
 
 
-def coco_directory(
-    root: str | Path,
-    split: str,
-    findings: Findings | None = None,
-    class_names: Sequence[str] = (),
-    masks: bool = False,
-) -> Dataset:
-    """Returns the `train` or `val` split of a folder laid out as COCO 2017; see `load_coco`."""
-    root = Path(root)
-    annotations = root / "annotations" / f"instances_{split}2017.json"
-    return load_coco(annotations, root / f"{split}2017", findings, class_names, masks)
+def coco_paths(root: str | Path, split: str) -> tuple[Path, Path]:
+    """Returns the annotation file and the images of a split of a folder laid out as COCO 2017."""
+    return Path(root) / "annotations" / f"instances_{split}2017.json", Path(root) / f"{split}2017"
 
 
 def load_coco(
@@ -152,7 +148,7 @@ def load_coco(
         annotation_ids=_column(rows, "id")[order],
         category_ids=_column(rows, "category_id")[order],
         xywh=xywh.reshape(-1, 4)[order],
-        area=np.fromiter(map(_area_of, rows), np.float64, len(rows))[order],
+        area=_column(rows, "area", np.float64)[order],
         iscrowd=_column(rows, "iscrowd", bool)[order],
         ignore=_column(rows, "ignore", bool)[order],
         file_order=firsts,
@@ -160,8 +156,6 @@ def load_coco(
         if masks
         else None,
     )
-    if not class_names:
-        return dataset
     return with_classes(dataset, class_names, file.categories, findings)
 
 
@@ -244,10 +238,6 @@ def _good_records(name: str, records: list[Any], kind: type, findings: Findings)
 def _id_of(record: Any) -> int | None:
     number = record.get("id") if isinstance(record, dict) else None
     return number if type(number) is int else None
-
-
-def _area_of(row: AnnotationRecord) -> float:
-    return row.bbox[2] * row.bbox[3] if row.area is None else row.area
 
 
 def _column(rows: Sequence[Any], field: str, kind: DTypeLike = np.int64) -> np.ndarray:

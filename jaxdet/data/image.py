@@ -127,9 +127,8 @@ def resized_sizes(
     """
     resized, factor = _exact_sides(sizes, data)
     resized = np.maximum(resized.astype(np.int64), 1)
-    scale = (
-        (resized / sizes)[:, ::-1] if data.box_scale == "actual" else factor[:, None].repeat(2, 1)
-    )
+    nominal, actual = factor[:, None].repeat(2, axis=1), (resized / sizes)[:, ::-1]
+    scale = actual if data.box_scale == "actual" else nominal
     return resized, scale.astype(np.float32)
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 
 from jaxdet.config import Config
-from jaxdet.data.coco import coco_directory
+from jaxdet.data.coco import coco_paths, load_coco
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.findings import Findings
 from jaxdet.data.shapes import make_shapes
@@ -15,8 +15,7 @@ from jaxdet.ops.boxes import CONVENTIONS
 def load_dataset(config: Config, split: str, findings: Findings | None = None) -> Dataset:
     """Returns the `train` or `val` images of a config, with its labels and boxes of its convention.
 
-    `findings` as for `load_coco`.  Raises `InputError` if files are missing or not what they should
-    be.
+    `findings` as for `load_coco`.  Raises `InputError` if files are missing or of no use.
     """
     data, names = config.data, config.model.class_names
     masks = "mask" in config.model.detector
@@ -28,7 +27,8 @@ def load_dataset(config: Config, split: str, findings: Findings | None = None) -
             )
         dataset = load_tfds(split, data.root or None, names, findings)
     elif data.root or data.name == "shapes":
-        dataset = coco_directory(data.root or make_shapes(), split, findings, names, masks)
+        paths = coco_paths(data.root or make_shapes(), split)
+        dataset = load_coco(*paths, findings, names, masks)
     else:
         raise InputError(
             "config.data.root: not set; give the folder that holds annotations/, train2017/ and "

@@ -13,9 +13,9 @@ from jaxdet.config import DataConfig
 from jaxdet.data.buckets import Size, bucket_sizes, buckets_of, empty_batch, put_image
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.image import resize_boxes, resized_size, resized_sizes
-from jaxdet.data.loader import Element, Loader
+from jaxdet.data.loader import Batches, Element, load
 from jaxdet.data.masks import pack, resize_bitmap
-from jaxdet.data.sampler import Sampler, flips, picks
+from jaxdet.data.sampler import Sampler, flips, image_seeds, picks
 from jaxdet.errors import InputError
 from jaxdet.types import Batch
 
@@ -34,7 +34,7 @@ def train_batches(
     num_steps: int,
     start_step: int = 0,
     host: Host = (0, 1),
-) -> Loader:
+) -> Batches:
     """Returns this host's part of the batches of steps `start_step` to `num_steps - 1`.
 
     An unreadable image is replaced by another of its aspect group, and named in `skipped`.  What
@@ -45,7 +45,7 @@ def train_batches(
     sampler = Sampler(dataset, data, global_batch=global_batch, seed=seed)
     rows = _host_rows(global_batch, host)
     source = _TrainSource(dataset, data, rows, max_boxes(dataset), sampler, num_steps)
-    return Loader(source, data.num_workers, start_step)
+    return load(source, data.num_workers, start_step)
 
 
 def eval_batches(
@@ -55,7 +55,7 @@ def eval_batches(
     batch_size: int,
     host: Host = (0, 1),
     skip_unreadable: bool = False,
-) -> Loader:
+) -> Batches:
     """Returns this host's part of batches that hold every image once, largest bucket first.
 
     A bucket's last batch is filled up with black images of 32 x 32 pixels whose `index` is -1.
@@ -69,7 +69,7 @@ def eval_batches(
         padded = np.pad(indices, (0, -len(indices) % batch_size), constant_values=-1)
         batches += [(bucket, batch) for batch in padded.reshape(-1, batch_size)]
     source = _EvalSource(dataset, data, rows, max_boxes(dataset), batches, skip_unreadable)
-    return Loader(source, data.num_workers, warn=not skip_unreadable)
+    return load(source, data.num_workers, warn=not skip_unreadable)
 
 
 def eval_buckets(dataset: Dataset, data: DataConfig) -> list[Size]:
@@ -148,26 +148,22 @@ class _TrainSource(_Source):
                 self._augmented(batch, row, planned, epoch)
             except InputError as error:
                 skipped.append(str(error))
-                others = self.sampler.replacements(planned, bucket)
-                self._first_of(batch, row, others[: MAX_SKIPS - 1].tolist(), epoch, skipped[-1])
+                for other in self.sampler.replacements(planned, bucket)[: MAX_SKIPS - 1].tolist():
+                    with contextlib.suppress(InputError):
+                        self._augmented(batch, row, other, epoch)
+                        break
+                else:
+                    what = f"no readable image to train on; the first of many: {error}"
+                    raise InputError(what) from None
         return Element(batch, tuple(skipped))
 
     def _augmented(self, batch: Batch, row: int, index: int, epoch: int) -> None:
         """Fills a row by an image's seed in an epoch; raises as `fill_row`."""
-        seeds = self.sampler.seeds_of(np.array([index]), epoch)
+        seeds = image_seeds(self.sampler.seed, epoch, self.dataset.image_ids[[index]])
         flip, shorts = bool(flips(seeds, self.data.flip)[0]), self.data.train_short_sides
         short = shorts[picks(seeds, len(shorts))[0]] if shorts else 0
         self.fill_row(batch, row, index, flip, short)
         batch.seed[row] = seeds[0]
-
-    def _first_of(
-        self, batch: Batch, row: int, indices: list[int], epoch: int, reason: str
-    ) -> None:
-        """Fills a row with the first image that can be used; `reason` says why it is empty."""
-        for index in indices:
-            with contextlib.suppress(InputError):
-                return self._augmented(batch, row, index, epoch)
-        raise InputError(f"no readable image to train on; the first of many: {reason}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -79,8 +79,7 @@ def make_shapes() -> Path:
 def _write_split(root: Path, split: str, count: int) -> None:
     folder = root / f"{split}2017"
     folder.mkdir(parents=True)
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    images, annotations = list[dict[str, Any]](), list[dict[str, Any]]()
     for number in range(count):
         image, found = draw(split, number)
         # Ids as in COCO: unlike positions, and different in the two splits.
@@ -122,8 +121,7 @@ class _Canvas:
     """An image being drawn, with the number of the shape that each pixel shows."""
 
     def __init__(self, rng: np.random.Generator, size: tuple[int, int]):
-        self.rng = rng
-        self.size = size
+        self.rng, self.size = rng, size
         self.image = _background(rng, size)
         self.shown = np.full(size, -1, np.int64)  # -1 is the background
         self.full_areas: list[int] = []

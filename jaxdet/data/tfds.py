@@ -73,8 +73,6 @@ def load_tfds(
         ignore=np.zeros(len(index["area"]), bool),
         **index,
     )
-    if not class_names:
-        return dataset
     categories = [{"id": i, "name": name} for i, name in enumerate(names)]
     return with_classes(dataset, class_names, categories, findings or Findings(str(folder)))
 

@@ -11,15 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from jaxdet.data.dataset import Dataset
-from jaxdet.inference.recall import (
-    Record,
-    coco_object,
-    coco_run,
-    number,
-    percent,
-    records_of,
-    truth_records,
-)
+from jaxdet.inference.recall import Record, coco_run, coco_truth, number, percent, records_of
 from jaxdet.inference.single import Result
 from jaxdet.ops.boxes import MMDET1, BoxConvention, to_xywh
 
@@ -47,9 +39,13 @@ def evaluate_detections(dataset: Dataset, results: Sequence[Result]) -> dict[str
     with_masks = dataset.segmentations is not None and any(x.masks is not None for x in results)
     kinds = list(KINDS) if with_masks else ["bbox"]
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = _truth(dataset, with_masks)
+        truth = coco_truth(dataset, with_masks)
         runs = {kind: _run(truth, records, kind, dataset.convention) for kind in kinds}
-    by_class = {kind: _class_precision(run) for kind, run in runs.items()}
+    by_class = {}
+    for kind, run in runs.items():
+        # [IoUs, recalls, classes], over all sizes and at most 100 detections; -1 without objects
+        precision = run.eval["precision"][:, :, :, 0, -1].mean(axis=(0, 1))
+        by_class[kind] = dict(zip(run.params.catIds, precision, strict=True))
     return {
         **{k: dict(zip(FIGURES, map(number, run.stats), strict=True)) for k, run in runs.items()},
         "per_class": {
@@ -69,13 +65,16 @@ def coco_records(dataset: Dataset, results: Sequence[Result]) -> list[Record]:
     """
     records = list[Record]()
     for image_id, found in zip(dataset.image_ids.tolist(), results, strict=True):
-        records += records_of(
-            image_id,
-            category_id=dataset.class_ids[found.labels].tolist(),
-            bbox=to_xywh(found.boxes.astype(np.float64), dataset.convention).tolist(),
-            score=found.scores.tolist(),
-            segmentation=found.masks,
-        )
+        boxes = to_xywh(found.boxes.astype(np.float64), dataset.convention)
+        columns = {
+            "image_id": [image_id] * len(boxes),
+            "category_id": dataset.class_ids[found.labels].tolist(),
+            "bbox": boxes.tolist(),
+            "score": found.scores.tolist(),
+        }
+        if found.masks is not None:
+            columns["segmentation"] = found.masks
+        records += records_of(columns)
     return records
 
 
@@ -88,18 +87,6 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
         (name, *(percent(row[kind]) for kind in kinds)) for name, row in result["per_class"].items()
     ]
     return [("COCO API", ["", *head], figures), ("AP by class", ["class", *head], classes)]
-
-
-def _truth(dataset: Dataset, with_masks: bool) -> COCO:
-    """Returns the COCO API's object of all annotations."""
-    records = list[Record]()
-    for i, image_id in enumerate(dataset.image_ids.tolist()):
-        gt, masks = dataset.ground_truth(i), dataset.rles_of(i) if with_masks else None
-        categories = dataset.class_ids[gt.labels].tolist()
-        records += truth_records(image_id, gt, category_id=categories, segmentation=masks)
-    sizes = np.stack([dataset.image_ids, dataset.heights, dataset.widths], axis=1).tolist()
-    images = [{"id": i, "height": height, "width": width} for i, height, width in sizes]
-    return coco_object(images, records, dataset.class_ids.tolist())
 
 
 def _run(truth: COCO, records: Sequence[Record], kind: str, convention: BoxConvention) -> COCOeval:
@@ -115,9 +102,3 @@ def _run(truth: COCO, records: Sequence[Record], kind: str, convention: BoxConve
     run = coco_run(truth, found, kind)
     run.summarize()
     return run
-
-
-def _class_precision(run: COCOeval) -> dict[int, float]:
-    """Returns AP by category id, over all sizes and at most 100 detections; -1 without objects."""
-    precision = run.eval["precision"][:, :, :, 0, -1]  # [IoUs, recalls, classes]
-    return dict(zip(map(int, run.params.catIds), precision.mean(axis=(0, 1)).tolist(), strict=True))

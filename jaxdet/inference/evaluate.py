@@ -20,14 +20,10 @@ class DatasetPredictions:
     """The position and the predictions of every image of a data set; iterate over them once.
 
     Masks are COCO's RLE.  They come in the loader's order, and every host sees those of all images.
-
-    Attributes:
-        images: how many were done so far.
-        seconds: that the host waited so far.  Loading, network and post-processing run at the
-            same time, so each counts where the others do not hide it: `data` is the wait for the
-            loader, `forward` the rest of the wait for the devices, `post` what the host does with
-            their results.
-        unreadable: a line for each image that was left out, where that is allowed.
+    `images` counts those done so far, `unreadable` has a line for each one left out, and `seconds`
+    is what the host waited.  Loading, network and post-processing run at the same time, so each
+    counts where the others do not hide it: `data` is the wait for the loader, `forward` the rest of
+    the wait for the devices, `post` what the host does with their results.
     """
 
     def __init__(
@@ -58,19 +54,18 @@ class DatasetPredictions:
 
     def __iter__(self) -> Iterator[tuple[int, Result]]:
         """Yields each image's predictions; raises `InputError` if one cannot be read."""
-        loader = eval_batches(
+        with eval_batches(
             self._dataset,
             self._predictor.config.data,
             batch_size=self._batch_size,
             host=(jax.process_index(), jax.process_count()),
             skip_unreadable=self._skip,
-        )
-        with loader:
+        ) as batches:
             # The devices work on a batch while the host loads the next and unpacks the one before.
             previous: tuple[Batch, Predictions] | None = None
             while True:
                 begun = time.perf_counter()
-                element = next(loader, None)
+                element = next(batches, None)
                 loaded = time.perf_counter()
                 current = element and (element.batch, self._predictor.start(element.batch))
                 self.seconds["data"] += loaded - begun
@@ -111,11 +106,5 @@ def evaluate(predictor: Predictor, dataset: Dataset) -> tuple[dict[str, Any], li
     run = DatasetPredictions(predictor, dataset)
     by_image = dict(run)
     results = [by_image[i] for i in range(len(dataset))]
-    measure = evaluate_detections if predictor.config.model.class_names else _recall
+    measure = evaluate_detections if predictor.config.model.class_names else evaluate_proposals
     return {**measure(dataset, results), **run.speed()}, results
-
-
-def _recall(dataset: Dataset, results: list[Result]) -> dict[str, Any]:
-    truth = [dataset.ground_truth(i) for i in range(len(dataset))]
-    found = [(x.boxes, x.scores) for x in results]
-    return evaluate_proposals(truth, found, dataset.convention)

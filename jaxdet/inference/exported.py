@@ -37,7 +37,7 @@ import msgspec
 import numpy as np
 from jax import export
 
-from jaxdet.config import Config, DataConfig, DetectionConfig, ModelConfig
+from jaxdet.config import Config
 from jaxdet.data.buckets import Size, bucket_of, bucket_sizes
 from jaxdet.errors import InputError
 from jaxdet.files import open_regular, reported
@@ -51,7 +51,7 @@ Side = Annotated[int, msgspec.Meta(ge=1, le=8192)]  # pixels, as in a config
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a program does not say about itself."""
+    """What a program does not say about itself; fields are named as in the config's parts."""
 
     format: Literal["jaxdet-exported"] = "jaxdet-exported"
     format_version: Literal[2] = 2
@@ -70,18 +70,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     def config(self) -> Config:
         """Returns a config of what is known here."""
-        data = DataConfig(
-            image_scale=self.image_scale,
-            resize=self.resize,
-            box_scale=self.box_scale,
-            pad_multiple=self.pad_multiple,
-        )
-        return Config(
-            name=self.name,
-            model=ModelConfig(convention=self.convention, class_names=self.class_names),
-            data=data,
-            detections=DetectionConfig(drop_empty=self.drop_empty, mask_paste=self.mask_paste),
-        )
+        known = msgspec.structs.asdict(self)  # each part takes the fields that it has
+        name = known.pop("name")  # `DataConfig` has another
+        parts = {"model": known, "data": known, "detections": known}
+        return msgspec.convert({"name": name, **parts}, Config)
 
 
 def program_member(bucket: Size) -> str:
@@ -95,7 +87,6 @@ class ExportedModel:
     def __init__(
         self, manifest: Manifest, params: dict[str, Any], programs: dict[Size, export.Exported]
     ) -> None:
-        """Puts the parameters on the device."""
         self.manifest = manifest
         self._config = manifest.config()
         self._params = jax.device_put(params, jax.local_devices()[0])

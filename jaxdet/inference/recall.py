@@ -11,13 +11,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from jaxdet.data.dataset import GroundTruth
-from jaxdet.ops.boxes import MMDET1, BoxConvention, from_xywh, iou, to_xywh
+from jaxdet.data.dataset import Dataset
+from jaxdet.data.masks import rle_of
+from jaxdet.inference.single import Result
+from jaxdet.ops.boxes import MMDET1, BoxConvention, iou, to_xywh
 
 LIMITS = (100, 300, 1000)
 SIZES = ("small", "medium", "large")  # area up to 32^2, 32^2 to 96^2, from 96^2
@@ -25,8 +27,6 @@ SIZES = ("small", "medium", "large")  # area up to 32^2, 32^2 to 96^2, from 96^2
 THRESHOLDS = np.arange(0.5, 0.96, 0.05)
 
 Record = dict[str, Any]  # of COCO's
-# One image's boxes and scores, in any order.
-ImageProposals = tuple[Float[np.ndarray, "_ 4"], Float[np.ndarray, " _"]]
 
 
 class CocoRecall(NamedTuple):
@@ -39,8 +39,8 @@ class CocoRecall(NamedTuple):
 
 
 def fast_recall(
-    gt_boxes: Sequence[Float[np.ndarray, "_ 4"]],
-    proposals: Sequence[ImageProposals],
+    gt_boxes: Sequence[Float32[np.ndarray, "_ 4"]],
+    results: Sequence[Result],
     limits: Sequence[int] = LIMITS,
     thresholds: Float[np.ndarray, " T"] = THRESHOLDS,
     convention: BoxConvention = MMDET1,
@@ -54,9 +54,8 @@ def fast_recall(
     pair is at least the threshold.  Returns NaN if there is no box at all.
     """
     matched = [np.zeros((len(limits), 0), np.float32)]
-    for boxes, (found, scores) in zip(gt_boxes, proposals, strict=True):
-        best = found[np.argsort(-scores, kind="stable")].astype(np.float32)
-        ious = iou(boxes.astype(np.float32), best, convention)
+    for boxes, found in zip(gt_boxes, results, strict=True):
+        ious = iou(boxes, found.boxes[np.argsort(-found.scores, kind="stable")], convention)
         matched.append(np.stack([_greedy_ious(ious[:, :limit]) for limit in limits]))
     of_all = np.concatenate(matched, axis=1)
     if not of_all.size:
@@ -64,25 +63,19 @@ def fast_recall(
     return (of_all[:, :, None] >= thresholds).mean(axis=1)
 
 
-def coco_recall(
-    ground_truth: Sequence[GroundTruth],
-    proposals: Sequence[ImageProposals],
-    convention: BoxConvention = MMDET1,
-) -> CocoRecall:
+def coco_recall(dataset: Dataset, results: Sequence[Result]) -> CocoRecall:
     """Returns recall by `pycocotools` with `useCats=0` and 100, 300 and 1000 detections.
 
     Detections enter as corner and sides, as the convention has them.  Crowd boxes are never
     counted; boxes flagged `ignore` are, because COCOeval replaces that flag by `iscrowd`.
     """
-    areas = np.concatenate([np.zeros(0), *(gt.area[~gt.iscrowd] for gt in ground_truth)])
+    areas = dataset.area[~dataset.iscrowd]
     ranges = COCOeval(iouType="bbox").params.areaRng  # all, small, medium, large
     num_by_size = tuple(int(((areas >= low) & (areas <= high)).sum()) for low, high in ranges[1:])
-    images = [{"id": image_id} for image_id in range(len(ground_truth))]
-    annotations = [record for i, gt in enumerate(ground_truth) for record in truth_records(i, gt)]
-    detections = list(_detections(ground_truth, proposals, convention))
+    detections = list(_detections(dataset, results))
     recalls = []
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = coco_object(images, annotations)
+        truth = coco_truth(dataset)
         for limit in LIMITS:
             best = [record for rank, record in detections if rank < limit]
             sizes = ranges if limit == LIMITS[-1] else ranges[:1]
@@ -92,11 +85,7 @@ def coco_recall(
     return CocoRecall(np.stack([x[0] for x in recalls]), recalls[-1][1:], len(areas), num_by_size)
 
 
-def evaluate_proposals(
-    ground_truth: Sequence[GroundTruth],
-    proposals: Sequence[ImageProposals],
-    convention: BoxConvention = MMDET1,
-) -> dict[str, Any]:
+def evaluate_proposals(dataset: Dataset, results: Sequence[Result]) -> dict[str, Any]:
     """Returns all recall figures of a data set, as they are written to `eval.json`.
 
     Fractions are in [0, 1], `None` where there was no box to find::
@@ -108,16 +97,17 @@ def evaluate_proposals(
          "fast": {"AR@100", "AR@300", "AR@1000", "recall_by_iou": as above, "num_boxes"},
          "num_images": images, "num_boxes": boxes that the COCO API counts}
     """
-    coco = coco_recall(ground_truth, proposals, convention)
-    wanted = [from_xywh(gt.xywh[~(gt.iscrowd | gt.ignore)], convention) for gt in ground_truth]
+    coco, counted = coco_recall(dataset, results), ~(dataset.iscrowd | dataset.ignore)
+    rows = [dataset.rows(i) for i in range(len(dataset))]
+    wanted = [dataset.corners(dataset.xywh[own][counted[own]]) for own in rows]
     by_size = map(number, coco.by_size.mean(axis=1))
-    fast = _figures(fast_recall(wanted, proposals, convention=convention))
+    fast = _figures(fast_recall(wanted, results, convention=dataset.convention))
     return {
         **_figures(coco.recall),
         "recall_by_size": dict(zip(SIZES, by_size, strict=True)),
         "boxes_by_size": dict(zip(SIZES, coco.num_by_size, strict=True)),
         "fast": {**fast, "num_boxes": sum(map(len, wanted))},
-        "num_images": len(ground_truth),
+        "num_images": len(dataset),
         "num_boxes": coco.num_boxes,
     }
 
@@ -147,7 +137,7 @@ def _greedy_ious(ious: np.ndarray) -> np.ndarray:
 
 
 def coco_object(
-    images: Sequence[Record], records: Iterable[Record], categories: Sequence[int] = (1,)
+    images: Sequence[Record], records: Iterable[Record], categories: Sequence[int]
 ) -> COCO:
     """Returns the COCO API's object of records; their ids start at 1, as 0 means unmatched."""
     api = COCO()
@@ -169,37 +159,49 @@ def coco_run(truth: COCO, found: Iterable[Record], kind: str = "bbox", **params:
     return run
 
 
-def records_of(image_id: int, **columns: Any) -> list[Record]:
-    """Returns an image's records in COCO's format, a field of each column that is not None."""
-    there = {name: column for name, column in columns.items() if column is not None}
-    rows = zip(*there.values(), strict=True)
-    return [{"image_id": image_id, **dict(zip(there, row, strict=True))} for row in rows]
+def coco_truth(dataset: Dataset, with_masks: bool = False) -> COCO:
+    """Returns the COCO API's object of all annotations, of one category if there are no classes."""
+    sizes = {"id": dataset.image_ids, "height": dataset.heights, "width": dataset.widths}
+    columns: dict[str, Any] = {
+        "image_id": dataset.image_ids[dataset.owners].tolist(),
+        "bbox": dataset.xywh.tolist(),
+        "area": dataset.area.tolist(),
+        "iscrowd": dataset.iscrowd.tolist(),
+    }
+    if dataset.labels is not None:
+        columns["category_id"] = dataset.class_ids[dataset.labels].tolist()
+    if with_masks:
+        columns["segmentation"] = [rle_of(dataset.bitmap(i)) for i in range(len(dataset.xywh))]
+    images = records_of({name: column.tolist() for name, column in sizes.items()})
+    return coco_object(images, records_of(columns), dataset.class_ids.tolist() or [1])
 
 
-def truth_records(image_id: int, gt: GroundTruth, **columns: Any) -> list[Record]:
-    """Returns an image's annotations; see `records_of`."""
-    own = {"bbox": gt.xywh.tolist(), "area": gt.area.tolist(), "iscrowd": gt.iscrowd.tolist()}
-    return records_of(image_id, **own, **columns)
+def records_of(columns: Mapping[str, Sequence[Any]]) -> list[Record]:
+    """Returns rows with the columns' names, as COCO has them."""
+    rows = zip(*columns.values(), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
-def _detections(
-    ground_truth: Sequence[GroundTruth],
-    proposals: Sequence[ImageProposals],
-    convention: BoxConvention,
-) -> Iterator[tuple[int, Record]]:
+def _detections(dataset: Dataset, results: Sequence[Result]) -> Iterator[tuple[int, Record]]:
     """Yields the ranks within their images and the records of proposals that matter to recall.
 
     COCOeval is slow Python, quadratic in the worst case.  A detection whose IoU with every
     annotation is below 0.5 can match none at any threshold and so leaves recall as it is.
     """
-    for image_id, (gt, (boxes, scores)) in enumerate(zip(ground_truth, proposals, strict=True)):
-        if len(boxes) and len(gt.xywh):
-            best = np.argsort(-scores, kind="stable")[: LIMITS[-1]]
-            found = to_xywh(boxes[best].astype(np.float64), convention)
-            near = np.flatnonzero(coco_mask.iou(found, gt.xywh, gt.iscrowd).max(axis=1) >= 0.5)
-            areas, of_score = found[near, 2:].prod(axis=1).tolist(), scores[best[near]].tolist()
-            records = records_of(image_id, bbox=found[near].tolist(), area=areas, score=of_score)
-            yield from zip(near.tolist(), records, strict=True)
+    for index, found in zip(range(len(dataset)), results, strict=True):
+        rows = dataset.rows(index)
+        if len(found.boxes) and rows.start < rows.stop:
+            best = np.argsort(-found.scores, kind="stable")[: LIMITS[-1]]
+            xywh = to_xywh(found.boxes[best].astype(np.float64), dataset.convention)
+            ious = coco_mask.iou(xywh, dataset.xywh[rows], dataset.iscrowd[rows])
+            near = np.flatnonzero(ious.max(axis=1) >= 0.5)
+            columns = {
+                "image_id": [int(dataset.image_ids[index])] * len(near),
+                "bbox": xywh[near].tolist(),
+                "area": xywh[near, 2:].prod(axis=1).tolist(),
+                "score": found.scores[best[near]].tolist(),
+            }
+            yield from zip(near.tolist(), records_of(columns), strict=True)
 
 
 def _figures(recall: np.ndarray) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from jaxdet.data.masks import rle_of
-from jaxdet.inference.paste import paste_masks
+from jaxdet.inference.single import paste_masks
 
 KINDS = pytest.mark.parametrize("kind", ["whole", "centres", "border"])
 
