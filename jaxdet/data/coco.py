@@ -82,8 +82,6 @@ Annotation = TypeVar("Annotation")
 
 
 class _File(msgspec.Struct, Generic[Image, Annotation]):
-    """What is read of a file."""
-
     images: Annotated[list[Image], msgspec.Meta(min_length=1)]
     annotations: list[Annotation]
     categories: Any = None

@@ -36,7 +36,7 @@ class Element(NamedTuple):
 Batches = AbstractContextManager[Iterator[Element]]
 
 
-def load(source: Any, num_workers: int, step: int = 0, warn: bool = True) -> Batches:
+def batches_from(source: Any, num_workers: int, step: int = 0, warn: bool = True) -> Batches:
     """Returns the batches from `step` on; what makes them in the background ends with the context.
 
     `source` has `Element`s by step, from 0 to its length, and is picklable.  No workers make
@@ -118,7 +118,6 @@ def _in_background(source: _From, num_workers: int) -> grain.IterDataset:
 
 
 def _start_worker(*_: int) -> None:
-    """Runs first in every loader process."""
     cv2.setNumThreads(1)  # the processes are the parallelism
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 

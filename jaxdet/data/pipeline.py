@@ -13,7 +13,7 @@ from jaxdet.config import DataConfig
 from jaxdet.data.buckets import Size, bucket_sizes, buckets_of, empty_batch, put_image
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.image import resize_boxes, resized_size, resized_sizes
-from jaxdet.data.loader import Batches, Element, load
+from jaxdet.data.loader import Batches, Element, batches_from
 from jaxdet.data.masks import pack, resize_bitmap
 from jaxdet.data.sampler import Sampler, flips, image_seeds, picks
 from jaxdet.errors import InputError
@@ -45,7 +45,7 @@ def train_batches(
     sampler = Sampler(dataset, data, global_batch=global_batch, seed=seed)
     rows = _host_rows(global_batch, host)
     source = _TrainSource(dataset, data, rows, max_boxes(dataset), sampler, num_steps)
-    return load(source, data.num_workers, start_step)
+    return batches_from(source, data.num_workers, start_step)
 
 
 def eval_batches(
@@ -69,7 +69,7 @@ def eval_batches(
         padded = np.pad(indices, (0, -len(indices) % batch_size), constant_values=-1)
         batches += [(bucket, batch) for batch in padded.reshape(-1, batch_size)]
     source = _EvalSource(dataset, data, rows, max_boxes(dataset), batches, skip_unreadable)
-    return load(source, data.num_workers, warn=not skip_unreadable)
+    return batches_from(source, data.num_workers, warn=not skip_unreadable)
 
 
 def eval_buckets(dataset: Dataset, data: DataConfig) -> list[Size]:

@@ -93,11 +93,10 @@ def _run(truth: COCO, records: Sequence[Record], kind: str, convention: BoxConve
     """Returns COCOeval with its figures, by `bbox` or `segm`."""
     # Small, medium and large are measured on masks, except by the 2018 toolbox, which hands boxes
     # over beside them.
-    areas = (
-        coco_mask.area([record["segmentation"] for record in records])
-        if kind == "segm" and convention != MMDET1
-        else [record["bbox"][2] * record["bbox"][3] for record in records]
-    )
+    if kind == "segm" and convention != MMDET1:
+        areas = coco_mask.area([record["segmentation"] for record in records])
+    else:
+        areas = [record["bbox"][2] * record["bbox"][3] for record in records]
     found = [{**record, "area": area} for record, area in zip(records, areas, strict=True)]
     run = coco_run(truth, found, kind)
     run.summarize()

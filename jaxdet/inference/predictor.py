@@ -1,12 +1,12 @@
 """`jaxdet.load(config, checkpoint)`: a detector with its weights as a function of images."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from jaxdet import config as config_lib
@@ -45,12 +45,10 @@ class Predictor:
         """Compiles for `count` images over all devices; returns whether that was new."""
         sharding, config = NamedSharding(self.mesh, SPLIT), self.config
         given = config.rois.max_given if config.model.takes_proposals else 0
-
-        def of_all(x: np.ndarray) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype, sharding=sharding)
-
         one = empty_batch(bucket, 1, config.data.pixel_dtype, given=given).images
-        return self.programs.compile(self.params, jax.tree.map(of_all, one))
+        split_up = partial(jax.ShapeDtypeStruct, sharding=sharding)
+        images = jax.tree.map(lambda x: split_up((count, *x.shape[1:]), x.dtype), one)
+        return self.programs.compile(self.params, images)
 
     def with_params(self, params: Params) -> "Predictor":
         """Returns a predictor with other parameters and the same compiled programs."""

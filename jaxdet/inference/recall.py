@@ -7,7 +7,7 @@ corners, in pixels of the original image.  Everything runs on the host in NumPy.
 
 import contextlib
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -136,9 +136,7 @@ def _greedy_ious(ious: np.ndarray) -> np.ndarray:
     return taken
 
 
-def coco_object(
-    images: Sequence[Record], records: Iterable[Record], categories: Sequence[int]
-) -> COCO:
+def _coco_api(images: list[Record], records: list[Record], categories: list[int]) -> COCO:
     """Returns the COCO API's object of records; their ids start at 1, as 0 means unmatched."""
     api = COCO()
     api.dataset = {
@@ -150,9 +148,9 @@ def coco_object(
     return api
 
 
-def coco_run(truth: COCO, found: Iterable[Record], kind: str = "bbox", **params: Any) -> COCOeval:
+def coco_run(truth: COCO, found: list[Record], kind: str = "bbox", **params: Any) -> COCOeval:
     """Returns COCOeval of the detections found, with other `params` than its own perhaps."""
-    run = COCOeval(truth, coco_object(truth.dataset["images"], found, truth.getCatIds()), kind)
+    run = COCOeval(truth, _coco_api(truth.dataset["images"], found, truth.getCatIds()), kind)
     vars(run.params).update(params)
     run.evaluate()
     run.accumulate()
@@ -173,7 +171,7 @@ def coco_truth(dataset: Dataset, with_masks: bool = False) -> COCO:
     if with_masks:
         columns["segmentation"] = [rle_of(dataset.bitmap(i)) for i in range(len(dataset.xywh))]
     images = records_of({name: column.tolist() for name, column in sizes.items()})
-    return coco_object(images, records_of(columns), dataset.class_ids.tolist() or [1])
+    return _coco_api(images, records_of(columns), dataset.class_ids.tolist() or [1])
 
 
 def records_of(columns: Mapping[str, Sequence[Any]]) -> list[Record]:
