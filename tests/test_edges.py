@@ -9,14 +9,16 @@ import plain_numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_coco import annotated
 
 from jaxdet.config import ModelConfig, ProposalConfig, TargetConfig
-from jaxdet.data.dataset import GroundTruth
 from jaxdet.detectors.proposals import propose
 from jaxdet.detectors.rpn import Targets, anchor_grid, make_targets, rpn_losses
 from jaxdet.inference import recall as metrics
+from jaxdet.inference.single import Result
 from jaxdet.models.rpn_head import Outputs
 from jaxdet.ops.anchors import inside, pyramid_anchors
+from jaxdet.ops.boxes import to_xywh
 from jaxdet.ops.losses import binary_cross_entropy
 from jaxdet.types import Batch, Images
 
@@ -245,18 +247,13 @@ def test_infinite_logits_everywhere_are_scores_of_one_and_zero():
     assert (scores == 0).all()
 
 
-def truth(boxes) -> GroundTruth:
-    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
-    xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2] + 1], axis=1)
-    no = np.zeros(len(boxes), bool)
-    return GroundTruth(np.arange(len(boxes)), xywh, xywh[:, 2] * xywh[:, 3], no, no)
-
-
 def recall(boxes, proposals):
     """AR at 100, 300 and 1000 of proposals with equal scores; both ways agree."""
     proposals = np.asarray(proposals, np.float32).reshape(-1, 4)
     scores = np.full(len(proposals), 0.5, np.float32)
-    result = metrics.evaluate_proposals([truth(boxes)], [(proposals, scores)])
+    xywh, no = to_xywh(np.asarray(boxes, np.float64)), np.zeros(len(boxes), bool)
+    dataset = annotated([(xywh, xywh[:, 2] * xywh[:, 3], no, no)])
+    result = metrics.evaluate_proposals(dataset, [Result(proposals, scores)])
     for limit in metrics.LIMITS:
         assert result[f"AR@{limit}"] == pytest.approx(result["fast"][f"AR@{limit}"])
     return [result[f"AR@{limit}"] for limit in metrics.LIMITS]
@@ -285,5 +282,5 @@ def test_recall_of_a_thousand_boxes_in_one_image():
 
 def test_recall_of_a_thousand_boxes_on_one_spot():
     boxes = np.tile(np.float32(IMAGE), (M, 1))
-    found = metrics.fast_recall([boxes], [(boxes, np.ones(M, np.float32))])
+    found = metrics.fast_recall([boxes], [Result(boxes, np.ones(M, np.float32))])
     np.testing.assert_allclose(found.mean(axis=1), [0.1, 0.3, 1])

@@ -1,4 +1,5 @@
 """The configuration: its fields, and how one is read."""
+# ruff: noqa: F401 - names of the room's own files
 
 from jaxdet.config.fields import (
     Config,
@@ -12,19 +13,3 @@ from jaxdet.config.fields import (
     TrainConfig,
 )
 from jaxdet.config.parse import FOLDER, load_file, parse, to_config_dict
-
-__all__ = [
-    "FOLDER",
-    "Config",
-    "DataConfig",
-    "DetectionConfig",
-    "ModelConfig",
-    "OptimizerConfig",
-    "ProposalConfig",
-    "RoIConfig",
-    "TargetConfig",
-    "TrainConfig",
-    "load_file",
-    "parse",
-    "to_config_dict",
-]

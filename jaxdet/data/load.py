@@ -3,7 +3,7 @@
 import dataclasses
 
 from jaxdet.config import Config
-from jaxdet.data.coco import coco_directory
+from jaxdet.data.coco import coco_paths, load_coco
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.findings import Findings
 from jaxdet.data.shapes import make_shapes
@@ -15,16 +15,8 @@ from jaxdet.ops.boxes import CONVENTIONS
 def load_dataset(config: Config, split: str, findings: Findings | None = None) -> Dataset:
     """Returns the `train` or `val` images of a config, with its labels and boxes of its convention.
 
-    `findings` as for `load_coco`.
-
-    Raises:
-        InputError: files are missing or not what they should be.
+    `findings` as for `load_coco`.  Raises `InputError` if files are missing or of no use.
     """
-    dataset = _load(config, split, findings)
-    return dataclasses.replace(dataset, convention=CONVENTIONS[config.model.convention])
-
-
-def _load(config: Config, split: str, findings: Findings | None) -> Dataset:
     data, names = config.data, config.model.class_names
     masks = "mask" in config.model.detector
     if data.name == "tfds":
@@ -33,12 +25,13 @@ def _load(config: Config, split: str, findings: Findings | None) -> Dataset:
                 f"config.data.name: tfds has no masks, which {config.model.detector} needs; use "
                 "coco, with COCO's own files"
             )
-        return load_tfds(split, data.root or None, names, findings)
-    if data.name == "shapes":
-        return coco_directory(data.root or make_shapes(), split, findings, names, masks)
-    if not data.root:
+        dataset = load_tfds(split, data.root or None, names, findings)
+    elif data.root or data.name == "shapes":
+        paths = coco_paths(data.root or make_shapes(), split)
+        dataset = load_coco(*paths, findings, names, masks)
+    else:
         raise InputError(
             "config.data.root: not set; give the folder that holds annotations/, train2017/ and "
             "val2017/, as --config.data.root=/data/coco"
         )
-    return coco_directory(data.root, split, findings, names, masks)
+    return dataclasses.replace(dataset, convention=CONVENTIONS[config.model.convention])

@@ -34,8 +34,7 @@ from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.detectors.faster_rcnn import build_heads, given_stage, rpn_stage, two_stage
 from jaxdet.detectors.rois import sample_rois
 from jaxdet.detectors.rpn import make_targets
-from jaxdet.inference.paste import paste_masks
-from jaxdet.inference.single import batch_of_one
+from jaxdet.inference.single import batch_of_one, paste_masks
 from jaxdet.models.mask_head import MaskHead
 from jaxdet.models.params import apply, merge_params, split_params
 from jaxdet.ops.boxes import CONVENTIONS, clip
