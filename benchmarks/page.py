@@ -79,6 +79,20 @@ FIGURES = (
         "end to end, files to boxes", "inference", "inference", lambda row: True, (">= 1.0", "")
     ),
     Figure("training loader", "loader", "loader", lambda row: True, (">= 1.0", "")),
+    Figure(
+        "Faster R-CNN R-50-FPN, files to detections",
+        "detectors",
+        "detectors",
+        lambda row: row["what"] == "files to detections",
+        (">= 1.0", ">= 1.0"),
+    ),
+    Figure(
+        "Faster R-CNN R-50-FPN, training step",
+        "detectors",
+        "detectors",
+        lambda row: row["what"] == "train step",
+        (">= 1.0", ">= 1.0"),
+    ),
 )
 
 # Figures of a GPU alone: what, results, command, field of the R-50 row, target, unit.
@@ -220,6 +234,19 @@ SECTIONS = (
         },
     ),
     ("End to end", "inference", "From JPEGs to boxes in their own pixels.", RATES),
+    (
+        "Whole detectors",
+        "detectors",
+        "Faster R-CNN R-50-FPN beside torchvision's own: seconds per image from JPEGs to "
+        "detections, and per step with a batch of 800 x 1088.",
+        {
+            "what": lambda row: row["what"],
+            "images": lambda row: str(row["images"]),
+            "torchvision": _seconds("torchvision"),
+            "jaxdet": _seconds("jaxdet"),
+            "ratio": _ratio,
+        },
+    ),
     (
         "Training loader",
         "loader",
