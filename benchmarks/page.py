@@ -83,14 +83,14 @@ FIGURES = (
         "Faster R-CNN R-50-FPN, files to detections",
         "detectors",
         "detectors",
-        lambda row: row["what"] == "files to detections",
+        lambda row: row["what"] == "inference",
         (">= 1.0", ">= 1.0"),
     ),
     Figure(
         "Faster R-CNN R-50-FPN, training step",
         "detectors",
         "detectors",
-        lambda row: row["what"] == "train step",
+        lambda row: row["what"] == "train_step",
         (">= 1.0", ">= 1.0"),
     ),
 )
@@ -240,7 +240,7 @@ SECTIONS = (
         "Faster R-CNN R-50-FPN beside torchvision's own: seconds per image from JPEGs to "
         "detections, and per step with a batch of 800 x 1088.",
         {
-            "what": lambda row: row["what"],
+            "what": lambda row: row["what"].replace("_", " "),
             "images": lambda row: str(row["images"]),
             "torchvision": _seconds("torchvision"),
             "jaxdet": _seconds("jaxdet"),
