@@ -1,6 +1,7 @@
 """Faster R-CNN R-50-FPN as a whole: jaxdet beside torchvision's own, which must be installed.
 
-    python -m benchmarks.detectors
+    python -m benchmarks.detectors inference
+    python -m benchmarks.detectors train_step
 
 From JPEGs on disk to detections in their own pixels, whose clock starts when the first image is
 done; and a step of training, from images and boxes in memory to updated weights.  Same weights
@@ -12,6 +13,7 @@ import argparse
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +103,7 @@ def inference(model: FasterRCNN, config: Config, params: Params, args: Any) -> d
         predictor = make_predictor(config, build_detector(config), params)
         ours = partial(DatasetPredictions, predictor, dataset)
         theirs = partial(their_detections, model, paths, config.data.num_workers)
-        check(dict(ours()), list(theirs()))
+        check(dict(ours()), list(islice(theirs(), 4)))
         runs = {"torchvision": lambda: ones(theirs()), "jaxdet": lambda: ones(iter(ours()))}
         return {side: 1 / rate for side, rate in median_rates(runs, args.rounds).items()}
 
@@ -129,33 +131,33 @@ def their_step(model: FasterRCNN, config: Config, batch: Batch) -> Callable[[], 
 
 def train_step(model: FasterRCNN, config: Config, params: Params, args: Any) -> dict[str, float]:
     """Seconds per step."""
-    batch = random_batch(args.size, args.batch)
+    batch = random_batch(args.size, args.images)
     labels = np.random.default_rng(0).integers(0, len(IDS), batch.box_mask.shape, np.int32)
     batch = batch._replace(image=batch.image.astype(np.float32), labels=labels)
     ours, theirs = our_step(config, params, batch)[0], their_step(model, config, batch)
     np.testing.assert_allclose(ours(), theirs(), rtol=0.05)  # each draws its own samples
-    return paired_medians({"torchvision": theirs, "jaxdet": ours}, args.repeats)
+    return paired_medians({"torchvision": theirs, "jaxdet": ours}, args.rounds)
+
+
+MEASURES = {"inference": inference, "train_step": train_step}
 
 
 def main() -> None:
     """Measures, prints and saves."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=24)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--size", type=int, nargs=2, default=(800, 1088), help="height and width")
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("what", choices=MEASURES)
+    parser.add_argument("--images", type=int, help="files (24), or of a step (2)")
+    parser.add_argument("--size", type=int, nargs=2, default=(800, 1088), help="of a step")
+    parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
+    args.images = args.images or {"inference": 24, "train_step": 2}[args.what]
     use_same_threads()
     model, config = their_model(), load_config("torchvision_faster_rcnn_r50_fpn")
     state = {name: x.cpu().numpy() for name, x in model.state_dict().items()}
     params = layout.to_params(state, param_shapes(build_detector(config)))
-    rows = []
-    for measure, images in ((inference, args.images), (train_step, args.batch)):
-        row = compared(measure(model, config, params, args))
-        rows.append({"what": measure.__name__, "images": images, **row})
-        print(f"{measure.__name__:10} {images:3} images {shown(row, 'torchvision')}", flush=True)
-    save("detectors", rows)
+    row = compared(MEASURES[args.what](model, config, params, args))
+    print(args.what, shown(row, "torchvision"))
+    save(f"detectors-{args.what}", [{"images": args.images, **row}])
 
 
 if __name__ == "__main__":
