@@ -33,7 +33,7 @@ from benchmarks.timing import compared, paired_medians, save, shown, torch_devic
 from benchmarks.train_step import RATE, our_step
 from jaxdet.config import Config
 from jaxdet.configs.base import COCO_IDS
-from jaxdet.data.coco import coco_directory
+from jaxdet.data.coco import coco_paths, load_coco
 from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.inference.evaluate import DatasetPredictions
 from jaxdet.inference.predictor import make_predictor
@@ -98,7 +98,7 @@ def check(ours: dict[int, Result], theirs: list[dict]) -> None:
 def inference(model: FasterRCNN, config: Config, params: Params, args: Any) -> dict[str, float]:
     """Seconds per image."""
     with tempfile.TemporaryDirectory() as folder:
-        dataset = coco_directory(write_images(Path(folder), args.images), "train")
+        dataset = load_coco(*coco_paths(write_images(Path(folder), args.images), "train"))
         paths = [str(dataset.path_of(i)) for i in range(args.images)]
         predictor = make_predictor(config, build_detector(config), params)
         ours = partial(DatasetPredictions, predictor, dataset)
