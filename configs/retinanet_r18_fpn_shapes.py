@@ -15,4 +15,4 @@ def get_config():
     config.model.fpn_start = 0
     config.model.anchor_scales = shapes.RPN["model.anchor_scales"]
     config.targets.smooth_l1_beta = shapes.RPN["targets.smooth_l1_beta"]
-    return shapes.small(config, epochs=24)
+    return shapes.small(config, epochs=12)

@@ -20,7 +20,7 @@ from jaxdet.data.masks import rle_of
 from jaxdet.files import cache_folder, reported
 
 SEED = 2018
-NUM_IMAGES = {"train": 400, "val": 100}
+NUM_IMAGES = {"train": 800, "val": 100}
 LONG_SIDE = 160
 SHORT_SIDES = (104, 112, 120, 128, 144)
 

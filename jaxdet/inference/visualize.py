@@ -40,7 +40,7 @@ DETECTIONS_LEGEND = {
     "dashed: an object without a detection of its class": MISSED,
 }
 TOP_PROPOSALS = 100
-SHOWN_SCORE = 0.3  # from which detections are drawn
+SHOWN_SCORE = 0.5  # from which detections are drawn
 LONG_SIDE = 560  # pixels of a drawing's long side
 _GAP, _HEADER, _CAPTION = 14, 78, 26  # pixels of a grid
 
