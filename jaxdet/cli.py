@@ -21,7 +21,7 @@ from jaxdet.inference.predictor import load_predictor
 from jaxdet.inference.report import write_report
 from jaxdet.inference.visualize import draw_result, write_png
 from jaxdet.training.loop import Stopped, TrainingError, train
-from jaxdet.training.workdir import claim_workdir
+from jaxdet.training.workdir import checkpoint_name, claim_workdir, require_same_results
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 
@@ -49,16 +49,20 @@ def run_eval(
     proposals: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Evaluates a checkpoint on a split; writes into `workdir`, or into its folder `train`."""
-    (dataset,) = load_splits(config, (split,), proposals)
-    predictor = load_predictor(config, checkpoint, data_mesh())
-    workdir = workdir if split == "val" else workdir / split
-    make_folder(workdir)
-    result, found = evaluate(predictor, dataset)
-    report.write_evaluation(workdir, result, dataset, found)
-    write_report(workdir, config)
-    if save_proposals:
-        report.write_proposals(workdir, dataset, found)
-    return result
+    name = checkpoint_name(workdir, checkpoint)
+    with claim_workdir(workdir, config, name):
+        (dataset,) = load_splits(config, (split,), proposals)
+        folder = workdir if split == "val" else workdir / split
+        require_same_results(folder, checkpoint=name, data=dataset.summary)
+        predictor = load_predictor(config, checkpoint, data_mesh())
+        make_folder(folder)
+        result, found = evaluate(predictor, dataset)
+        result["checkpoint"] = name
+        report.write_evaluation(folder, result, dataset, found)
+        write_report(folder, config)
+        if save_proposals:
+            report.write_proposals(folder, dataset, found)
+        return result
 
 
 def run_predict(

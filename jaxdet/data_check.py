@@ -23,6 +23,7 @@ from jaxdet.data.load import load_dataset
 from jaxdet.distributed import is_first_host
 from jaxdet.files import make_folder, write_json
 from jaxdet.training.optimizer import global_batch
+from jaxdet.training.workdir import require_same_run
 
 SHOWN = 5  # lines printed of each kind; `check.json` has more
 
@@ -42,6 +43,8 @@ def run_check(config: Config, workdir: Path) -> None:
         sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
     path = workdir / "check.json"
     make_folder(workdir)
+    if (run := workdir / "config.json").exists():
+        require_same_run(run, config)
     findings = {split: Findings() for split in ("train", "val")}
     # Both before the images of either, which take minutes.
     datasets = {split: load_dataset(config, split, findings[split]) for split in findings}

@@ -144,6 +144,64 @@ def test_eval_and_predict(trained, on_coco, coco, tmp_path):
     np.testing.assert_allclose(found.scores, record["scores"], atol=2e-6)
 
 
+def test_a_runs_own_config_is_the_default(trained, coco, tmp_path):
+    """Without it the demo's network would be asked for; with another scale a line says so."""
+    image = (f"--images={coco}/val2017/0.png", "--mode=predict")
+    other = (f"--config={trained}/config.json", "--config.data.image_scale=(96, 64)")
+    (code, _, errors), (other_code, _, line) = run_forked(
+        [*image, f"--checkpoint={trained}/checkpoints/4", f"--out={tmp_path}/a"],
+        [*other, *image, f"--checkpoint={trained}", f"--out={tmp_path}/b"],
+    )
+    assert (code, errors, other_code) == (0, "", 0)
+    assert line == (
+        f"jaxdet: {trained}/config.json: its run had other settings: "
+        "data.image_scale (64, 64) there, (96, 64) now\n"
+    )
+
+
+def test_results_of_something_else_stay(trained, on_coco, coco, tmp_path):
+    """An evaluation writes over none of another config, checkpoint or data set."""
+    own = tmp_path / "own"
+    shutil.copytree(trained, own)
+    before = (own / "eval.json").read_bytes()
+    more = tmp_path / "more"
+    shutil.copytree(coco, more)
+    path = more / "annotations" / "instances_val2017.json"
+    path.write_text(path.read_text().replace("20, 16", "20, 17"))
+    evaluate = (*on_coco, f"--workdir={own}", "--mode=eval")
+    config = "--config.proposals.nms_post=7"
+    refused(
+        {
+            (*evaluate, f"--checkpoint={trained}"): (own, f"checkpoint its own, not of {trained};"),
+            (*evaluate, config): ("config.json", "nms_post 2000 there, 7 now"),
+            (*evaluate, f"--config.data.root={more}"): ("data 6 images, 9 annotations (", own),
+            (*evaluate[:-1], "--mode=check", config): ("config.json", "nms_post"),
+        }
+    )
+    assert (own / "eval.json").read_bytes() == before
+
+
+def test_what_a_run_began_with_may_be_gone(trained, on_coco, coco, tmp_path):
+    """It goes on without its pretrained weights; what changed since is said."""
+    workdir, grown = tmp_path / "run", tmp_path / "grown"
+    shutil.copytree(trained, workdir)
+    shutil.copytree(coco, grown)
+    path = grown / "annotations" / "instances_train2017.json"
+    content = json.loads(path.read_text())
+    content["images"].append({**content["images"][0], "id": 7})
+    path.write_text(json.dumps(content))
+    result = run(
+        *on_coco, f"--workdir={workdir}", f"--config.data.root={grown}", "--checkpoint=gone.pth",
+        "--config.train.num_steps=5",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert f"{workdir}: goes on from its own checkpoints; gone.pth is not read" in lines
+    (line,) = [line for line in lines if line.startswith("other training data than before: ")]
+    assert "6 images, 9 annotations (" in line
+    assert "7 images, 9 annotations (" in line
+
+
 def test_sigterm_saves_first(on_coco, tmp_path):
     workdir = tmp_path / "run"
     arguments = [*on_coco, f"--workdir={workdir}", "--config.train.num_steps=100000"]

@@ -11,7 +11,8 @@ from jaxdet.config.fields import (
     TargetConfig,
     TrainConfig,
 )
-from jaxdet.config.parse import FOLDER, load_file, parse, to_config_dict
+from jaxdet.config.parse import FOLDER, load_file, load_run, parse, to_config_dict
+from jaxdet.config.runs import differing, find_run, warn_of_other_results
 
 __all__ = [
     "FOLDER",
@@ -24,7 +25,11 @@ __all__ = [
     "RoIConfig",
     "TargetConfig",
     "TrainConfig",
+    "differing",
+    "find_run",
     "load_file",
+    "load_run",
     "parse",
     "to_config_dict",
+    "warn_of_other_results",
 ]

@@ -19,6 +19,7 @@ import msgspec
 
 from jaxdet.config.fields import Config
 from jaxdet.errors import InputError
+from jaxdet.files import read_bytes
 from jaxdet.ops.boxes import CONVENTIONS
 
 FOLDER = Path(__file__).parents[1] / "configs"
@@ -33,12 +34,15 @@ def load_file(name: str | Path) -> ml_collections.ConfigDict:
     """Runs `get_config()` of a config file.
 
     Args:
-        name: the file, or the name of a config that jaxdet has, such as `rpn_r50_fpn_1x`.
+        name: the file, a run's `config.json`, or the name of a config that jaxdet has, such as
+            `rpn_r50_fpn_1x`.
 
     Raises:
         InputError: there is no such config, or the file is not one.
     """
     path = Path(name)
+    if path.suffix == ".json":
+        return to_config_dict(load_run(path))
     if not path.is_file():
         named = FOLDER / f"{name}.py"
         if path.name != str(name) or not named.is_file():
@@ -72,7 +76,7 @@ def parse(config: Any) -> Config:
         raise InputError(f"config: must be a ConfigDict, not {type(config).__name__}")
     try:
         values = config.to_dict()
-        given = _flat(values)
+        given = flat(values)
         for name, value in given.items():
             if isinstance(value, int) and abs(value) >= 2**64:  # perhaps too long to be said
                 raise InputError(f"config.{name}: too large")
@@ -85,7 +89,7 @@ def parse(config: Any) -> Config:
         raise InputError(f"config{path[:-1]}: {what[:80]}{seen}") from None
     except Exception as error:  # a placeholder without a value, or references in a circle
         raise InputError(f"config: cannot be read: {error}") from None
-    known = _flat(dataclasses.asdict(parsed))
+    known = flat(dataclasses.asdict(parsed))
     for name in (name for name in given if name not in known):
         near = difflib.get_close_matches(name, known, 3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
@@ -96,13 +100,39 @@ def parse(config: Any) -> Config:
     return parsed
 
 
-def _flat(values: dict[str, Any]) -> dict[str, Any]:
+def load_run(path: Path) -> Config:
+    """Returns the config in a `config.json`; a field that came later had its default then.
+
+    Raises `InputError` if it cannot be read or is none.
+    """
+    try:
+        found = msgspec.json.decode(read_bytes(path), type=dict)
+        if "test" in found:  # the name of `proposals` in earlier versions
+            found["proposals"] = found.pop("test")
+        whole = _merged(dataclasses.asdict(Config()), found)
+        return parse(ml_collections.ConfigDict(whole))
+    except InputError as error:
+        said = str(error)
+        raise error if said.startswith(str(path)) else InputError(f"{path}: {said}") from None
+    except Exception as error:  # of many kinds, as of keys that no config can have
+        raise InputError(f"{path}: not a config: {error}") from error
+
+
+def flat(values: dict[str, Any]) -> dict[str, Any]:
     """Returns fields by names like `data.root`."""
-    flat: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for name, value in values.items():
-        inner = _flat(value) if isinstance(value, dict) else {"": value}
-        flat |= {f"{name}.{key}".rstrip("."): x for key, x in inner.items()}
-    return flat
+        inner = flat(value) if isinstance(value, dict) else {"": value}
+        fields |= {f"{name}.{key}".rstrip("."): x for key, x in inner.items()}
+    return fields
+
+
+def _merged(defaults: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Returns `defaults` with what was `found` in their place, group by group."""
+    both = {
+        k: v for k, v in found.items() if isinstance(v, dict) and isinstance(defaults.get(k), dict)
+    }
+    return defaults | found | {k: _merged(defaults[k], v) for k, v in both.items()}
 
 
 def _seen(value: Any, path: str) -> str:
@@ -152,7 +182,7 @@ def _check_together(config: Config) -> None:
         ("targets.box_loss", dense or targets.box_loss == "smooth_l1", "smooth_l1 for an RPN"),
         ("train.num_epochs", config.train.num_epochs + config.train.num_steps > 0, "positive"),
     ]
-    fields = _flat(dataclasses.asdict(config))
+    fields = flat(dataclasses.asdict(config))
     # Text may become a file's name.
     rules += [(k, v.isprintable(), "printable text") for k, v in fields.items() if type(v) is str]
     for name, ok, what in rules:

@@ -5,6 +5,7 @@
 
 import functools
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,6 +141,14 @@ class Dataset:
                 f"{self.image_ids[owner]} ({size[1]} x {size[0]} pixels): "
                 f"segmentation is no mask: {error}"
             ) from None
+
+    @functools.cached_property
+    def summary(self) -> str:
+        """Returns a line that other images or other annotations do not have."""
+        sums = 0
+        for column in (self.image_ids, self.sizes, self.offsets, self.category_ids, self.xywh):
+            sums = zlib.crc32(np.ascontiguousarray(column).tobytes(), sums)
+        return f"{len(self)} images, {len(self.xywh)} annotations ({sums:08x})"
 
     @functools.cached_property
     def usable(self) -> Bool[np.ndarray, " K"]:

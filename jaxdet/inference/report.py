@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
-import msgspec
 import numpy as np
 from flax.traverse_util import flatten_dict
 from PIL import Image
@@ -21,12 +20,13 @@ from jaxdet.config import Config
 from jaxdet.distributed import is_first_host
 from jaxdet.environment import environment, peak_memory
 from jaxdet.errors import InputError
-from jaxdet.files import read_bytes, reported, write_json, write_whole
+from jaxdet.files import reported, write_json, write_whole
 from jaxdet.inference import average_precision
 from jaxdet.inference.average_precision import KINDS
 from jaxdet.inference.recall import LIMITS, SIZES, percent, table_rows
 from jaxdet.inference.results import kind_of, score_of
 from jaxdet.training.metric_writer import read_rows
+from jaxdet.training.workdir import read_record
 from jaxdet.zoo.published import PUBLISHED
 
 FILE = "report.html"
@@ -91,10 +91,10 @@ def _render(workdir: Path, config: Config) -> str:
     ordered = [last[key] for key in sorted(last)]
     steps, evaluations = ([r for r in ordered if r["kind"] == k] for k in ("train", "eval"))
     names = _numeric_fields(steps)
-    result = _read_json(workdir / "eval.json")
+    result = read_record(workdir / "eval.json")
     kind = kind_of(result)
     views = {"detections": _detections_view, "proposals": _proposals_view}
-    machine = _read_json(workdir / "environment.json") or _this_machine("wrote this page")
+    machine = read_record(workdir / "environment.json") or _this_machine("wrote this page")
     published = {
         row.config: row.ar1000 for row in reversed(PUBLISHED) if config.data.name != "shapes"
     }
@@ -127,15 +127,6 @@ def _numeric_fields(rows: Sequence[Row]) -> list[str]:
     items = [item for row in rows for item in row.items()]
     names = dict.fromkeys(name for name, value in items if type(value) in (int, float, type(None)))
     return [name for name in names if name != "step"]
-
-
-def _read_json(path: Path) -> Row:
-    try:
-        return msgspec.json.decode(read_bytes(path), type=Row) if path.exists() else {}
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise InputError(
-            f"{path}: not what a run writes ({error}); delete it or evaluate again"
-        ) from error
 
 
 def _proposals_view(result: Row, published: float | None) -> View:

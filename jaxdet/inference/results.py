@@ -69,7 +69,7 @@ def write_evaluation(
         caption = f"{result['num_images']} images, {result['num_boxes']} boxes; percent"
         for title, head, rows in tables:
             _print_table(title, head, rows, caption)
-        write_json(workdir / "eval.json", result)
+        write_json(workdir / "eval.json", {**result, "data": dataset.summary})
         write_png(workdir / f"{kind}.png", image)
         if kind == "detections":
             records = average_precision.coco_records(dataset, found)

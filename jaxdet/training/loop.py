@@ -91,8 +91,15 @@ def train(
     optimizer = optim.make_optimizer(config.optimizer, plan.learning_rate)
     step = Programs(make_train_step(detector, config.train, optimizer, mesh), report=print_once)
     with Checkpoints(workdir, config.train.keep_checkpoints) as checkpoints:
-        state = init_state(detector, first_params(config, detector, checkpoint), optimizer)
-        state = replicate(resume(state, checkpoints, detector, plan, workdir), mesh)
+        # What a run began with is not read again, and may be gone.
+        goes_on = checkpoints.latest_step() is not None
+        if goes_on and checkpoint:
+            print_once(f"{workdir}: goes on from its own checkpoints; {checkpoint} is not read")
+        # Of jax's generators this one compiles in a third of the time.
+        params = jax.jit(detector.init)(jax.random.key(config.train.seed, impl="rbg"))
+        params = params if goes_on else first_params(config, params, checkpoint)
+        state = init_state(detector, params, optimizer)
+        state = replicate(resume(state, checkpoints, detector, plan, workdir, training), mesh)
         start = int(state.step)
         print_once(describe(config, plan, mesh.size))
         predictor = make_predictor(config, detector, state.params, mesh)
@@ -140,6 +147,7 @@ def run_steps(run: Run, state: TrainState) -> dict[str, Any]:
             window = Window(run.step)
             if stopping or plan.saving_due(number):
                 facts = {"config": run.config.name, "global_batch": plan.global_batch}
+                facts["data"] = run.training.summary
                 meta = {"step": number, **facts}
                 run.checkpoints.save(number, state.params, state.opt_state, meta)
             if stopping:
@@ -220,10 +228,8 @@ def run_evaluation(run: Run, state: TrainState) -> dict[str, Any]:
     return result
 
 
-def first_params(config: Config, detector: Detector, checkpoint: str) -> Params:
-    """Returns fresh parameters, or those of a checkpoint, or those with a pretrained backbone."""
-    # Of jax's generators this one compiles in a third of the time.
-    params = jax.jit(detector.init)(jax.random.key(config.train.seed, impl="rbg"))
+def first_params(config: Config, params: Params, checkpoint: str) -> Params:
+    """Returns a checkpoint's parameters, or the given ones, with a pretrained backbone if any."""
     if checkpoint:
         return read_params(checkpoint, params, config.model.convention)
     if config.model.pretrained:
@@ -235,9 +241,16 @@ def first_params(config: Config, detector: Detector, checkpoint: str) -> Params:
 
 
 def resume(
-    state: TrainState, checkpoints: Checkpoints, detector: Detector, plan: Plan, workdir: Path
+    state: TrainState,
+    checkpoints: Checkpoints,
+    detector: Detector,
+    plan: Plan,
+    workdir: Path,
+    training: Dataset,
 ) -> TrainState:
     """Returns the newest saved state, on the host, or `state` if none is saved.
+
+    Other images than it was trained on are a line.
 
     Raises `InputError` if it was made with other steps, on fewer devices perhaps.
     """
@@ -252,5 +265,10 @@ def resume(
             f"device x accumulation is {before}, or choose another --workdir"
         )
     print_once(f"going on from step {saved.step} of {workdir}")
+    if (data := saved.meta.get("data", training.summary)) != training.summary:
+        print_once(
+            f"other training data than before: {data} there, {training.summary} now; "
+            "epochs, and the decay of the learning rate by them, follow the new ones"
+        )
     parts = split_params(saved.params, detector.trainable)
     return TrainState(jax.numpy.int32(saved.step), *parts, saved.opt_state)
