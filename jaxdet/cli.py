@@ -23,7 +23,8 @@ from jaxdet.inference.visualize import draw_result, write_png
 from jaxdet.training.loop import Stopped, TrainingError, train
 from jaxdet.training.workdir import checkpoint_name, claim_workdir, require_same_results
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+JPEG_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif"}
+IMAGE_SUFFIXES = JPEG_SUFFIXES | {".png", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp"}
 
 
 def run_train(
@@ -49,12 +50,12 @@ def run_eval(
     proposals: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Evaluates a checkpoint on a split; writes into `workdir`, or into its folder `train`."""
+    (dataset,) = load_splits(config, (split,), proposals)
+    predictor = load_predictor(config, checkpoint, data_mesh())
     name = checkpoint_name(workdir, checkpoint)
+    folder = workdir if split == "val" else workdir / split
     with claim_workdir(workdir, config, name):
-        (dataset,) = load_splits(config, (split,), proposals)
-        folder = workdir if split == "val" else workdir / split
         require_same_results(folder, checkpoint=name, data=dataset.summary)
-        predictor = load_predictor(config, checkpoint, data_mesh())
         make_folder(folder)
         result, found = evaluate(predictor, dataset)
         result["checkpoint"] = name
@@ -149,7 +150,11 @@ def _images_in(name: Path) -> list[Path]:
     with reported(name, "read"):
         if name.is_file():
             return [name]
-        images = sorted(p for p in name.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        inside = sorted(name.iterdir())
+        images = [p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir()]
     if not images:
         raise InputError(f"{name}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    if others := [p.name for p in inside if p not in images and not p.name.startswith(".")]:
+        said = ", ".join([*others[:3], "..."] if len(others) > 3 else others)
+        console.complain(f"{name}: passes over {len(others)} folders and other files ({said})")
     return images

@@ -78,6 +78,9 @@ def fail(message: str, code: int) -> NoReturn:
 
 def _parse(argv: list[str]) -> list[str]:
     """Parses flags; whatever is wrong with one becomes a line."""
+    # The last one counts, also of a field's lists, which ml_collections would join.
+    fields = [a.split("=")[0] if re.match(r"--?config\..*=", a) else i for i, a in enumerate(argv)]
+    argv = [*dict(zip(fields, argv, strict=True)).values()]
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:

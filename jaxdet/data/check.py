@@ -40,6 +40,8 @@ _EDGES = {
     "aspect": (0, 1 / 4, 1 / 2, 1, 2, 4, np.inf),
 }
 
+_BLACK = "images without a value over 15 of 255: black, or 12-bit data in 16 bits, to be multiplied"
+
 
 def check_images(
     dataset: Dataset, findings: Findings, progress: Callable[[int], None] = lambda done: None
@@ -50,19 +52,21 @@ def check_images(
     """
     with ThreadPool() as pool:  # decoding does not hold Python's lock
         faults = pool.imap(partial(_faults_of, dataset), range(len(dataset)), chunksize=16)
-        for index, (unreadable, no_masks) in enumerate(faults):
+        for index, (unreadable, no_masks, black) in enumerate(faults):
             number = dataset.image_ids[index]
             findings.add("unreadable images", [f"image {number}: {line}" for line in unreadable])
             findings.add("segmentations that are no masks", no_masks)
+            dark = [f"image {number}: {dataset.path_of(index)}"] if black else []
+            findings.add(_BLACK, dark, harmless=True)
             progress(index + 1)
 
 
-def _faults_of(dataset: Dataset, index: int) -> tuple[list[str], list[str]]:
-    """Returns what is wrong with an image's file, and with its masks if they are loaded."""
-    unreadable, no_masks = list[str](), list[str]()
+def _faults_of(dataset: Dataset, index: int) -> tuple[list[str], list[str], bool]:
+    """Returns what is wrong with an image's file, with its masks if loaded, and if it is black."""
+    unreadable, no_masks, black = list[str](), list[str](), False
     # Errors are not kept themselves, because images hang on their tracebacks.
     try:
-        dataset.read(index)
+        black = bool(dataset.read(index).max() < 16)
     except InputError as error:
         unreadable.append(str(error))
     places = range(*dataset.offsets[index : index + 2].tolist())
@@ -71,7 +75,7 @@ def _faults_of(dataset: Dataset, index: int) -> tuple[list[str], list[str]]:
             dataset.bitmap(place)
         except InputError as error:
             no_masks.append(str(error))
-    return unreadable, no_masks
+    return unreadable, no_masks, black
 
 
 def count_classes(dataset: Dataset, findings: Findings) -> dict[str, int]:

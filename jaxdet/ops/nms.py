@@ -27,6 +27,7 @@ def nms(
     *,
     labels: Int[Array, " n"] | None = None,
     limit: int | None = None,
+    scores: Float[Array, " n"] | None = None,
 ) -> Bool[Array, " n"]:
     """Returns which boxes greedy suppression keeps.
 
@@ -42,18 +43,26 @@ def nms(
     >>> boxes = jnp.array([[0.0, 0, 9, 9], [0, 0, 9, 8], [20, 20, 29, 29]])
     >>> nms(boxes, jnp.array([True, True, True]), 0.7).tolist()
     [True, False, True]
+    >>> nms(boxes, jnp.array([True] * 3), 0.7, scores=jnp.array([0.1, 0.9, 0.2])).tolist()
+    [False, True, True]
 
     Args:
-        boxes: in descending order of score, without NaN.
+        boxes: in descending order of score, unless `scores` are given; without NaN.
         valid: the others neither suppress nor are kept.
         threshold: at least 0.
         convention: what a box is.
         labels: boxes of different labels do not suppress one another.
         limit: from so many kept boxes on, those of the block at hand are the last; their first
             `limit` are right, and work ends early, as it does with the last valid box.
+        scores: of boxes in any order; of equal ones the first counts as the better.
     """
     if boxes.shape[0] == 0:
         return valid
+    if scores is not None:
+        order = jnp.argsort(-scores, stable=True)
+        given = None if labels is None else labels[order]
+        keep = nms(boxes[order], valid[order], threshold, convention, labels=given, limit=limit)
+        return jnp.zeros_like(keep).at[order].set(keep)
     suppress = partial(_nms, threshold=threshold, convention=convention, limit=limit)
     return jax.lax.platform_dependent(
         boxes,

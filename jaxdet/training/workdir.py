@@ -104,7 +104,8 @@ def checkpoint_name(workdir: Path, checkpoint: str | Path) -> str:
 
 def require_same_results(workdir: Path, **subject: str) -> None:
     """Raises `InputError` if the evaluation in a folder is of another `checkpoint` or `data`."""
-    found = read_record(workdir / "eval.json")
+    path = workdir / "eval.json"
+    found = read_record(path) if path.is_file() else {}
     trained = any((workdir / "checkpoints").glob("*"))
     found.setdefault("checkpoint", OWN if trained or found else subject.get("checkpoint"))
     for name, wanted in subject.items():

@@ -363,3 +363,12 @@ def test_what_loads_has_no_fault_and_what_is_refused_has_one(shared, data):
     check_training(collected, findings, DataConfig(image_scale=SCALE), 4)
     boxes, _ = boxes_as_trained(collected, DataConfig(image_scale=SCALE))
     assert np.isfinite(boxes).all()
+
+
+def test_12_bit_data_in_16_bits_are_told(root):
+    """What is read of them are the upper eight bits, which hold four of the twelve."""
+    dark = np.random.default_rng(0).integers(0, 4096, (48, 64, 3), np.uint16)
+    cv2.imwrite(str(root / "train2017" / "3.png"), dark)
+    _, faults, warnings = check(root)
+    (lines,) = warnings.values()
+    assert (faults, lines) == ({}, [f"image 4: {root}/train2017/3.png"])
