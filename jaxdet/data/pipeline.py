@@ -38,9 +38,9 @@ def train_batches(
 ) -> Loader:
     """Returns this host's part of the batches of steps `start_step` to `num_steps - 1`.
 
-    An unreadable image is replaced by another of its aspect group, and named in `skipped`.  What
-    comes from `start_step` on does not depend on it.  `global_batch` is images per step over all
-    hosts, a multiple of their number.
+    An unreadable image is replaced by another, of its aspect group if one is left, and named in
+    `skipped`.  What comes from `start_step` on does not depend on it.  `global_batch` is images per
+    step over all hosts, a multiple of their number.
 
     Raises:
         InputError: no image can be trained on; while iterating, if `MAX_SKIPS` images in a
@@ -117,18 +117,23 @@ class _Source:
         )
 
     def fill_row(
-        self, batch: Batch, row: int, index: int, flip: bool = False, short_side: int = 0
+        self,
+        batch: Batch,
+        row: int,
+        index: int,
+        flip: bool = False,
+        image_scale: Size | None = None,
     ) -> None:
         """Writes an image and its objects into a batch, resized and perhaps mirrored.
 
-        `short_side` takes the place of the image scale's own.
+        `image_scale` takes the place of the config's.
 
         Raises:
             InputError: the image cannot be read, or has a mask that is none; nothing is written.
         """
         data = self.data
-        if short_side:
-            data = dataclasses.replace(data, image_scale=(max(data.image_scale), short_side))
+        if image_scale:
+            data = dataclasses.replace(data, image_scale=image_scale)
         resized, pad_size, scale = fit(self.dataset.read(index), data)
         height, width = resized.shape[:2]
         if batch.masks is not None:
@@ -186,8 +191,13 @@ class _TrainSource(_Source):
         """Fills a row by an image's seed in an epoch; raises as `fill_row`."""
         seeds = self.sampler.seeds_of(np.array([index]), epoch)
         flip, shorts = bool(flips(seeds, self.data.flip)[0]), self.data.train_short_sides
-        short = shorts[picks(seeds, len(shorts))[0]] if shorts else 0
-        self.fill_row(batch, row, index, flip, short)
+        scale = None
+        if shorts:
+            scale = max(self.data.image_scale), shorts[picks(seeds, len(shorts))[0]]
+        bucket = batch.image.shape[1:3]
+        if (self.sampler.sizes[index] > np.array(bucket)).any():  # a stand-in of another shape
+            scale = min(bucket), min(bucket)
+        self.fill_row(batch, row, index, flip, scale)
         batch.seed[row] = seeds[0]
 
     def _first_of(
@@ -197,7 +207,8 @@ class _TrainSource(_Source):
         for index in indices:
             with contextlib.suppress(InputError):
                 return self._augmented(batch, row, index, epoch)
-        raise InputError(f"no readable image to train on; the first of many: {reason}")
+        tried = len(indices) + 1
+        raise InputError(f"none of the {tried} images tried can be trained on; the first: {reason}")
 
 
 @dataclasses.dataclass(frozen=True)

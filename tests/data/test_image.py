@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from jaxdet.config import DataConfig
 from jaxdet.data import image as transforms
@@ -150,6 +151,21 @@ def test_the_annotated_size_must_be_right(tmp_path):
     path = write(tmp_path / "a.png", RGB)
     with pytest.raises(InputError, match=r"a\.png: image of 29 x 13 .* annotated as 13 x 29"):
         read_image(path, expected_size=(29, 13))
+
+
+def test_exif_is_named_where_it_is_the_cause(tmp_path):
+    path, exif = tmp_path / "a.jpg", Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(RGB).save(path, exif=exif)
+    with pytest.raises(InputError, match=r"13 x 29 .* as 29 x 13; its EXIF turns it: annotate"):
+        read_image(path, expected_size=(13, 29))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_samples_that_are_no_colours_are_named(tmp_path, kind):
+    path = write(tmp_path / "a.tiff", RGB[..., 0].astype(kind))
+    with pytest.raises(InputError, match=f"samples are {kind.__name__}; save it with 8 or 16"):
+        read_image(path)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tiff"])
