@@ -35,7 +35,7 @@ def run_train(
         with claim_workdir(workdir, config):
             train(config, workdir, checkpoint, proposals)
     except Stopped as stop:
-        console.fail(str(stop), 143)
+        console.fail(str(stop), stop.code)
     except TrainingError as error:
         console.fail(str(error), 1)
     print_once(f"wrote {workdir}/report.html, eval.json and {_kind(config)}.png")

@@ -202,26 +202,53 @@ def test_what_a_run_began_with_may_be_gone(trained, on_coco, coco, tmp_path):
     assert "7 images, 9 annotations (" in line
 
 
-def test_sigterm_saves_first(on_coco, tmp_path):
+@pytest.mark.parametrize(("number", "code", "workers"), [("SIGTERM", 143, 0), ("SIGINT", 130, 1)])
+def test_signals_save_first(on_coco, tmp_path, number, code, workers):
+    """Ctrl-C reaches the loader's processes too, which keep quiet."""
     workdir = tmp_path / "run"
     arguments = [*on_coco, f"--workdir={workdir}", "--config.train.num_steps=100000"]
+    arguments.append(f"--config.data.num_workers={workers}")
     process = subprocess.Popen(
         [sys.executable, "-m", "jaxdet.main", *arguments],
         env={**os.environ, "XLA_FLAGS": QUICK, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 240
     log = workdir / "metrics.jsonl"
     while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.Signals[number])
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 143, errors
-    assert "saved step" in errors
+    assert process.returncode == code, errors
     saved = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
-    assert f"saved step {saved}" in errors
+    line = f"jaxdet: {number}: saved step {saved}; the same command goes on from there\n"
+    assert errors == line
+
+
+@pytest.mark.parametrize("lost", ["", "except KeyboardInterrupt: time.sleep(60)"])
+def test_ctrl_c_ends_what_does_not_train(lost):
+    """In a line, also where a callback of the garbage collector swallows the exception."""
+    program = f"""
+import os, signal, time
+from jaxdet import console
+
+def main(argv):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+    {lost or "finally: pass"}
+
+console.GRACE = 0.1 if {bool(lost)} else 50
+console.start(main)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False
+    )
+    said = "jaxdet: interrupted; nothing half-written is left\n"
+    assert (result.returncode, result.stderr) == (130, said)
 
 
 def test_bad_flags_and_configs(coco, tmp_path):

@@ -6,11 +6,13 @@ What comes out does not depend on how many there are, on where a run went on, or
 import gc
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Any, NamedTuple
 
 import cv2
@@ -74,12 +76,19 @@ class Loader(AbstractContextManager["Loader"], Iterator[Element]):
         self.close()
 
     def _next_element(self) -> Element | str:
+        # Processes that begin here inherit this: Ctrl-C is for the one that ends them.  The
+        # tracker, which the first would start, takes it away again.
+        if self._num_workers:
+            resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             return next(self._elements)
         except RuntimeError as error:
             # What grain raises for a process that was killed, for want of memory perhaps.
             if "terminated unexpectedly" not in str(error):
                 raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if self._restarts == MAX_RESTARTS:
             raise InputError(
                 "loader processes keep being killed, for want of memory perhaps; set fewer "

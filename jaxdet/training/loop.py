@@ -1,5 +1,6 @@
 """Training from the first step to the last evaluation, resumable at any checkpoint."""
 
+import signal
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -46,7 +47,16 @@ class TrainingError(RuntimeError):
 
 
 class Stopped(TrainingError):
-    """SIGTERM came; the state is saved."""
+    """A signal came; the state is saved.
+
+    Attributes:
+        code: what the command ends with.
+    """
+
+    def __init__(self, came: int, step: int) -> None:
+        name = signal.Signals(came).name
+        super().__init__(f"{name}: saved step {step}; the same command goes on from there")
+        self.code = 128 + came
 
 
 class Window:
@@ -82,7 +92,7 @@ def train(
     `workdir` is claimed by `claim_workdir`; a checkpoint stands in for `config.model.pretrained`.
     `proposals` are files of the two splits; see `load_splits`.
     Raises `InputError` if data, checkpoint or work directory cannot be used, and `TrainingError` if
-    a loss or gradient is not finite, or SIGTERM came.
+    a loss or gradient is not finite, or SIGTERM or SIGINT came.
     """
     mesh = data_mesh()
     training, validation = load_splits(config, ("train", "val"), proposals)
@@ -137,7 +147,7 @@ def run_steps(run: Run, state: TrainState) -> dict[str, Any]:
             state, metrics = run.step(state, split(element.batch, run.mesh))
             pending.append((number, metrics, element.batch.index))
             stopping = stop(number)
-            due = stopping or plan.logging_due(number)
+            due = stopping > 0 or plan.logging_due(number)
             # Results are read one step late, so that the device never waits for the host.
             while len(pending) > (0 if due else 1):
                 window.metrics.append(read_metrics(run, *pending.pop(0)))
@@ -152,7 +162,7 @@ def run_steps(run: Run, state: TrainState) -> dict[str, Any]:
                 run.checkpoints.save(number, state.params, state.opt_state, meta)
             if stopping:
                 run.checkpoints.wait()
-                raise Stopped(f"SIGTERM: saved step {number}; the same command goes on from there")
+                raise Stopped(stopping, number)
             if plan.evaluation_due(number):
                 result = run_evaluation(run, state)
                 window = Window(run.step)
