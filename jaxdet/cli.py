@@ -33,12 +33,13 @@ def run_train(
     """Trains in `workdir`, which must be new or of the same config; see `train`."""
     try:
         with claim_workdir(workdir, config):
-            train(config, workdir, checkpoint, proposals)
+            result = train(config, workdir, checkpoint, proposals)
     except Stopped as stop:
         console.fail(str(stop), stop.code)
     except TrainingError as error:
         console.fail(str(error), 1)
-    print_once(f"wrote {workdir}/report.html, eval.json and {_kind(config)}.png")
+    measured = f", eval.json and {_kind(config)}.png" if result else ""
+    print_once(f"wrote {workdir}/report.html{measured}")
 
 
 def run_eval(
@@ -60,6 +61,8 @@ def run_eval(
         result, found = evaluate(predictor, dataset)
         result["checkpoint"] = name
         report.write_evaluation(folder, result, dataset, found)
+        if not len(dataset.xywh):
+            print_once(f"{dataset.source}: no annotations, so there is nothing to measure")
         write_report(folder, config)
         if save_proposals:
             report.write_proposals(folder, dataset, found)

@@ -19,7 +19,7 @@ from jaxdet.data.check import (
 )
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.findings import Findings
-from jaxdet.data.load import load_dataset
+from jaxdet.data.load import has_split, load_dataset
 from jaxdet.distributed import is_first_host
 from jaxdet.files import make_folder, write_json
 from jaxdet.training.optimizer import global_batch
@@ -45,7 +45,9 @@ def run_check(config: Config, workdir: Path) -> None:
     make_folder(workdir)
     if (run := workdir / "config.json").exists():
         require_same_run(run, config)
-    findings = {split: Findings() for split in ("train", "val")}
+    findings = {
+        x: Findings() for x in ("train", "val") if x == "train" or has_split(config.data, x)
+    }
     # Both before the images of either, which take minutes.
     datasets = {split: load_dataset(config, split, findings[split]) for split in findings}
     splits = {}

@@ -181,6 +181,32 @@ def test_results_of_something_else_stay(trained, on_coco, coco, tmp_path):
     assert (own / "eval.json").read_bytes() == before
 
 
+def test_without_a_validation_set_nothing_is_measured(trained, coco, tmp_path):
+    """Neither while training, nor of a file of images alone, of which proposals are made."""
+    annotations = coco / "annotations" / "instances_train2017.json"
+    paths = [f"--config.data.train_{k}={v}" for k, v in
+             (("annotations", annotations), ("images", coco / "train2017"))]  # fmt: skip
+    content = json.loads(annotations.read_text())
+    (tmp_path / "info.json").write_text(json.dumps({"images": content["images"]}))
+    info = [f"--config.data.val_annotations={tmp_path}/info.json", *paths[1:]]
+    info += [f"--config.data.val_images={coco}/val2017", "--save_proposals", "--mode=eval"]
+    train, evaluation = run_forked(
+        [*TINY_FLAGS, "--config.data.name=coco", *paths, f"--workdir={tmp_path}/run",
+         "--config.train.num_steps=2"],
+        [*info, f"--checkpoint={trained}", f"--workdir={tmp_path}/info"],
+    )  # fmt: skip
+    assert (train[0], evaluation[0]) == (0, 0), (train, evaluation)
+    said = "config.data.val_annotations: no annotations to validate with; nothing is measured\n"
+    assert said in train[1]
+    assert train[1].endswith(f"wrote {tmp_path}/run/report.html\n")
+    assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
+    assert not (tmp_path / "run" / "eval.json").exists()
+    said = f"{tmp_path}/info.json: no annotations, so there is nothing to measure\n"
+    assert evaluation[1].endswith(said)
+    with np.load(tmp_path / "info" / "proposals.npz") as arrays:
+        assert arrays["image_id"].tolist() == [1, 2, 3, 4, 5, 6]
+
+
 def test_what_a_run_began_with_may_be_gone(trained, on_coco, coco, tmp_path):
     """It goes on without its pretrained weights; what changed since is said."""
     workdir, grown = tmp_path / "run", tmp_path / "grown"

@@ -158,6 +158,8 @@ def _check_together(config: Config) -> None:
     wide = model.groups == 1 or model.stem_channels * model.base_width >= 64
     is_scale = len(sides) == 2 and sides[0] >= sides[1]
     shorts = all(short <= min(sides, default=0) for short in config.data.train_short_sides)
+    data = config.data
+    files = data.train_annotations, data.train_images, data.val_annotations, data.val_images
     targets, dense = config.targets, model.detector == "retinanet"
     ordered = targets.negative_iou <= targets.positive_iou
     counted = (targets.loss_count in ("positives", "per_image", "average")) == dense
@@ -177,6 +179,7 @@ def _check_together(config: Config) -> None:
         ("model.anchor_scales", smallest >= stretch, "so large that anchors have a pixel's side"),
         ("model.base_width", wide, "64 / model.stem_channels or more"),
         ("data.image_scale", is_scale, "(long side, short side)"),
+        ("data.name", config.data.name == "coco" or not any(files), "coco where files are named"),
         ("targets.negative_iou", ordered, "at most positive_iou"),
         ("targets.loss_count", counted, counts),
         ("targets.box_loss", dense or targets.box_loss == "smooth_l1", "smooth_l1 for an RPN"),

@@ -15,7 +15,7 @@ from jaxtyping import Float, Float64, Int64
 from jaxdet.config import Config, DataConfig, ModelConfig, TargetConfig
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.findings import Findings
-from jaxdet.data.image import resized_sizes
+from jaxdet.data.image import is_deep, resized_sizes
 from jaxdet.data.sampler import MIN_SIDE, aspect_groups, steps_per_epoch
 from jaxdet.errors import InputError
 from jaxdet.ops.anchors import base_anchors
@@ -40,7 +40,7 @@ _EDGES = {
     "aspect": (0, 1 / 4, 1 / 2, 1, 2, 4, np.inf),
 }
 
-_BLACK = "images without a value over 15 of 255: black, or 12-bit data in 16 bits, to be multiplied"
+_BLACK = "images of 16 bits of which 12 or less are used: nearly black, as the upper 8 are read"
 
 
 def check_images(
@@ -62,11 +62,11 @@ def check_images(
 
 
 def _faults_of(dataset: Dataset, index: int) -> tuple[list[str], list[str], bool]:
-    """Returns what is wrong with an image's file, with its masks if loaded, and if it is black."""
+    """Returns what is wrong with an image's file, with its masks, and if it is dark."""
     unreadable, no_masks, black = list[str](), list[str](), False
     # Errors are not kept themselves, because images hang on their tracebacks.
     try:
-        black = bool(dataset.read(index).max() < 16)
+        black = bool(dataset.read(index).max() < 16) and is_deep(dataset.path_of(index))
     except InputError as error:
         unreadable.append(str(error))
     places = range(*dataset.offsets[index : index + 2].tolist())

@@ -3,6 +3,7 @@
 `K` is annotations of all images, `n` of one.  Lengths are in pixels before any resizing.
 """
 
+import dataclasses
 import functools
 import os
 import zlib
@@ -141,6 +142,16 @@ class Dataset:
                 f"{self.image_ids[owner]} ({size[1]} x {size[0]} pixels): "
                 f"segmentation is no mask: {error}"
             ) from None
+
+    def keeping(self, kept: Bool[np.ndarray, " K"]) -> "Dataset":
+        """Returns the same images with some of their annotations."""
+        if kept.all():
+            return self
+        names = "annotation_ids", "category_ids", "xywh", "area", "iscrowd", "ignore", "labels"
+        columns = {k: x[kept] for k in names if (x := getattr(self, k)) is not None}
+        segmentations = self.segmentations and self.segmentations.keeping(kept)
+        offsets = np.append(0, np.cumsum(kept))[self.offsets]
+        return dataclasses.replace(self, **columns, offsets=offsets, segmentations=segmentations)
 
     @functools.cached_property
     def summary(self) -> str:

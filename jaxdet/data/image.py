@@ -121,6 +121,12 @@ def _decode(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
+def is_deep(path: str | Path) -> bool:
+    """Returns whether a file that can be read has samples of 16 bits."""
+    stored = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    return stored is not None and stored.dtype == np.uint16
+
+
 def resized_sizes(
     sizes: Int64[np.ndarray, "n 2"], data: DataConfig
 ) -> tuple[Int64[np.ndarray, "n 2"], Float32[np.ndarray, "n 2"]]:

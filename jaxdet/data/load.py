@@ -1,9 +1,10 @@
 """From `config.data` to a data set."""
 
 import dataclasses
+from pathlib import Path
 
-from jaxdet.config import Config
-from jaxdet.data.coco import coco_directory
+from jaxdet.config import Config, DataConfig
+from jaxdet.data.coco import coco_directory, load_coco
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.findings import Findings
 from jaxdet.data.shapes import make_shapes
@@ -36,9 +37,39 @@ def _load(config: Config, split: str, findings: Findings | None) -> Dataset:
         return load_tfds(split, data.root or None, names, findings)
     if data.name == "shapes":
         return coco_directory(data.root or make_shapes(), split, findings, names, masks)
-    if not data.root:
+    annotations, images = find_files(data, split)
+    return load_coco(annotations, images, findings, names, masks)
+
+
+def find_files(data: DataConfig, split: str) -> tuple[Path, Path]:
+    """Returns a split's annotation file and image folder: those named, or those of the root.
+
+    Either need not exist.  Raises `InputError` if nothing names them.
+    """
+    root, file, folder = (
+        getattr(data, k) for k in ("root", f"{split}_annotations", f"{split}_images")
+    )
+    if not root and not file:
         raise InputError(
-            "config.data.root: not set; give the folder that holds annotations/, train2017/ and "
-            "val2017/, as --config.data.root=/data/coco"
+            f"config.data.root: not set; give the folder that holds annotations/, train2017/ and "
+            f"val2017/, as --config.data.root=/data/coco, or config.data.{split}_annotations"
         )
-    return coco_directory(data.root, split, findings, names, masks)
+    coco = Path(root, "annotations", f"instances_{split}2017.json")
+    own = Path(root, {"train": "train", "val": "valid"}[split], "_annotations.coco.json")
+    found = _named(root, file) if file else own if own.is_file() and not coco.is_file() else coco
+    usual = Path(root, f"{split}2017")
+    beside = found.parent if found != coco and not (root and usual.is_dir()) else usual
+    return found, _named(root, folder) if folder else beside
+
+
+def has_split(data: DataConfig, split: str) -> bool:
+    """Returns whether there is anything of a split; without validation images a run can train."""
+    if data.name != "coco" or getattr(data, f"{split}_annotations"):
+        return True
+    return bool(data.root) and any(path.exists() for path in find_files(data, split))
+
+
+def _named(root: str, name: str) -> Path:
+    """Returns a path as it is given, or in the root if it is only there."""
+    inside = Path(root, name)
+    return inside if inside.exists() and not Path(name).exists() else Path(name)

@@ -51,7 +51,8 @@ def write_evaluation(
         InputError: an image cannot be read, or a file not be written.
     """
     kind = kind_of(result)
-    with_boxes = [i for i in range(len(dataset)) if len(dataset.boxes_of(i))]
+    everything = range(len(dataset))
+    with_boxes = [i for i in everything if len(dataset.boxes_of(i))] or everything
     # Spread over the data set, the same images at every evaluation.
     chosen = with_boxes[:: max(len(with_boxes) // NUM_IMAGES, 1)][:NUM_IMAGES]
     names = [dataset.file_names[i] for i in chosen]

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jaxdet.checkpoint import Checkpoints, read_backbone, read_params, save_best
 from jaxdet.config import Config
 from jaxdet.data.dataset import Dataset
+from jaxdet.data.load import has_split
 from jaxdet.data.pipeline import train_batches
 from jaxdet.detectors.build import build_detector
 from jaxdet.distributed import (
@@ -76,7 +77,7 @@ class Run(NamedTuple):
     plan: Plan
     mesh: Mesh
     training: Dataset
-    validation: Dataset
+    validation: Dataset | None
     workdir: Path
     step: Programs  # of `step.make_train_step`
     predictor: Predictor
@@ -95,7 +96,12 @@ def train(
     a loss or gradient is not finite, or SIGTERM or SIGINT came.
     """
     mesh = data_mesh()
-    training, validation = load_splits(config, ("train", "val"), proposals)
+    splits = ("train", "val") if has_split(config.data, "val") else ("train",)
+    training, *rest = load_splits(config, splits, proposals)
+    validation = next((dataset for dataset in rest if len(dataset.xywh)), None)
+    if validation is None:
+        what = rest[0].source if rest else "config.data.val_annotations"
+        print_once(f"{what}: no annotations to validate with; nothing is measured")
     plan = make_plan(config, training, mesh.size)
     detector = build_detector(config)
     optimizer = optim.make_optimizer(config.optimizer, plan.learning_rate)
@@ -227,7 +233,12 @@ def progress_line(plan: Plan, number: int, row: dict[str, Any]) -> str:
 
 
 def run_evaluation(run: Run, state: TrainState) -> dict[str, Any]:
-    """Evaluates the state's parameters, keeps them if they are the best, and writes the result."""
+    """Evaluates the state's parameters, keeps them if they are the best, and writes the result.
+
+    Does nothing without validation images.
+    """
+    if run.validation is None:
+        return {}
     number, params = int(state.step), state.params
     figures, predictions = evaluate(run.predictor.with_params(params), run.validation)
     result = {"step": number, **figures}

@@ -97,7 +97,7 @@ def test_faults_of_the_annotation_file_are_all_told_once(root):
             annotation(104, 1, [1, 2, 3, 10**400]),
             annotation(105, 1, area=float("inf")),
             annotation(106, 1, iscrowd="no"),
-            annotation("107", 1),
+            annotation("x107", 1),
             annotation(108, 10),  # of an image that is left out: not a fault of its own
             5,
         ],
@@ -297,7 +297,7 @@ def test_no_sound_image_at_all(root):
     path = root / "annotations" / "instances_train2017.json"
     content = json.loads(path.read_text())
     for each in content["images"]:
-        each["height"] = -1
+        each["height"] = 0
     path.write_text(json.dumps(content))
     dataset, faults, _ = check(root)
     assert len(dataset) == 0
