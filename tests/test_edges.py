@@ -252,9 +252,9 @@ def truth(boxes) -> GroundTruth:
 
 
 def recall(boxes, proposals):
-    """AR at 100, 300 and 1000 of proposals with equal scores; both ways agree."""
+    """AR at 100, 300 and 1000 of proposals in order; both ways agree."""
     proposals = np.asarray(proposals, np.float32).reshape(-1, 4)
-    scores = np.full(len(proposals), 0.5, np.float32)
+    scores = np.linspace(1, 0.5, len(proposals), dtype=np.float32)
     result = metrics.evaluate_proposals([truth(boxes)], [(proposals, scores)])
     for limit in metrics.LIMITS:
         assert result[f"AR@{limit}"] == pytest.approx(result["fast"][f"AR@{limit}"])
@@ -270,9 +270,19 @@ def test_recall_of_one_box(box):
     assert recall([box], []) == [0, 0, 0]
 
 
-def test_recall_with_equal_scores_goes_by_the_proposals_order():
+def test_recall_goes_by_the_proposals_order():
     assert recall([IMAGE], [PIXEL] * 150 + [IMAGE]) == [0, 1, 1]
     assert recall([IMAGE], [PIXEL] * 299 + [IMAGE] * 2) == [0, 1, 1]
+
+
+def test_recall_with_equal_scores_keeps_their_order_or_turns_it_round():
+    """The COCO API keeps it, the reference's fast recall does not; of few, NumPy keeps it too."""
+    boxes, proposals = np.float32([IMAGE]), np.float32([PIXEL, PIXEL, IMAGE])
+    equal = np.full(3, 0.5, np.float32)
+    for pair, found in (((proposals, equal), 1), ((proposals[::-1], equal), 0)):
+        assert metrics.fast_recall([boxes], [pair], (1,)).mean() == found
+    many = np.float32([PIXEL] * 150 + [IMAGE]), np.full(151, 0.5, np.float32)
+    assert metrics.coco_recall([truth(boxes)], [many]).recall.mean(axis=1).tolist() == [0, 1, 1]
 
 
 @pytest.mark.slow

@@ -54,7 +54,9 @@ def fast_recall(
     """
     matched: list[list[np.ndarray]] = [[] for _ in limits]
     for boxes, image_proposals in zip(gt_boxes, proposals, strict=True):
-        found = _best_first(image_proposals, max(limits))[0].astype(np.float32)
+        found, scores = image_proposals
+        # As the reference does it, which turns ties round.
+        found = found[np.argsort(scores)[::-1]][: max(limits)].astype(np.float32)
         ious = iou(boxes.astype(np.float32), found, convention)
         for limit, kept in zip(limits, matched, strict=True):
             kept.append(_greedy_ious(ious[:, :limit]))

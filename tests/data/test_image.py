@@ -244,6 +244,10 @@ def test_flip_follows_the_image():
     np.testing.assert_array_equal(mirrored, [[5, 1, 7, 2]])  # x1' = w - 1 - x2
     assert (image[:, ::-1][1:3, 5:8] == 255).all()
     np.testing.assert_array_equal(flip(mirrored, 10), boxes)
+    # In float32 (101 - x) - 1 is not 100 - x: the reference's order.
+    x = np.float32(36.87612533569336)
+    wanted = np.float32(101) - x - np.float32(1)
+    assert flip(np.float32([[1, 1, x, 2]]), 101)[0, 0] == wanted != np.float32(100) - x
 
 
 TWICE = np.full(2, 2, np.float32)
