@@ -15,7 +15,7 @@ from jaxtyping import Float32, Int64, UInt8
 from PIL import Image
 
 from jaxdet.config import DataConfig
-from jaxdet.data.headers import FORMATS, is_sideways, is_whole, stored_size
+from jaxdet.data.headers import FORMATS, is_sideways, is_whole, stored_size, with_end
 from jaxdet.errors import InputError
 from jaxdet.files import open_regular
 from jaxdet.ops.boxes import MMDET1, BoxConvention, clip
@@ -109,6 +109,7 @@ def _opened(path: str | Path) -> Iterator[io.BufferedIOBase]:
 
 def _decode(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     image = kind = None
+    data = with_end(data)
     if is_whole(data):
         with contextlib.suppress(cv2.error):
             pixels = np.frombuffer(data, np.uint8)
