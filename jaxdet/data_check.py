@@ -16,6 +16,7 @@ from jaxdet.data.check import (
     check_images,
     check_training,
     count_classes,
+    fitting_scales,
 )
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.findings import Findings
@@ -85,6 +86,9 @@ def examine(config: Config, split: str, dataset: Dataset, findings: Findings) ->
     if split == "train":
         batch = global_batch(config, jax.device_count())
         result["training"] = check_training(dataset, findings, config.data, batch)
+    if split == "train":
+        scales, share = fitting_scales(dataset, config)
+        result["fitting"] = {"anchor_scales": scales, "from 0.5": round(share, 4)}
     # That no anchor fits an evaluated box is nothing to warn of.
     warned = findings if split == "train" else Findings()
     result["anchors"] = check_anchors(dataset, warned, config)
@@ -113,6 +117,10 @@ def _print_split(split: str, result: dict[str, Any]) -> None:
         print(f"{'boxes by':20}" + "".join(f"{name:>11}" for name in result["anchors"]["all"]))
         for name, fit in result["anchors"].items():
             print(f"{name:20}" + "".join(f"{value:>11}" for value in fit.values()))
+    if result.get("fitting", {}).get("anchor_scales"):
+        scales, share = result["fitting"].values()
+        flag = f'--config.model.anchor_scales="{tuple(scales)}"'
+        print(f"{flag} would cover a share of {share:g} from 0.5")
     for name in ("faults", "warnings"):
         for kind in result[name]:
             print(f"{name[:-1].upper()}: {kind['count']} {kind['what']}")

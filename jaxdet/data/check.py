@@ -3,6 +3,7 @@
 Lengths are in original pixels unless they are said to be resized.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from functools import partial
@@ -39,6 +40,8 @@ _EDGES = {
     "side": (0, 16, 32, 64, 128, 256, 512, np.inf),
     "aspect": (0, 1 / 4, 1 / 2, 1, 2, 4, np.inf),
 }
+
+_SCALES = (1.0, 2.0, 4.0, 5.6, 8.0, 11.2, 16.0, 32.0)
 
 _BLACK = "images of 16 bits of which 12 or less are used: nearly black, as the upper 8 are read"
 
@@ -170,6 +173,27 @@ def check_anchors(dataset: Dataset, findings: Findings, config: Config) -> dict[
     findings.add(what, ious < least, line, harmless=True)
     areas = dataset.area[dataset.usable]
     return summarise(boxes, areas, ious, config.targets, dataset.convention)
+
+
+def fitting_scales(dataset: Dataset, config: Config) -> tuple[list[float], float]:
+    """Returns up to three anchor scales, and the share of boxes that their anchors cover by 0.5.
+
+    Each is the one of `_SCALES` that adds most, while it adds a hundredth.  Of many boxes only
+    some are looked at.
+    """
+    boxes, sizes = boxes_as_trained(dataset, config.data)
+    step = max(1, len(boxes) // 20_000)
+    some, inside = (boxes[::step], sizes[::step]), config.targets.inside_only
+    models = [dataclasses.replace(config.model, anchor_scales=(scale,)) for scale in _SCALES]
+    covered = np.array([best_ious(*some, model, inside) >= 0.5 for model in models])
+    chosen, done = list[float](), np.zeros(len(some[0]), bool)
+    while len(chosen) < 3 and len(done):
+        shares = (covered | done).mean(axis=1)
+        if shares.max() < done.mean() + 0.01:
+            break
+        chosen.append(_SCALES[shares.argmax()])
+        done |= covered[shares.argmax()]
+    return sorted(chosen), float(done.mean()) if len(done) else 0.0
 
 
 def boxes_as_trained(

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from odd_json import change_anywhere
 from tiny_coco import write_coco
 
-from jaxdet.config import DataConfig
+from jaxdet.config import Config, DataConfig
 from jaxdet.data.check import (
     boxes_as_trained,
     check_annotations,
     check_images,
     check_training,
+    fitting_scales,
 )
 from jaxdet.data.coco import coco_directory, load_coco
 from jaxdet.data.findings import MAX_LINES, Findings
@@ -372,3 +373,14 @@ def test_12_bit_data_in_16_bits_are_told(root):
     _, faults, warnings = check(root)
     (lines,) = warnings.values()
     assert (faults, lines) == ({}, [f"image 4: {root}/train2017/3.png"])
+
+
+@pytest.mark.parametrize(("side", "scales"), [(4, []), (6, [1.0]), (10, [2.0]), (46, [11.2])])
+def test_scales_that_fit_are_proposed(root, side, scales):
+    """Of squares: anchors have scales of 4, 8, ... pixels, and 32 covers (32 / 46)^2 = 0.48."""
+    boxes = [annotation(i + 1, 1 + i % 6, (1, 1, side, side)) for i in range(30)]
+    path = root / "annotations" / "instances_train2017.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": boxes}))
+    config = Config(data=DataConfig(image_scale=(64, 48)))
+    found = fitting_scales(coco_directory(root, "train"), config)
+    assert found == (scales, float(len(scales)))
