@@ -51,6 +51,8 @@ def run_check(config: Config, workdir: Path) -> None:
     }
     # Both before the images of either, which take minutes.
     datasets = {split: load_dataset(config, split, findings[split]) for split in findings}
+    if "val" not in datasets:
+        print("no validation set: config.data.val_annotations is not set; nothing is measured")
     splits = {}
     for split, dataset in datasets.items():
         splits[split] = examine(config, split, dataset, findings[split])

@@ -105,15 +105,12 @@ def load_run(path: Path) -> Config:
 
     Raises `InputError` if it cannot be read or is none.
     """
+    text, whole = read_bytes(path), dataclasses.asdict(Config())
     try:
-        found = msgspec.json.decode(read_bytes(path), type=dict)
-        if "test" in found:  # the name of `proposals` in earlier versions
-            found["proposals"] = found.pop("test")
-        whole = _merged(dataclasses.asdict(Config()), found)
+        for name, value in msgspec.json.decode(text, type=dict).items():
+            group = "proposals" if name == "test" else name  # as earlier versions called it
+            whole[group] = {**whole.get(group, {}), **value} if isinstance(value, dict) else value
         return parse(ml_collections.ConfigDict(whole))
-    except InputError as error:
-        said = str(error)
-        raise error if said.startswith(str(path)) else InputError(f"{path}: {said}") from None
     except Exception as error:  # of many kinds, as of keys that no config can have
         raise InputError(f"{path}: not a config: {error}") from error
 
@@ -125,14 +122,6 @@ def flat(values: dict[str, Any]) -> dict[str, Any]:
         inner = flat(value) if isinstance(value, dict) else {"": value}
         fields |= {f"{name}.{key}".rstrip("."): x for key, x in inner.items()}
     return fields
-
-
-def _merged(defaults: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """Returns `defaults` with what was `found` in their place, group by group."""
-    both = {
-        k: v for k, v in found.items() if isinstance(v, dict) and isinstance(defaults.get(k), dict)
-    }
-    return defaults | found | {k: _merged(defaults[k], v) for k, v in both.items()}
 
 
 def _seen(value: Any, path: str) -> str:

@@ -155,9 +155,10 @@ class Dataset:
 
     @functools.cached_property
     def summary(self) -> str:
-        """Returns a line that other images or other annotations do not have."""
-        sums = 0
-        for column in (self.image_ids, self.sizes, self.offsets, self.category_ids, self.xywh):
+        """Returns a line that other images, annotations or given proposals do not have."""
+        sums, given = 0, () if self.given is None else self.given[:2]
+        columns = self.image_ids, self.sizes, self.offsets, self.category_ids, self.xywh
+        for column in (*columns, *given):
             sums = zlib.crc32(np.ascontiguousarray(column).tobytes(), sums)
         return f"{len(self)} images, {len(self.xywh)} annotations ({sums:08x})"
 

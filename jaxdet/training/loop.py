@@ -111,10 +111,8 @@ def train(
         goes_on = checkpoints.latest_step() is not None
         if goes_on and checkpoint:
             print_once(f"{workdir}: goes on from its own checkpoints; {checkpoint} is not read")
-        # Of jax's generators this one compiles in a third of the time.
-        params = jax.jit(detector.init)(jax.random.key(config.train.seed, impl="rbg"))
-        params = params if goes_on else first_params(config, params, checkpoint)
-        state = init_state(detector, params, optimizer)
+        first = first_params(config, detector, checkpoint, fresh=goes_on)
+        state = init_state(detector, first, optimizer)
         state = replicate(resume(state, checkpoints, detector, plan, workdir, training), mesh)
         start = int(state.step)
         print_once(describe(config, plan, mesh.size))
@@ -249,8 +247,14 @@ def run_evaluation(run: Run, state: TrainState) -> dict[str, Any]:
     return result
 
 
-def first_params(config: Config, params: Params, checkpoint: str) -> Params:
-    """Returns a checkpoint's parameters, or the given ones, with a pretrained backbone if any."""
+def first_params(
+    config: Config, detector: Detector, checkpoint: str, fresh: bool = False
+) -> Params:
+    """Returns fresh parameters, or those of a checkpoint, or those with a pretrained backbone."""
+    # Of jax's generators this one compiles in a third of the time.
+    params = jax.jit(detector.init)(jax.random.key(config.train.seed, impl="rbg"))
+    if fresh:
+        return params
     if checkpoint:
         return read_params(checkpoint, params, config.model.convention)
     if config.model.pretrained:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 import reference_weights
-from zoo_cases import shapes_of
+from zoo_cases import detector_of, shapes_of
 
 from jaxdet.config import Config, ModelConfig
 from jaxdet.errors import InputError
@@ -151,8 +151,9 @@ def test_c4s_second_stage_begins_as_the_backbones_fourth(tmp_path):
     for name, leaves in jax.tree.map(lambda x: np.zeros(x.shape), template).items():
         rooms["shared_head" if name.startswith("layer4") else "backbone"][name] = leaves
     fresh = {**rooms, "rpn_head": {"rpn_cls": {"bias": np.ones(3)}}}
+    detector = detector_of(ModelConfig())._replace(init=lambda key: fresh)
     config = Config(model=ModelConfig(pretrained=str(tmp_path / "r18.pth")))
-    found = first_params(config, fresh, "")
+    found = first_params(config, detector, "")
     both = {**found["backbone"], **found["shared_head"]}
     jax.tree.map(np.testing.assert_array_equal, both, whole["backbone"])
     assert jax.tree.structure(found) == jax.tree.structure(fresh)
