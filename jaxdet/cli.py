@@ -157,7 +157,8 @@ def _images_in(name: Path) -> list[Path]:
         images = [p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir()]
     if not images:
         raise InputError(f"{name}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    if others := [p.name for p in inside if p not in images and not p.name.startswith(".")]:
+    taken = {*images}
+    if others := [p.name for p in inside if p not in taken and not p.name.startswith(".")]:
         said = ", ".join([*others[:3], "..."] if len(others) > 3 else others)
         console.complain(f"{name}: passes over {len(others)} folders and other files ({said})")
     return images

@@ -55,7 +55,8 @@ def start(main: Callable[[list[str]], None]) -> None:
         except InputError as error:
             fail(str(error), 2)
 
-    signal.signal(signal.SIGINT, _interrupt)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a script's background
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         app.run(run, flags_parser=_parse)
     except KeyboardInterrupt:

@@ -88,7 +88,6 @@ def examine(config: Config, split: str, dataset: Dataset, findings: Findings) ->
     if split == "train":
         batch = global_batch(config, jax.device_count())
         result["training"] = check_training(dataset, findings, config.data, batch)
-    if split == "train":
         scales, share = fitting_scales(dataset, config)
         result["fitting"] = {"anchor_scales": scales, "from 0.5": round(share, 4)}
     # That no anchor fits an evaluated box is nothing to warn of.

@@ -110,7 +110,8 @@ def stop_signal() -> Iterator[Callable[[int], int]]:
         for each in before:
             signal.signal(each, signal.SIG_DFL)
 
-    before = {each: signal.signal(each, listen) for each in (signal.SIGTERM, signal.SIGINT)}
+    ours = [x for x in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(x) != signal.SIG_IGN]
+    before = {each: signal.signal(each, listen) for each in ours}
     try:
         yield lambda step: came[-1]
     finally:

@@ -241,6 +241,7 @@ def test_signals_save_first(on_coco, tmp_path, number, code, workers):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # not as in a background
     )
     deadline = time.monotonic() + 240
     log = workdir / "metrics.jsonl"
@@ -259,6 +260,7 @@ def test_ctrl_c_ends_what_does_not_train(lost):
     """In a line, also where a callback of the garbage collector swallows the exception."""
     program = f"""
 import os, signal, time
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 from jaxdet import console
 
 def main(argv):
