@@ -36,7 +36,7 @@ TOLERANCE = {"float32": 1e-3 if jax.default_backend() == "cpu" else 0.1, "bfloat
 
 def compiled_forward(config: Config, params: Params, batch: Batch) -> jax.stages.Compiled:
     """The program of (params, images)."""
-    network = build_network(config.model, config.train.precision)
+    network = build_network(config.model, config.train)
 
     def forward(params: Params, images: Images) -> Outputs:
         with jax.default_matmul_precision(config.train.matmul_precision):

@@ -25,7 +25,7 @@ from benchmarks.setups import (
 )
 from benchmarks.timing import save, torch, torch_device, use_same_threads
 from jaxdet.config import Config
-from jaxdet.data.coco import coco_directory
+from jaxdet.data.coco import coco_paths, load_coco
 from jaxdet.data.dataset import Dataset
 from jaxdet.detectors.build import build_detector
 from jaxdet.inference.evaluate import DatasetPredictions
@@ -95,7 +95,7 @@ def main() -> None:
     config = replace(config, data=replace(config.data, num_workers=args.workers))
     params = random_params(config)
     with tempfile.TemporaryDirectory() as folder:
-        dataset = coco_directory(write_images(Path(folder), args.images), "train")
+        dataset = load_coco(*coco_paths(write_images(Path(folder), args.images), "train"))
         predictor = make_predictor(config, build_detector(config), params)
         runs = {"jaxdet": lambda: ones(iter(DatasetPredictions(predictor, dataset)))}
         first = dict(DatasetPredictions(predictor, dataset))

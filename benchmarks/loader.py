@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.images import write_images
 from benchmarks.timing import save, torch
 from jaxdet.config import Config
-from jaxdet.data.coco import coco_directory
+from jaxdet.data.coco import coco_paths, load_coco
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.pipeline import train_batches
 
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        dataset = coco_directory(write_images(Path(folder), args.images), "train")
+        dataset = load_coco(*coco_paths(write_images(Path(folder), args.images), "train"))
         sides = {"jaxdet": our_batches, **({"torch": plain_batches} if torch else {})}
         runs = {
             name: partial(side, dataset, args.steps, args.workers) for name, side in sides.items()

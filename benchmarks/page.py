@@ -79,6 +79,20 @@ FIGURES = (
         "end to end, files to boxes", "inference", "inference", lambda row: True, (">= 1.0", "")
     ),
     Figure("training loader", "loader", "loader", lambda row: True, (">= 1.0", "")),
+    Figure(
+        "Faster R-CNN R-50-FPN, files to detections",
+        "detectors-inference",
+        "detectors inference",
+        lambda row: True,
+        (">= 1.0", ">= 1.0"),
+    ),
+    Figure(
+        "Faster R-CNN R-50-FPN, training step",
+        "detectors-train_step",
+        "detectors train_step",
+        lambda row: True,
+        (">= 1.0", ">= 1.0"),
+    ),
 )
 
 # Figures of a GPU alone: what, results, command, field of the R-50 row, target, unit.
@@ -182,6 +196,12 @@ RATES: dict[str, Callable[[Row], str]] = {
     "jaxdet, images/s": lambda row: f"{row['jaxdet']:.2f}",
     "ratio": _ratio,
 }
+DETECTOR: dict[str, Callable[[Row], str]] = {
+    "images": lambda row: str(row["images"]),
+    "torchvision": _seconds("torchvision"),
+    "jaxdet": _seconds("jaxdet"),
+    "ratio": _ratio,
+}
 # Title, results, what is said of them, columns.
 SECTIONS = (
     ("Forward", "forward", "", NETWORK),
@@ -220,6 +240,18 @@ SECTIONS = (
         },
     ),
     ("End to end", "inference", "From JPEGs to boxes in their own pixels.", RATES),
+    (
+        "Faster R-CNN R-50-FPN, files to detections",
+        "detectors-inference",
+        "Seconds per image, beside torchvision's own model.",
+        DETECTOR,
+    ),
+    (
+        "Faster R-CNN R-50-FPN, training step",
+        "detectors-train_step",
+        "On 800 x 1088, beside torchvision's own model.",
+        DETECTOR,
+    ),
     (
         "Training loader",
         "loader",
@@ -267,10 +299,10 @@ def sections() -> Iterable[str]:
             results = read(name, device)
             if results is None:
                 continue
-            script, _, precision = name.partition("-")
-            flags = f" --precision {precision}" if precision else ""
+            command = name.replace("-bfloat16", " --precision bfloat16")
+            command = command.replace("detectors-", "detectors ")
             yield f"\n## {title}, {device.upper()}\n"
-            yield f"`python -m benchmarks.{script}{flags}`. {text}".rstrip() + "\n"
+            yield f"`python -m benchmarks.{command}`. {text}".rstrip() + "\n"
             yield from table(results["rows"], columns)
             yield f"\n{machine(results['environment'])}"
 

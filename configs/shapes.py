@@ -8,7 +8,8 @@ RPN = {
     # More anchors are positive, and boxes weigh more in the loss, than in the zoo.
     "targets.positive_iou": 0.5,
     "targets.negative_iou": 0.4,
-    "targets.num_samples": 32,
+    "targets.inside_only": False,
+    "targets.num_samples": 128,
     "targets.smooth_l1_beta": 0.03,
     "model.anchor_scales": (4.0, 5.04, 6.35),  # a third of an octave apart
 }
@@ -36,20 +37,20 @@ def small(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     model.frozen_stages = -1
     data, train, optimizer = config.data, config.train, config.optimizer
     data.name, data.image_scale = "shapes", (160, 144)
-    data.images_per_device, data.num_workers = 8, 0
+    data.images_per_device, data.num_workers = 4, 0
     # Without normalisation or pretrained weights SGD would take many times as long.
     optimizer.name = "adamw"
-    optimizer.learning_rate = 0.003
+    optimizer.learning_rate = 0.0015
     optimizer.scale_lr = False
     optimizer.weight_decay = 1e-3
     optimizer.clip_norm = 10.0
     optimizer.warmup_steps = 80
     optimizer.warmup_ratio = 0.1
-    optimizer.decay_epochs = (9.0, 13.0, 16.0)
+    optimizer.decay_epochs = (14.0, 18.0, 21.0)
     optimizer.decay_factor = 0.3
     train.matmul_precision = "tensorfloat32"
-    train.num_epochs = train.eval_every = 18
-    train.log_every = 20
+    train.num_epochs = train.eval_every = 22
+    train.log_every = 50
     train.checkpoint_every = 200
     config.proposals.batch_size = 10
     return config

@@ -63,9 +63,8 @@ def params_of_file(
     tensors = layout.state_dict(checkpoint, str(path))
     version = MMDET_VERSIONS.get(path.name)
     said = {"meta": {"mmdet_version": version}} if version else checkpoint
-    systems.require_convention(said, tensors, convention, str(path))
     wanted = layout.names_in_file(shapes, tensors)
-    systems.require_detector(tensors, wanted, convention, str(path))
+    systems.require_fit(said, tensors, wanted, convention, str(path))
     return layout.to_params(tensors, shapes, source=str(path), bn_eps=bn_eps)
 
 

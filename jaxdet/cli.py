@@ -38,7 +38,7 @@ def run_train(
         console.fail(str(stop), stop.code)
     except TrainingError as error:
         console.fail(str(error), 1)
-    measured = f", eval.json and {_kind(config)}.png" if result else ""
+    measured = f", eval.json and {report.kind_of(result)}.png" if result else ""
     print_once(f"wrote {workdir}/report.html{measured}")
 
 
@@ -111,8 +111,8 @@ def run_predict(
             write_png(out / f"{path.stem}.png", draw_result(dataset.read(i), found))
         write_json(out / f"{path.stem}.json", record)
     if run.images:
-        rate = run.speed()["images_per_second"]
-        print_once(f"wrote {_kind(config)} of {run.images} images to {out}/ ({rate:.1f} images/s)")
+        rate, kind = run.speed()["images_per_second"], "detections" if categories else "proposals"
+        print_once(f"wrote {kind} of {run.images} images to {out}/ ({rate:.1f} images/s)")
     unreadable += run.unreadable
     for line in unreadable:
         console.complain(line)
@@ -128,11 +128,6 @@ def _category_ids(names: tuple[str, ...]) -> list[int]:
     return [ids[name] for name in names]
 
 
-def _kind(config: Config) -> str:
-    """Returns what the config's detector finds."""
-    return "detections" if config.model.class_names else "proposals"
-
-
 def _images(names: list[str]) -> list[Path]:
     """Returns the images named, and those in the folders named."""
     if not names:
@@ -140,8 +135,7 @@ def _images(names: list[str]) -> list[Path]:
     paths = [path for name in names for path in _images_in(Path(name))]
     firsts: dict[str, Path] = {}
     for path in paths:
-        first = firsts.setdefault(path.stem, path)
-        if first is not path:
+        if (first := firsts.setdefault(path.stem, path)) is not path:
             raise InputError(
                 f"{path}: has the name of {first}, so their results would share a file; predict "
                 "them with a different --out"

@@ -33,10 +33,8 @@ def run_check(config: Config, workdir: Path) -> None:
     """Reads both splits, prints what is wrong and writes `<workdir>/check.json`.
 
     Ends the program with code 1 if there are faults: what would stop a run or teach it something
-    wrong.  Warnings are what the loader leaves out, clips or repairs.
-
-    Raises:
-        InputError: a split cannot be read at all, or the work directory cannot be written.
+    wrong.  Warnings are what the loader leaves out, clips or repairs.  Raises `InputError` if a
+    split cannot be read at all, or the work directory cannot be written.
     """
     if not is_first_host():
         return

@@ -8,11 +8,7 @@ import jax
 
 
 class Programs:
-    """A jitted function that is compiled ahead of its first call for every shape of a batch.
-
-    Attributes:
-        seconds: spent compiling so far.
-    """
+    """A jitted function that is compiled ahead of its first call for every shape of a batch."""
 
     def __init__(
         self, function: jax.stages.Wrapped, report: Callable[[str], None] = lambda line: None
@@ -21,7 +17,7 @@ class Programs:
 
         The others have the same shapes at every call.  `report` gets a line at each compilation.
         """
-        self.seconds = 0.0
+        self.seconds = 0.0  # spent compiling so far
         self._function, self._report = function, report
         self._compiled: dict[tuple[int, ...], jax.stages.Compiled] = {}
 

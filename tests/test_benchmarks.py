@@ -63,7 +63,7 @@ def ours(setup):
     """The network's outputs, compiled once for the tests of a network."""
     config, params, batch, _, _ = setup
     placed = on_device(batch)
-    network = build_network(config.model)
+    network = build_network(config.model, config.train)
     return jax.jit(lambda params: apply(network, params, placed.images))(params)
 
 
@@ -93,8 +93,8 @@ def test_same_proposals_from_the_same_outputs(setup, ours):
     anchors = plain_rpn.anchors_of(SIZE, config.model, "cpu")
     # The C++ of the benchmark takes half a minute to compile; NumPy knows the same rule.
     find = plain_rpn.Proposer(config.proposals, nms=sequential)
-    mine = jax.jit(lambda *args: propose(*args, SIZE, anchor_grid(config.model), config.proposals))(
-        ours, placed.image_size, placed.pad_size
+    mine = jax.jit(lambda *args: propose(*args, anchor_grid(config.model), config.proposals))(
+        ours, placed.images
     )
     found = find((logits, deltas), anchors, sizes_of(batch))
     for i, (boxes, scores) in enumerate(found):

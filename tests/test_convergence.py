@@ -71,7 +71,7 @@ def test_input_is_the_references_to_the_last_bit(golden, tmp_path):
         batch, _ = next(loader)
     np.testing.assert_array_equal(batch.pad_size[0], expected["pad_shape"])
     height, width = map(int, expected["pad_shape"])
-    network = build_network(config.model)
+    network = build_network(config.model, config.train)
     inputs = jax.tree.map(jnp.asarray, (batch.image, batch.image_size))
     shown = network.apply({}, *inputs, method="normalize")
     value = np.asarray(shown[0, :height, :width]).reshape(-1)[expected["input_idx"]]

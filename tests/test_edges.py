@@ -9,16 +9,18 @@ import plain_numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_coco import annotated
 
 from jaxdet.config import ModelConfig, ProposalConfig, TargetConfig
-from jaxdet.data.dataset import GroundTruth
 from jaxdet.detectors.proposals import propose
 from jaxdet.detectors.rpn import Targets, anchor_grid, make_targets, rpn_losses
 from jaxdet.inference import recall as metrics
+from jaxdet.inference.single import Result
 from jaxdet.models.rpn_head import Outputs
 from jaxdet.ops.anchors import inside, pyramid_anchors
+from jaxdet.ops.boxes import to_xywh
 from jaxdet.ops.losses import binary_cross_entropy
-from jaxdet.types import Batch
+from jaxdet.types import Batch, Images
 
 BUCKET = (64, 96)
 M = 1000
@@ -167,7 +169,8 @@ def test_extreme_logits_of_anchors_that_are_not_sampled_cost_nothing(logit):
 def proposals_of(outputs: Outputs, threshold: float = 0.7):
     config = ProposalConfig(nms_pre=500, nms_post=400, max_num=600, nms_threshold=threshold)
     size = jnp.array([[60, 90]])
-    return propose(outputs, size, jnp.array([BUCKET]), BUCKET, anchor_grid(MODEL), config)
+    images = Images(jnp.zeros((1, *BUCKET, 3)), size, jnp.array([BUCKET]), jnp.ones((1, 2)))
+    return propose(outputs, images, anchor_grid(MODEL), config)
 
 
 def checked(outputs: Outputs, threshold: float = 0.7):
@@ -244,18 +247,16 @@ def test_infinite_logits_everywhere_are_scores_of_one_and_zero():
     assert (scores == 0).all()
 
 
-def truth(boxes) -> GroundTruth:
-    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
-    xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2] + 1], axis=1)
-    no = np.zeros(len(boxes), bool)
-    return GroundTruth(np.arange(len(boxes)), xywh, xywh[:, 2] * xywh[:, 3], no, no)
+def truth(boxes):
+    xywh, no = to_xywh(np.asarray(boxes, np.float64)), np.zeros(len(boxes), bool)
+    return annotated([(xywh, xywh[:, 2] * xywh[:, 3], no, no)])
 
 
 def recall(boxes, proposals):
     """AR at 100, 300 and 1000 of proposals in order; both ways agree."""
     proposals = np.asarray(proposals, np.float32).reshape(-1, 4)
     scores = np.linspace(1, 0.5, len(proposals), dtype=np.float32)
-    result = metrics.evaluate_proposals([truth(boxes)], [(proposals, scores)])
+    result = metrics.evaluate_proposals(truth(boxes), [Result(proposals, scores)])
     for limit in metrics.LIMITS:
         assert result[f"AR@{limit}"] == pytest.approx(result["fast"][f"AR@{limit}"])
     return [result[f"AR@{limit}"] for limit in metrics.LIMITS]
@@ -279,10 +280,11 @@ def test_recall_with_equal_scores_keeps_their_order_or_turns_it_round():
     """The COCO API keeps it, the reference's fast recall does not; of few, NumPy keeps it too."""
     boxes, proposals = np.float32([IMAGE]), np.float32([PIXEL, PIXEL, IMAGE])
     equal = np.full(3, 0.5, np.float32)
-    for pair, found in (((proposals, equal), 1), ((proposals[::-1], equal), 0)):
-        assert metrics.fast_recall([boxes], [pair], (1,)).mean() == found
-    many = np.float32([PIXEL] * 150 + [IMAGE]), np.full(151, 0.5, np.float32)
-    assert metrics.coco_recall([truth(boxes)], [many]).recall.mean(axis=1).tolist() == [0, 1, 1]
+    for order, found in ((proposals, 1), (proposals[::-1], 0)):
+        assert metrics.fast_recall([boxes], [Result(order, equal)], (1,)).mean() == found
+    many = Result(np.float32([PIXEL] * 150 + [IMAGE]), np.full(151, 0.5, np.float32))
+    recalls = metrics.coco_recall(truth([IMAGE]), [many]).recall
+    assert recalls.mean(axis=1).tolist() == [0, 1, 1]
 
 
 @pytest.mark.slow
@@ -294,5 +296,5 @@ def test_recall_of_a_thousand_boxes_in_one_image():
 
 def test_recall_of_a_thousand_boxes_on_one_spot():
     boxes = np.tile(np.float32(IMAGE), (M, 1))
-    found = metrics.fast_recall([boxes], [(boxes, np.ones(M, np.float32))])
+    found = metrics.fast_recall([boxes], [Result(boxes, np.ones(M, np.float32))])
     np.testing.assert_allclose(found.mean(axis=1), [0.1, 0.3, 1])

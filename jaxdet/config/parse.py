@@ -31,14 +31,10 @@ def to_config_dict(config: Config) -> ml_collections.ConfigDict:
 
 
 def load_file(name: str | Path) -> ml_collections.ConfigDict:
-    """Runs `get_config()` of a config file.
+    """Runs `get_config()` of a config's file, or of a name such as `rpn_r50_fpn_1x`.
 
-    Args:
-        name: the file, a run's `config.json`, or the name of a config that jaxdet has, such as
-            `rpn_r50_fpn_1x`.
-
-    Raises:
-        InputError: there is no such config, or the file is not one.
+    A run's `config.json` is such a file, too.  Raises `InputError` if there is no such config, or
+    the file is not one.
     """
     path = Path(name)
     if path.suffix == ".json":
@@ -67,8 +63,7 @@ def load_file(name: str | Path) -> ml_collections.ConfigDict:
 def parse(config: Any) -> Config:
     """Checks every field of a ConfigDict and returns the frozen form.
 
-    Raises:
-        InputError: a field is unknown, missing, of the wrong type or out of range.
+    Raises `InputError` if a field is unknown, missing, of the wrong type or out of range.
     """
     if isinstance(config, Config):
         return config

@@ -20,15 +20,7 @@ from jaxdet.data.image import is_deep, resized_sizes
 from jaxdet.data.sampler import MIN_SIDE, aspect_groups, steps_per_epoch
 from jaxdet.errors import InputError
 from jaxdet.ops.anchors import base_anchors
-from jaxdet.ops.boxes import (
-    CONVENTIONS,
-    MMDET1,
-    BoxConvention,
-    clip,
-    columns,
-    iou_of_columns,
-    sides,
-)
+from jaxdet.ops.boxes import CONVENTIONS, BoxConvention, clip, columns, iou_of_columns, sides
 
 # A proposal is clipped to the image: of a box with less of its area there it can cover no half.
 MIN_INSIDE = 0.5
@@ -128,8 +120,7 @@ def check_training(
 
     `global_batch` is images per step over all devices.
     """
-    visited = np.zeros(len(dataset), bool)
-    steps = 0
+    visited, steps = np.zeros(len(dataset), bool), 0
     try:
         visited[np.concatenate(aspect_groups(dataset, data.keep_empty))] = True
         steps = steps_per_epoch(dataset, data, global_batch)
@@ -247,7 +238,7 @@ def summarise(
     areas: Float[np.ndarray, " k"],
     ious: Float[np.ndarray, " k"],
     targets: TargetConfig,
-    convention: BoxConvention = MMDET1,
+    convention: BoxConvention,
 ) -> dict[str, dict[str, Any]]:
     """Returns how well anchors fit all boxes, and those of each bin that holds any.
 

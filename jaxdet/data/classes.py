@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import msgspec
 import numpy as np
-from jaxtyping import Int32, Int64
 
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.findings import Findings
@@ -28,11 +27,13 @@ def with_classes(
 ) -> Dataset:
     """Returns a data set with labels: of an annotation, the position of its category in `names`.
 
-    A name that the data set lacks gets an id that no category has.  Annotations of categories that
-    are not named are left out; unless all names are of categories, that is a fault.  `categories`
-    are what `json` gives.  Raises `InputError` where a name or an id occurs twice, or these are no
-    categories.
+    Without names it is returned as it is.  A name that the data set lacks gets an id that no
+    category has.  Annotations of categories that are not named are left out; unless all names are
+    of categories, that is a fault.  `categories` are what `json` gives.  Raises `InputError` where
+    a name or an id occurs twice, or these are no categories.
     """
+    if not names:
+        return dataset
     if (twice := _repeated(names)) is not None:
         raise InputError(f"config.model.class_names: {twice!a} occurs more than once")
     known = _checked(categories, dataset.source)
@@ -40,7 +41,8 @@ def with_classes(
     name_of = {category.id: category.name for category in known}
     unused = max(name_of, default=0) + 1
     ids = np.array([id_of.get(name, unused + i) for i, name in enumerate(names)], np.int64)
-    labels = _positions(dataset.category_ids, ids)
+    label_of = {number: label for label, number in enumerate(ids.tolist())}
+    labels = np.array([label_of.get(i, -1) for i in dataset.category_ids.tolist()], np.int32)
 
     def line(i: int) -> str:
         number = int(dataset.category_ids[i])
@@ -48,7 +50,7 @@ def with_classes(
         if number not in name_of:
             return f"{said}, which is not in 'categories'"
         lacks = f"{said}, {name_of[number][:60]!a}, which config.model.class_names lacks"
-        return f"{lacks}; {_advice(dataset.category_ids, name_of)}"
+        return f"{lacks}; {_advice(set(dataset.category_ids.tolist()), name_of)}"
 
     # Where all that the config names is there, the rest is left out on purpose.
     others = (labels < 0) & np.isin(dataset.category_ids, [*name_of])
@@ -79,19 +81,8 @@ def _repeated(values: Sequence[Any]) -> Any:
     return next((value for value, count in Counter(values).items() if count > 1), None)
 
 
-def _positions(
-    values: Int64[np.ndarray, " K"], among: Int64[np.ndarray, " C"]
-) -> Int32[np.ndarray, " K"]:
-    """Returns where each value stands among different ones; -1 where it does not."""
-    order = np.argsort(among)
-    places = np.searchsorted(among, values, sorter=order)
-    found = order[np.minimum(places, len(among) - 1)]
-    return np.where(among[found] == values, found, -1).astype(np.int32)
-
-
-def _advice(category_ids: Int64[np.ndarray, " K"], name_of: dict[int, str]) -> str:
+def _advice(present: set[int], name_of: dict[int, str]) -> str:
     """Returns what to put on the command line to detect all that is annotated."""
-    present = np.unique(category_ids).tolist()
     found = [ascii(name) for number, name in name_of.items() if number in present]
     named = ",".join([*found, ""] if len(found) == 1 else found)
     named = named if len(named) <= MAX_HINT else "'cat','dog'"

@@ -56,10 +56,14 @@ class AnnotationRecord(msgspec.Struct, gc=False):
     id: Integer
     image_id: Integer
     bbox: tuple[Coordinate, Coordinate, Length, Length]
-    area: Finite | None = None
+    area: Finite | None = None  # that of the box where none is given
     iscrowd: bool | int = 0
     ignore: bool | int = 0
     category_id: Integer = 0
+
+    def __post_init__(self) -> None:
+        if self.area is None:
+            self.area = self.bbox[2] * self.bbox[3]
 
 
 class OutlinedRecord(AnnotationRecord, gc=False, kw_only=True):
@@ -68,22 +72,13 @@ class OutlinedRecord(AnnotationRecord, gc=False, kw_only=True):
     segmentation: msgspec.Raw
 
 
-Record = TypeVar("Record", ImageRecord, AnnotationRecord)
+Image = TypeVar("Image")
+Annotation = TypeVar("Annotation")
 
 
-class _File(msgspec.Struct, Generic[Record]):
-    """What is read of a file; annotations are of one kind."""
-
-    images: Annotated[list[ImageRecord], msgspec.Meta(min_length=1)]
-    annotations: list[Record] = msgspec.field(default_factory=list)
-    categories: Any = None
-
-
-class _AnyFile(msgspec.Struct):
-    """The same, of any records."""
-
-    images: Annotated[list[Any], msgspec.Meta(min_length=1)]
-    annotations: list[Any] = msgspec.field(default_factory=list)
+class _File(msgspec.Struct, Generic[Image, Annotation]):
+    images: Annotated[list[Image], msgspec.Meta(min_length=1)]
+    annotations: list[Annotation] = msgspec.field(default_factory=list)
     categories: Any = None
 
 
@@ -92,17 +87,9 @@ class _AnyFile(msgspec.Struct):
 _OUTLINES = re.compile(rb'"segmentation"\s*:\s*(\[[][\d\s.,eE+-]*\])')
 
 
-def coco_directory(
-    root: str | Path,
-    split: str,
-    findings: Findings | None = None,
-    class_names: Sequence[str] = (),
-    masks: bool = False,
-) -> Dataset:
-    """Returns the `train` or `val` split of a folder laid out as COCO 2017; see `load_coco`."""
-    root = Path(root)
-    annotations = root / "annotations" / f"instances_{split}2017.json"
-    return load_coco(annotations, root / f"{split}2017", findings, class_names, masks)
+def coco_paths(root: str | Path, split: str) -> tuple[Path, Path]:
+    """Returns the annotation file and the images of a split of a folder laid out as COCO 2017."""
+    return Path(root) / "annotations" / f"instances_{split}2017.json", Path(root) / f"{split}2017"
 
 
 def load_coco(
@@ -156,7 +143,7 @@ def load_coco(
         annotation_ids=_column(rows, "id")[order],
         category_ids=_column(rows, "category_id")[order],
         xywh=xywh.reshape(-1, 4)[order],
-        area=np.fromiter(map(_area_of, rows), np.float64, len(rows))[order],
+        area=_column(rows, "area", np.float64)[order],
         iscrowd=_column(rows, "iscrowd", bool)[order],
         ignore=_column(rows, "ignore", bool)[order],
         file_order=firsts,
@@ -164,8 +151,6 @@ def load_coco(
         if masks
         else None,
     )
-    if not class_names:
-        return dataset
     return with_classes(dataset, class_names, file.categories, findings)
 
 
@@ -176,12 +161,12 @@ def _sound_annotations(
     findings: Findings,
 ) -> Int64[np.ndarray, " sound"]:
     """Returns the positions of annotations that can be used, in ascending order of `owners`."""
+
+    def line(i: int) -> str:
+        return f"annotation {rows[i].id} belongs to image {owners[i]}, which is not in 'images'"
+
     known = np.isin(owners, image_ids)
-    findings.add(
-        "annotations of unknown images",
-        ~known,
-        lambda i: f"annotation {rows[i].id} belongs to image {owners[i]}, which is not in 'images'",
-    )
+    findings.add("annotations of unknown images", ~known, line)
     sound = np.zeros(len(rows), bool)
     sound[_unique_ids("annotation", rows, findings)[1]] = True
     order = np.argsort(owners, kind="stable")
@@ -204,11 +189,11 @@ def _unique_ids(
 
 def _decode(
     text: bytes, path: Path, folder: Path, findings: Findings, masks: bool, need_classes: bool
-) -> _File[Any]:
+) -> _File[ImageRecord, Any]:
     """Returns the file's good records, mended, without the annotations of wrong ones of images."""
+    kind: Any = OutlinedRecord if masks else AnnotationRecord
     try:
-        wanted = _File[OutlinedRecord] if masks else _File[AnnotationRecord]
-        file = msgspec.json.decode(text, type=wanted)
+        file = msgspec.json.decode(text, type=_File[ImageRecord, kind])
         names = names_in(folder, [image.file_name for image in file.images])
         pairs = [
             (x, name) for x, name in zip(file.images, names, strict=True) if x.file_name != name
@@ -221,7 +206,7 @@ def _decode(
         pass
     with_texts = _OUTLINES.sub(_in_quotes, text)
     try:  # Python's own reader knows NaN and infinities, so that their record can be named
-        file = msgspec.convert(json.loads(with_texts), _AnyFile)
+        file = msgspec.convert(json.loads(with_texts), _File[Any, Any])
     except msgspec.ValidationError as error:
         raise InputError(f"{path}: not a COCO file ({error})") from None
     except (ValueError, RecursionError) as error:  # bad syntax, encoding or depth
@@ -231,7 +216,6 @@ def _decode(
         findings.add(what, labels, harmless=True)
     images = _good_records("images", file.images, ImageRecord, findings)
     left_out = {_id_of(record) for record in file.images} - {image.id for image in images}
-    kind = OutlinedRecord if masks else AnnotationRecord
     annotations = _good_records("annotations", file.annotations, kind, findings)
     kept = [a for a in annotations if a.image_id not in left_out]
     return _File(images, kept, file.categories)
@@ -241,11 +225,9 @@ def _in_quotes(outline: re.Match[bytes]) -> bytes:
     return b'"segmentation":"%s"' % b" ".join(outline[1].split())
 
 
-def _good_records(
-    name: str, records: list[Any], kind: type[Record], findings: Findings
-) -> list[Record]:
+def _good_records(name: str, records: list[Any], kind: type, findings: Findings) -> list[Any]:
     """Returns the records that are of a kind; the others are reported."""
-    good: list[Record] = []
+    good = list[Any]()
     for i, record in enumerate(records):
         try:
             if kind is OutlinedRecord and isinstance(record, dict) and "segmentation" in record:
@@ -263,10 +245,6 @@ def _good_records(
 def _id_of(record: Any) -> int | None:
     number = record.get("id") if isinstance(record, dict) else None
     return number if type(number) is int else None
-
-
-def _area_of(row: AnnotationRecord) -> float:
-    return row.bbox[2] * row.bbox[3] if row.area is None else row.area
 
 
 def _column(rows: Sequence[Any], field: str, kind: DTypeLike = np.int64) -> np.ndarray:

@@ -10,27 +10,15 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
-from pycocotools import mask as coco_mask
 
 from jaxdet.data.image import read_image, read_size
 from jaxdet.data.masks import Segmentations
 from jaxdet.errors import InputError
 from jaxdet.ops.boxes import MMDET1, BoxConvention, from_xywh
-
-
-class GroundTruth(NamedTuple):
-    """All annotations of one image, crowds and ignored ones included, as evaluation needs them."""
-
-    ids: Int64[np.ndarray, " n"]
-    xywh: Float64[np.ndarray, "n 4"]  # COCO's x, y, width, height
-    area: Float64[np.ndarray, " n"]
-    iscrowd: Bool[np.ndarray, " n"]
-    ignore: Bool[np.ndarray, " n"]
-    labels: Int32[np.ndarray, " n"] | None = None  # None: of a data set without classes
 
 
 class Given(NamedTuple):
@@ -58,7 +46,7 @@ class Dataset:
     offsets: Int64[np.ndarray, " images_plus_1"]  # annotations of i: offsets[i] to offsets[i + 1]
     annotation_ids: Int64[np.ndarray, " K"]
     category_ids: Int64[np.ndarray, " K"]
-    xywh: Float64[np.ndarray, "K 4"]
+    xywh: Float64[np.ndarray, "K 4"]  # COCO's x, y, width, height
     area: Float64[np.ndarray, " K"]
     iscrowd: Bool[np.ndarray, " K"]
     ignore: Bool[np.ndarray, " K"]
@@ -81,9 +69,8 @@ class Dataset:
     def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """Decodes an image as RGB.
 
-        Raises:
-            InputError: The file is absent, unreadable, not of the annotated size, or a link that
-                leaves the image folder.
+        Raises `InputError` if the file is absent, unreadable, not of the annotated size, or a link
+        that leaves the image folder.
         """
         path = self.path_of(index)
         # A data set from elsewhere may bring links along, to whatever lies on this machine.
@@ -91,14 +78,18 @@ class Dataset:
             raise InputError(f"{path}: a link out of {self.image_dir}; put the image itself there")
         return read_image(path, (int(self.heights[index]), int(self.widths[index])))
 
+    def rows(self, index: int) -> slice:
+        """Returns the places in `K` of an image's annotations."""
+        return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+
     def boxes_of(self, index: int) -> Float32[np.ndarray, "n 4"]:
         """Returns the boxes that training uses."""
-        rows = self._rows(index)
+        rows = self.rows(index)
         return self.corners(self.xywh[rows][self.usable[rows]])
 
     def labels_of(self, index: int) -> Int32[np.ndarray, " n"]:
         """Returns the labels of `boxes_of`; zeros where there are no classes."""
-        rows = self._rows(index)
+        rows = self.rows(index)
         labels = np.zeros(rows.stop - rows.start) if self.labels is None else self.labels[rows]
         return labels[self.usable[rows]].astype(np.int32)
 
@@ -106,30 +97,16 @@ class Dataset:
         """Returns x, y, width, height as corners, in float64 rounded once (the reference)."""
         return from_xywh(xywh, self.convention).astype(np.float32)
 
-    def ground_truth(self, index: int) -> GroundTruth:
-        """Returns every annotation of an image."""
-        rows = self._rows(index)
-        columns = self.annotation_ids, self.xywh, self.area, self.iscrowd, self.ignore
-        truth = GroundTruth(*(column[rows] for column in columns))
-        return truth if self.labels is None else truth._replace(labels=self.labels[rows])
-
     def masks_of(self, index: int) -> Iterator[UInt8[np.ndarray, "h w"]]:
         """Yields the bitmaps of `boxes_of`, one at a time; see `bitmap`."""
-        rows = self._rows(index)
+        rows = self.rows(index)
         for place in np.flatnonzero(self.usable[rows]).tolist():
             yield self.bitmap(rows.start + place)
-
-    def rles_of(self, index: int) -> list[dict[str, Any]]:
-        """Returns the COCO API's RLE of every annotation of `ground_truth`; see `bitmap`."""
-        rows = self._rows(index)
-        bitmaps = map(self.bitmap, range(rows.start, rows.stop))
-        return [coco_mask.encode(np.asfortranarray(bitmap)) for bitmap in bitmaps]
 
     def bitmap(self, place: int) -> UInt8[np.ndarray, "h w"]:
         """Returns the bitmap (1 in the object, 0 elsewhere) of the annotation at a place of `K`.
 
-        Raises:
-            InputError: its segmentation is no mask of its image.
+        Raises `InputError` if its segmentation is no mask of its image.
         """
         assert self.segmentations is not None, "loaded without masks"
         owner = int(np.searchsorted(self.offsets, place, side="right")) - 1
@@ -186,24 +163,18 @@ class Dataset:
     @property
     def num_boxes(self) -> Int64[np.ndarray, " images"]:
         """Boxes per image that training uses."""
-        total = np.concatenate([[0], np.cumsum(self.usable, dtype=np.int64)])
-        return np.diff(total[self.offsets])
+        return np.bincount(self.owners[self.usable], minlength=len(self))
 
     @functools.cached_property
     def _real_dir(self) -> Path:
         return Path(os.path.realpath(self.image_dir))
 
-    def _rows(self, index: int) -> slice:
-        return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
-
 
 def from_files(paths: Sequence[str | Path]) -> tuple[Dataset, list[str]]:
     """Returns a data set of images alone, and a line for each file that is left out of it.
 
-    Sizes are read from the files' headers.
-
-    Raises:
-        InputError: there are no paths, or none is of a readable image.
+    Sizes are read from the files' headers.  Raises `InputError` if there are no paths, or none is
+    of a readable image.
     """
     if not paths:
         raise InputError("no images given")

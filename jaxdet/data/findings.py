@@ -14,17 +14,12 @@ MAX_LINES = 100  # kept of each kind; the count goes on
 
 
 class Findings:
-    """What is wrong, by kind: dicts of `what`, `count` and `examples`, which are lines.
-
-    Attributes:
-        faults: What would stop a run or teach it something wrong.
-        warnings: What the loader leaves out, clips or repairs.
-    """
+    """What is wrong, by kind: dicts of `what`, `count` and `examples`, which are lines."""
 
     def __init__(self, stop_at: str = "") -> None:
         """Collects; or, for the file that `stop_at` names, logs warnings and raises faults."""
-        self.faults: dict[str, dict[str, Any]] = {}
-        self.warnings: dict[str, dict[str, Any]] = {}
+        self.faults: dict[str, dict[str, Any]] = {}  # would stop a run or teach it wrongly
+        self.warnings: dict[str, dict[str, Any]] = {}  # the loader leaves out or repairs
         self._stop_at = stop_at
 
     def add(

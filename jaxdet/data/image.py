@@ -139,9 +139,8 @@ def resized_sizes(
     """
     resized, factor = _exact_sides(sizes, data)
     resized = np.maximum(resized.astype(np.int64), 1)
-    scale = (
-        (resized / sizes)[:, ::-1] if data.box_scale == "actual" else factor[:, None].repeat(2, 1)
-    )
+    nominal, actual = factor[:, None].repeat(2, axis=1), (resized / sizes)[:, ::-1]
+    scale = actual if data.box_scale == "actual" else nominal
     return resized, scale.astype(np.float32)
 
 
@@ -185,18 +184,6 @@ def resize(
         return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
     pixels = image.astype(np.float32) if kind == "float" else image
     return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
-
-
-def fit(
-    image: UInt8[np.ndarray, "h w 3"], data: DataConfig
-) -> tuple[
-    UInt8[np.ndarray, "H W 3"] | Float32[np.ndarray, "H W 3"],
-    tuple[int, int],
-    Float32[np.ndarray, "2"],
-]:
-    """Returns the resized image, what it is padded to, and the scale of its boxes."""
-    size, scale = resized_size(image.shape[:2], data)
-    return resize(image, size, data.resize), padded_size(size, data.pad_multiple), scale
 
 
 def resize_boxes(

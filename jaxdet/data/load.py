@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from jaxdet.config import Config, DataConfig
-from jaxdet.data.coco import coco_directory, load_coco
+from jaxdet.data.coco import coco_paths, load_coco
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.findings import Findings
 from jaxdet.data.shapes import make_shapes
@@ -16,16 +16,8 @@ from jaxdet.ops.boxes import CONVENTIONS
 def load_dataset(config: Config, split: str, findings: Findings | None = None) -> Dataset:
     """Returns the `train` or `val` images of a config, with its labels and boxes of its convention.
 
-    `findings` as for `load_coco`.
-
-    Raises:
-        InputError: files are missing or not what they should be.
+    `findings` as for `load_coco`.  Raises `InputError` if files are missing or of no use.
     """
-    dataset = _load(config, split, findings)
-    return dataclasses.replace(dataset, convention=CONVENTIONS[config.model.convention])
-
-
-def _load(config: Config, split: str, findings: Findings | None) -> Dataset:
     data, names = config.data, config.model.class_names
     masks = "mask" in config.model.detector
     if data.name == "tfds":
@@ -34,11 +26,12 @@ def _load(config: Config, split: str, findings: Findings | None) -> Dataset:
                 f"config.data.name: tfds has no masks, which {config.model.detector} needs; use "
                 "coco, with COCO's own files"
             )
-        return load_tfds(split, data.root or None, names, findings)
-    if data.name == "shapes":
-        return coco_directory(data.root or make_shapes(), split, findings, names, masks)
-    annotations, images = find_files(data, split)
-    return load_coco(annotations, images, findings, names, masks)
+        dataset = load_tfds(split, data.root or None, names, findings)
+    else:
+        shapes = data.name == "shapes"
+        paths = coco_paths(data.root or make_shapes(), split) if shapes else find_files(data, split)
+        dataset = load_coco(*paths, findings, names, masks)
+    return dataclasses.replace(dataset, convention=CONVENTIONS[config.model.convention])
 
 
 def find_files(data: DataConfig, split: str) -> tuple[Path, Path]:
@@ -54,10 +47,9 @@ def find_files(data: DataConfig, split: str) -> tuple[Path, Path]:
             f"config.data.root: not set; give the folder that holds annotations/, train2017/ and "
             f"val2017/, as --config.data.root=/data/coco, or config.data.{split}_annotations"
         )
-    coco = Path(root, "annotations", f"instances_{split}2017.json")
+    coco, usual = coco_paths(root, split)
     own = Path(root, {"train": "train", "val": "valid"}[split], "_annotations.coco.json")
     found = _named(root, file) if file else own if own.is_file() and not coco.is_file() else coco
-    usual = Path(root, f"{split}2017")
     beside = found.parent if found != coco and not (root and usual.is_dir()) else usual
     return found, _named(root, folder) if folder else beside
 

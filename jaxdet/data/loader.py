@@ -9,8 +9,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from typing import Any, NamedTuple
@@ -35,73 +35,66 @@ class Element(NamedTuple):
     skipped: tuple[str, ...]
 
 
-class Loader(AbstractContextManager["Loader"], Iterator[Element]):
-    """Iterates over batches that are made in the background; `step` is that of the next."""
+Batches = AbstractContextManager[Iterator[Element]]
 
-    def __init__(
-        self, source: Any, num_workers: int, start_step: int = 0, warn: bool = True
-    ) -> None:
-        """Prepares to start the workers, which happens with the first batch.
 
-        `source` has `Element`s by step, from 0 to its length, and is picklable.  No workers make
-        batches in two threads of this process.  Without `warn` the caller reports `skipped`.
-        """
-        self.step = start_step
-        self._source, self._num_workers, self._warn = source, num_workers, warn
-        self._restarts = 0
-        self._elements: Any = None
-        self._start()
+def batches_from(source: Any, num_workers: int, step: int = 0, warn: bool = True) -> Batches:
+    """Returns the batches from `step` on; what makes them in the background ends with the context.
 
-    def __next__(self) -> Element:
-        element = self._next_element()
-        if isinstance(element, str):
-            raise InputError(element)
-        if self._warn:
-            for message in element.skipped:
-                _LOG.warning("step %d: image skipped: %s", self.step, message)
-        self.step += 1
-        self._restarts = 0
-        # Out of the workers' shared memory, whose blocks outlive a program that is interrupted.
-        leaves = (None if leaf is None else np.array(leaf) for leaf in element.batch)
-        return Element(Batch(*leaves), element.skipped)
+    `source` has `Element`s by step, from 0 to its length, and is picklable.  No workers make
+    batches in two threads of this process.  Without `warn` the caller reports `skipped`.
+    """
+    return closing(_elements(source, num_workers, step, warn))
 
-    def close(self) -> None:
-        """Stops the workers and frees the memory shared with them."""
-        if self._elements is not None:
-            self._elements.close()
-            self._elements = None
-            gc.collect()  # of cycles that hold the last elements, or they are reported as leaked
 
-    def __exit__(self, *_: Any) -> None:
-        self.close()
-
-    def _next_element(self) -> Element | str:
-        # Processes that begin here inherit this: Ctrl-C is for the one that ends them.  The
-        # tracker, which the first would start, takes it away again.
-        if self._num_workers:
-            resource_tracker.ensure_running()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _elements(
+    source: Any, num_workers: int, step: int, warn: bool
+) -> Generator[Element, None, None]:
+    restarts = 0  # since the last batch
+    while True:
+        made = iter(_in_background(_From(source, step), num_workers))
         try:
-            return next(self._elements)
+            for element in _undisturbed(made) if num_workers else made:
+                if isinstance(element, str):
+                    raise InputError(element)
+                for message in element.skipped if warn else ():
+                    _LOG.warning("step %d: image skipped: %s", step, message)
+                restarts, step = 0, step + 1
+                # Not in the workers' shared memory, whose blocks outlive an interrupted program.
+                leaves = (None if leaf is None else np.array(leaf) for leaf in element.batch)
+                element = Element(Batch(*leaves), element.skipped)
+                yield element
+            return
         except RuntimeError as error:
             # What grain raises for a process that was killed, for want of memory perhaps.
             if "terminated unexpectedly" not in str(error):
                 raise
+            if restarts == MAX_RESTARTS:
+                raise InputError(
+                    "loader processes keep being killed, for want of memory perhaps; set fewer "
+                    "config.data.num_workers (0 for none) or give the run more memory"
+                ) from None
+        finally:
+            made.close()
+            del made
+            gc.collect()  # of cycles that hold the last elements, or they are reported as leaked
+        restarts += 1
+        _LOG.warning("step %d: a loader process was killed; starting all anew", step)
+
+
+def _undisturbed(made: Iterator[Any]) -> Iterator[Any]:
+    """Yields what processes make that do not hear Ctrl-C: it is for the one that ends them."""
+    # Started with the first of them, this would let the signal through again.
+    resource_tracker.ensure_running()
+    while True:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            element = next(made, None)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        if self._restarts == MAX_RESTARTS:
-            raise InputError(
-                "loader processes keep being killed, for want of memory perhaps; set fewer "
-                "config.data.num_workers (0 for none) or give the run more memory"
-            )
-        self._restarts += 1
-        _LOG.warning("step %d: a loader process was killed; starting all anew", self.step)
-        self._elements.close()
-        self._start()
-        return self._next_element()
-
-    def _start(self) -> None:
-        self._elements = iter(_in_background(_From(self._source, self.step), self._num_workers))
+        if element is None:
+            return
+        yield element
 
 
 @dataclass(frozen=True)
@@ -142,7 +135,6 @@ def _in_background(source: _From, num_workers: int) -> grain.IterDataset:
 
 
 def _start_worker(*_: int) -> None:
-    """Runs first in every loader process."""
     cv2.setNumThreads(1)  # the processes are the parallelism
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 

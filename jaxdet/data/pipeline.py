@@ -10,18 +10,17 @@ import dataclasses
 import numpy as np
 
 from jaxdet.config import DataConfig
-from jaxdet.data.buckets import Size, bucket_sizes, buckets_of
+from jaxdet.data.buckets import Size, bucket_sizes, buckets_of, empty_batch, put_image
 from jaxdet.data.dataset import Dataset
-from jaxdet.data.image import fit, resize_boxes, resized_sizes
-from jaxdet.data.loader import Element, Loader
+from jaxdet.data.image import resize_boxes, resized_size, resized_sizes
+from jaxdet.data.loader import Batches, Element, batches_from
 from jaxdet.data.masks import pack, resize_bitmap
-from jaxdet.data.sampler import Sampler, flips, picks
+from jaxdet.data.sampler import Sampler, flips, image_seeds, picks
 from jaxdet.errors import InputError
 from jaxdet.types import Batch
 
 MAX_SKIPS = 100  # unreadable images in a row: the folder is wrong rather than a file
 BOX_MULTIPLE = 8  # of padded boxes, so that similar data sets share compiled programs
-FILLER_SIZE = 32
 
 Host = tuple[int, int]  # its number from 0, and how many there are
 
@@ -35,21 +34,18 @@ def train_batches(
     num_steps: int,
     start_step: int = 0,
     host: Host = (0, 1),
-) -> Loader:
+) -> Batches:
     """Returns this host's part of the batches of steps `start_step` to `num_steps - 1`.
 
     An unreadable image is replaced by another, of its aspect group if one is left, and named in
     `skipped`.  What comes from `start_step` on does not depend on it.  `global_batch` is images per
-    step over all hosts, a multiple of their number.
-
-    Raises:
-        InputError: no image can be trained on; while iterating, if `MAX_SKIPS` images in a
-            row cannot be read.
+    step over all hosts, a multiple of their number.  Raises `InputError` if no image can be trained
+    on; while iterating, if `MAX_SKIPS` images in a row cannot be read.
     """
     sampler = Sampler(dataset, data, global_batch=global_batch, seed=seed)
     rows = _host_rows(global_batch, host)
     source = _TrainSource(dataset, data, rows, max_boxes(dataset), sampler, num_steps)
-    return Loader(source, data.num_workers, start_step)
+    return batches_from(source, data.num_workers, start_step)
 
 
 def eval_batches(
@@ -59,15 +55,13 @@ def eval_batches(
     batch_size: int,
     host: Host = (0, 1),
     skip_unreadable: bool = False,
-) -> Loader:
+) -> Batches:
     """Returns this host's part of batches that hold every image once, largest bucket first.
 
     A bucket's last batch is filled up with black images of 32 x 32 pixels whose `index` is -1.
     With `skip_unreadable`, such a filler is left for an image that cannot be read, and the image
-    named in `skipped`.  `batch_size` is over all hosts, a multiple of their number.
-
-    Raises:
-        InputError: while iterating, if an image cannot be read and is not to be skipped.
+    named in `skipped`; else that raises `InputError`.  `batch_size` is over all hosts, a multiple
+    of their number.
     """
     rows = _host_rows(batch_size, host)
     batches = []
@@ -75,7 +69,7 @@ def eval_batches(
         padded = np.pad(indices, (0, -len(indices) % batch_size), constant_values=-1)
         batches += [(bucket, batch) for batch in padded.reshape(-1, batch_size)]
     source = _EvalSource(dataset, data, rows, max_boxes(dataset), batches, skip_unreadable)
-    return Loader(source, data.num_workers, warn=not skip_unreadable)
+    return batches_from(source, data.num_workers, warn=not skip_unreadable)
 
 
 def eval_buckets(dataset: Dataset, data: DataConfig) -> list[Size]:
@@ -99,22 +93,9 @@ class _Source:
     max_boxes: int
 
     def empty_batch(self, bucket: Size) -> Batch:
-        """Returns a batch with a filler image in every row."""
-        rows = self.rows.stop - self.rows.start
-        has_classes, given = len(self.dataset.class_names) > 0, self.dataset.given
-        return Batch(
-            image=np.zeros((rows, *bucket, 3), self.data.pixel_dtype),
-            image_size=np.full((rows, 2), FILLER_SIZE, np.int32),
-            pad_size=np.full((rows, 2), FILLER_SIZE, np.int32),
-            scale=np.ones((rows, 2), np.float32),
-            boxes=np.zeros((rows, self.max_boxes, 4), np.float32),
-            box_mask=np.zeros((rows, self.max_boxes), bool),
-            seed=np.zeros(rows, np.uint32),
-            index=np.full(rows, -1, np.int32),
-            labels=np.zeros((rows, self.max_boxes), np.int32) if has_classes else None,
-            proposals=np.zeros((rows, given.limit, 4), np.float32) if given else None,
-            proposal_mask=np.zeros((rows, given.limit), bool) if given else None,
-        )
+        rows, has_classes = self.rows.stop - self.rows.start, self.dataset.labels is not None
+        given = self.dataset.given.limit if self.dataset.given else 0
+        return empty_batch(bucket, rows, self.data.pixel_dtype, self.max_boxes, has_classes, given)
 
     def fill_row(
         self,
@@ -126,40 +107,29 @@ class _Source:
     ) -> None:
         """Writes an image and its objects into a batch, resized and perhaps mirrored.
 
-        `image_scale` takes the place of the config's.
-
-        Raises:
-            InputError: the image cannot be read, or has a mask that is none; nothing is written.
+        `image_scale` takes the place of the config's.  Raises `InputError` if the image cannot be
+        read, or has a mask that is none; nothing is written then.
         """
-        data = self.data
+        data, dataset = self.data, self.dataset
         if image_scale:
             data = dataclasses.replace(data, image_scale=image_scale)
-        resized, pad_size, scale = fit(self.dataset.read(index), data)
-        height, width = resized.shape[:2]
+        image = dataset.read(index)
+        size, scale = resized_size(image.shape[:2], data)
         if batch.masks is not None:
-            masks = [
-                pack(resize_bitmap(mask, (height, width), data.resize), flip)
-                for mask in self.dataset.masks_of(index)
-            ]
+            bitmaps = dataset.masks_of(index)
+            masks = [pack(resize_bitmap(bitmap, size, data.resize), flip) for bitmap in bitmaps]
             for place, mask in enumerate(masks):
-                batch.masks[row, place, :height, : mask.shape[1]] = mask
-        batch.image[row, :height, :width] = resized[:, ::-1] if flip else resized
-        batch.image_size[row] = height, width
-        batch.pad_size[row] = pad_size
-        batch.scale[row] = scale
-        transform = scale, (height, width), flip, self.dataset.convention
-        boxes = resize_boxes(self.dataset.boxes_of(index), *transform)
-        batch.boxes[row, : len(boxes)] = boxes
-        batch.box_mask[row, : len(boxes)] = True
-        if self.dataset.given is not None:
-            assert batch.proposals is not None
-            assert batch.proposal_mask is not None
-            proposals = resize_boxes(self.dataset.given.of(index), *transform)
-            batch.proposals[row, : len(proposals)] = proposals
-            batch.proposal_mask[row, : len(proposals)] = True
+                batch.masks[row, place, : size[0], : mask.shape[1]] = mask
+        put_image(batch, row, image, data, index, flip)
+        padded = [(dataset.boxes_of(index), batch.boxes, batch.box_mask)]
+        if dataset.given is not None:
+            padded.append((dataset.given.of(index), batch.proposals, batch.proposal_mask))
+        for own, boxes, mask in padded:
+            boxes[row, : len(own)] = resize_boxes(own, scale, size, flip, dataset.convention)
+            mask[row, : len(own)] = True
         if batch.labels is not None:
-            batch.labels[row, : len(boxes)] = self.dataset.labels_of(index)
-        batch.index[row] = index
+            labels = dataset.labels_of(index)
+            batch.labels[row, : len(labels)] = labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,13 +153,20 @@ class _TrainSource(_Source):
                 self._augmented(batch, row, planned, epoch)
             except InputError as error:
                 skipped.append(str(error))
-                others = self.sampler.replacements(planned, bucket)
-                self._first_of(batch, row, others[: MAX_SKIPS - 1].tolist(), epoch, skipped[-1])
+                others = self.sampler.replacements(planned, bucket)[: MAX_SKIPS - 1].tolist()
+                for other in others:
+                    with contextlib.suppress(InputError):
+                        self._augmented(batch, row, other, epoch)
+                        break
+                else:
+                    tried = len(others) + 1
+                    what = f"none of the {tried} images tried can be trained on; the first: {error}"
+                    raise InputError(what) from None
         return Element(batch, tuple(skipped))
 
     def _augmented(self, batch: Batch, row: int, index: int, epoch: int) -> None:
         """Fills a row by an image's seed in an epoch; raises as `fill_row`."""
-        seeds = self.sampler.seeds_of(np.array([index]), epoch)
+        seeds = image_seeds(self.sampler.seed, epoch, self.dataset.image_ids[[index]])
         flip, shorts = bool(flips(seeds, self.data.flip)[0]), self.data.train_short_sides
         scale = None
         if shorts:
@@ -199,16 +176,6 @@ class _TrainSource(_Source):
             scale = min(bucket), min(bucket)
         self.fill_row(batch, row, index, flip, scale)
         batch.seed[row] = seeds[0]
-
-    def _first_of(
-        self, batch: Batch, row: int, indices: list[int], epoch: int, reason: str
-    ) -> None:
-        """Fills a row with the first image that can be used; `reason` says why it is empty."""
-        for index in indices:
-            with contextlib.suppress(InputError):
-                return self._augmented(batch, row, index, epoch)
-        tried = len(indices) + 1
-        raise InputError(f"none of the {tried} images tried can be trained on; the first: {reason}")
 
 
 @dataclasses.dataclass(frozen=True)

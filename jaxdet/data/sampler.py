@@ -45,10 +45,6 @@ class Sampler:
         height, width = self.sizes[indices].max(axis=0).tolist()
         return indices, bucket_of((height, width), self.buckets)
 
-    def seeds_of(self, indices: Int64[np.ndarray, "*n"], epoch: int) -> UInt32[np.ndarray, "*n"]:
-        """Returns the seeds of images in an epoch."""
-        return image_seeds(self.seed, epoch, self.image_ids[indices])
-
     def replacements(self, index: int, bucket: Size) -> Int64[np.ndarray, " others"]:
         """Returns all other images in the order to try them in.
 
@@ -70,7 +66,8 @@ class Sampler:
             order = np.resize(rng.permutation(group), shape)
             # Images without a usable box are exchanged for others of their group.
             pool = group[self.has_use[group]]
-            other = pool[self.seeds_of(order, epoch) % np.uint32(len(pool))]
+            seeds = image_seeds(self.seed, epoch, self.image_ids[order])
+            other = pool[seeds % np.uint32(len(pool))]
             batches.append(np.where(self.has_use[order], order, other))
         return rng.permutation(np.concatenate(batches))
 

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
-from pycocotools import mask as coco_mask
 
+from jaxdet.data.masks import rle_of
 from jaxdet.files import cache_folder, reported
 
 SEED = 2018
@@ -79,8 +79,7 @@ def make_shapes() -> Path:
 def _write_split(root: Path, split: str, count: int) -> None:
     folder = root / f"{split}2017"
     folder.mkdir(parents=True)
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    images, annotations = list[dict[str, Any]](), list[dict[str, Any]]()
     for number in range(count):
         image, found = draw(split, number)
         # Ids as in COCO: unlike positions, and different in the two splits.
@@ -122,8 +121,7 @@ class _Canvas:
     """An image being drawn, with the number of the shape that each pixel shows."""
 
     def __init__(self, rng: np.random.Generator, size: tuple[int, int]):
-        self.rng = rng
-        self.size = size
+        self.rng, self.size = rng, size
         self.image = _background(rng, size)
         self.shown = np.full(size, -1, np.int64)  # -1 is the background
         self.full_areas: list[int] = []
@@ -160,10 +158,8 @@ class _Canvas:
         found = []
         for number, record in enumerate(self.records):
             visible = self.shown == number
-            box = list(cv2.boundingRect(visible.astype(np.uint8)))
-            rle = coco_mask.encode(np.asfortranarray(visible, np.uint8))
-            rle["counts"] = rle["counts"].decode()
-            found.append({"bbox": box, "area": int(visible.sum()), "segmentation": rle, **record})
+            box, area = list(cv2.boundingRect(visible.astype(np.uint8))), int(visible.sum())
+            found.append({"bbox": box, "area": area, "segmentation": rle_of(visible), **record})
         return found
 
     def _random_pose(self) -> Pose:

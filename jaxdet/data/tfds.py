@@ -48,10 +48,8 @@ def load_tfds(
     TFDS keeps boxes and images together, so the first call goes through the whole split, which
     takes minutes; what it finds is kept in the cache folder.  `data_dir` is where TFDS keeps data
     sets, `~/tensorflow_datasets` by default; `class_names` and `findings` are as for `load_coco`.
-
-    Raises:
-        InputError: tensorflow-datasets is not installed, or the set is not there in a format
-            with random access.
+    Raises `InputError` if tensorflow-datasets is not installed, or the set is not there in a format
+    with random access.
     """
     root = Path(data_dir or "~/tensorflow_datasets").expanduser() / "coco" / "2017"
     folder, records, names = _open(root, split)
@@ -75,8 +73,6 @@ def load_tfds(
         ignore=np.zeros(len(index["area"]), bool),
         **index,
     )
-    if not class_names:
-        return dataset
     categories = [{"id": i, "name": name} for i, name in enumerate(names)]
     return with_classes(dataset, class_names, categories, findings or Findings(str(folder)))
 

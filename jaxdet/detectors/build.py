@@ -1,21 +1,29 @@
 """From a configuration to its detector."""
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 
 from jaxdet.config import Config
-from jaxdet.detectors.faster_rcnn import fast_rcnn, faster_rcnn
-from jaxdet.detectors.mask_rcnn import fast_mask_rcnn, mask_rcnn
+from jaxdet.detectors.faster_rcnn import given_stage, rpn_stage, two_stage, without_masks
+from jaxdet.detectors.mask_rcnn import with_masks
 from jaxdet.detectors.retinanet import retinanet
 from jaxdet.detectors.rpn import rpn
 from jaxdet.errors import InputError
 from jaxdet.types import Detector, Params
 
-DETECTORS = {
+
+def _rcnn(first: Callable, finish: Callable, config: Config) -> Detector:
+    return finish(two_stage(config, first(config)), config)
+
+
+DETECTORS: dict[str, Callable[[Config], Detector]] = {
     "rpn": rpn,
-    "faster_rcnn": faster_rcnn,
-    "mask_rcnn": mask_rcnn,
-    "fast_rcnn": fast_rcnn,
-    "fast_mask_rcnn": fast_mask_rcnn,
+    "faster_rcnn": partial(_rcnn, rpn_stage, without_masks),
+    "mask_rcnn": partial(_rcnn, rpn_stage, with_masks),
+    "fast_rcnn": partial(_rcnn, given_stage, without_masks),
+    "fast_mask_rcnn": partial(_rcnn, given_stage, with_masks),
     "retinanet": retinanet,
 }
 

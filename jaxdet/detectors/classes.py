@@ -1,4 +1,7 @@
-"""Which of a network's outputs stands for which class."""
+"""Which of a network's outputs stands for which class.
+
+All raise `InputError` if there are no classes, or `coco_ids` and not COCO's.
+"""
 
 import numpy as np
 
@@ -11,9 +14,6 @@ def outputs_of(model: ModelConfig) -> np.ndarray:
     """Returns each label's output, int64 [classes], of outputs without a background in front.
 
     With `coco_ids` an output is a category id, and output 0 the background all the same.
-
-    Raises:
-        InputError: there are no classes, or not COCO's.
     """
     count = len(model.class_names)
     if not count:
@@ -29,20 +29,12 @@ def outputs_of(model: ModelConfig) -> np.ndarray:
 
 
 def head_outputs(model: ModelConfig) -> np.ndarray:
-    """Returns each label's output, int64 [classes], of heads whose output 0 is the background.
-
-    Raises:
-        InputError: as `outputs_of`.
-    """
+    """Returns each label's output, int64 [classes], of heads whose output 0 is the background."""
     return outputs_of(model) + (model.class_outputs == "labels")
 
 
 def labels_of(model: ModelConfig) -> np.ndarray:
-    """Returns each output's label, int64 [outputs]; -1 where it stands for none.
-
-    Raises:
-        InputError: as `outputs_of`.
-    """
+    """Returns each output's label, int64 [outputs]; -1 where it stands for none."""
     outputs = outputs_of(model)
     labels = np.full(outputs.max() + 1, -1)
     labels[outputs] = np.arange(len(outputs))

@@ -1,13 +1,12 @@
 """From boxes and class scores to detections: multiclass NMS, exact and as one XLA program."""
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import sequential_vmap
-from jaxtyping import Array, Bool, Float, Float32, Int, Int32
+from jaxtyping import Array, Float, Int
 
 from jaxdet.config import DetectionConfig
 from jaxdet.ops.boxes import MMDET1, BoxConvention, clip, sides
@@ -20,84 +19,68 @@ _FEW = 4096
 # Most candidates that torchvision and detectron2 move apart, on a CPU.
 _SHIFTED = 1000
 
-
-class Detections(NamedTuple):
-    """The boxes of an image that remain, best first; the valid ones come first."""
-
-    boxes: Float32[Array, "m 4"]  # resized pixels; zero where not valid
-    scores: Float32[Array, " m"]  # zero where not valid
-    labels: Int32[Array, " m"]
-    valid: Bool[Array, " m"]
-    row: Int32[Array, " m"]  # of what was given, where it came from
+Pairs = tuple[Float[Array, "m 4"], Float[Array, " m"], Int[Array, " m"]]
 
 
-def as_predictions(found: Detections, labels: np.ndarray) -> Predictions:
-    """Returns detections with the label of each output instead of the output's number."""
-    own = jnp.where(found.valid, jnp.asarray(labels, jnp.int32)[found.labels], 0)
-    return Predictions(found.boxes, found.scores, own, found.valid)
+def all_pairs(
+    boxes: Float[Array, "n 4"] | Float[Array, "n c 4"], scores: Float[Array, "n c"]
+) -> Pairs:
+    """Returns boxes, scores and classes of all pairs of a box and a class.
+
+    A box is for all classes, or each class has its own.
+    """
+    n, c = scores.shape
+    boxes = jnp.broadcast_to(boxes.reshape(n, -1, 4), (n, c, 4)).reshape(-1, 4)
+    return boxes, scores.reshape(-1), jnp.tile(jnp.arange(c, dtype=jnp.int32), n)
+
+
+def best_pairs(boxes: Float[Array, "n 4"], scores: Float[Array, "n c"], count: int) -> Pairs:
+    """Returns boxes, scores and classes of at most `count` pairs, best first."""
+    top, index = jax.lax.top_k(scores.reshape(-1), min(count, scores.size))
+    return boxes[index // scores.shape[1]], top, index % scores.shape[1]
 
 
 def detect(
-    boxes: Float[Array, "n 4"] | Float[Array, "n c 4"],
-    scores: Float[Array, "n c"],
-    image_size: Int[Array, "2"],
-    scale: Float[Array, "2"],
-    config: DetectionConfig,
-    convention: BoxConvention = MMDET1,
-) -> Detections:
-    """Returns the detections among all pairs of a box and a class; see `detect_pairs`.
-
-    Args:
-        boxes: resized pixels; one for all classes, or each class its own.
-        scores: of classes in the system's own numbering, which `config.class_shift` depends on.
-            Columns that are no class, as the background, are 0.
-        image_size: (height, width) of the resized image.
-        scale: (x, y), resized pixels per original pixel.
-        config: thresholds and rules.
-        convention: what a box is.
-
-    >>> boxes, scores = jnp.array([[0.0, 0, 9, 9], [0, 0, 9, 8]]), jnp.array([[0.9, 0.3], [0.8, 0]])
-    >>> size, scale = jnp.array([20, 20]), jnp.ones(2)
-    >>> found = detect(boxes, scores, size, scale, DetectionConfig(max_num=3))
-    >>> found.labels.tolist(), found.row.tolist(), found.valid.tolist()
-    ([0, 1, 0], [0, 0, 0], [True, True, False])
-    """
-    n, c = scores.shape
-    pairs = jnp.broadcast_to(boxes.reshape(n, -1, 4), (n, c, 4)).reshape(-1, 4)
-    labels = jnp.tile(jnp.arange(c, dtype=jnp.int32), n)
-    found = detect_pairs(pairs, scores.reshape(-1), labels, image_size, scale, config, convention)
-    return found._replace(row=found.row // c)
-
-
-def detect_pairs(
     boxes: Float[Array, "n 4"],
     scores: Float[Array, " n"],
-    labels: Int[Array, " n"],
+    outputs: Int[Array, " n"],
     image_size: Int[Array, "2"],
     scale: Float[Array, "2"],
+    labels: np.ndarray,
     config: DetectionConfig,
     convention: BoxConvention = MMDET1,
-) -> Detections:
+) -> Predictions:
     """Returns the best boxes, at most `config.max_num`, that NMS within each class keeps.
+
+    Boxes are in pixels of the resized image; `scale` (x, y) is resized pixels per original pixel.
+    `outputs` are classes in the system's own numbering, which `config.class_shift` depends on, and
+    `labels` those that they stand for; what is no class, as the background, has a score of 0.
 
     Candidates have scores above the threshold, are large enough, and are numbers.  Equal scores
     rank by position.  `config.drop_empty` acts at the end: boxes are clipped to the image, and
     those without area leave no others in their place.
+
+    >>> boxes, scores = jnp.array([[0.0, 0, 9, 9], [0, 0, 9, 8]]), jnp.array([[0.9, 0.3], [0.8, 0]])
+    >>> labels, size, scale = np.arange(2), jnp.array([20, 20]), jnp.ones(2)
+    >>> config = DetectionConfig(max_num=3)
+    >>> found = detect(*all_pairs(boxes, scores), size, scale, labels, config)
+    >>> found.labels.tolist(), found.valid.tolist()
+    ([0, 1, 0], [True, True, False])
     """
     original = config.nms_pixels == "original"
     measured = boxes / jnp.tile(scale, 2)[None] if original else boxes
     width, height = sides(boxes, convention)
     large = (width >= config.min_box_size) & (height >= config.min_box_size)
     candidates = (scores > config.score_threshold) & large & jnp.isfinite(boxes).all(axis=1)
-    groups: Array | None = labels
+    groups: Array | None = outputs
     if config.class_shift != "never":
         moved = jnp.array(True)
         if config.class_shift == "few":
             moved = candidates.sum() <= _SHIFTED
         largest = jnp.where(candidates[:, None], measured, 0).max(initial=0)
-        shift = jnp.where(moved, labels.astype(jnp.float32) * (largest + 1), 0)
+        shift = jnp.where(moved, outputs.astype(jnp.float32) * (largest + 1), 0)
         measured = measured + shift[:, None]
-        groups = None if config.class_shift == "always" else jnp.where(moved, 0, labels)
+        groups = None if config.class_shift == "always" else jnp.where(moved, 0, outputs)
     best = partial(_best, config=config, convention=convention)
     # One image after another on a CPU: batched, the branch would always be taken.
     valid, index = jax.lax.platform_dependent(
@@ -107,7 +90,16 @@ def detect_pairs(
         cpu=sequential_vmap(best),
         default=best,
     )
-    return _gather(boxes, scores, labels, valid, index, image_size, config, convention)
+    boxes, scores = boxes[index], scores[index]
+    own = jnp.asarray(labels, jnp.int32)[outputs[index]]
+    if config.drop_empty:
+        boxes = clip(boxes, image_size, convention)
+        width, height = sides(boxes, convention)
+        valid &= (width > 0) & (height > 0)
+        order = jnp.argsort(~valid, stable=True)
+        boxes, scores, own, valid = (x[order] for x in (boxes, scores, own, valid))
+    boxes, scores = jnp.where(valid[:, None], boxes, 0), jnp.where(valid, scores, 0)
+    return Predictions(boxes, scores, jnp.where(valid, own, 0), valid)
 
 
 def _best(
@@ -145,25 +137,3 @@ def _best(
         return found
     enough = found[0].all() | ((ranked > -jnp.inf).sum() <= _FEW)
     return jax.lax.cond(enough, lambda: found, lambda: among(n))
-
-
-def _gather(
-    boxes: Array,
-    scores: Array,
-    labels: Array,
-    valid: Array,
-    index: Array,
-    image_size: Array,
-    config: DetectionConfig,
-    convention: BoxConvention,
-) -> Detections:
-    boxes = boxes[index]
-    if config.drop_empty:
-        boxes = clip(boxes, image_size, convention)
-        width, height = sides(boxes, convention)
-        valid &= (width > 0) & (height > 0)
-        order = jnp.argsort(~valid, stable=True)
-        boxes, valid, index = boxes[order], valid[order], index[order]
-    boxes = jnp.where(valid[:, None], boxes, 0)
-    scores, labels = jnp.where(valid, scores[index], 0), jnp.where(valid, labels[index], 0)
-    return Detections(boxes, scores, labels, valid, jnp.where(valid, index, 0))

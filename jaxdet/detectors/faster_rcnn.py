@@ -15,29 +15,27 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Float32
 
-from jaxdet.config import Config, ModelConfig, ProposalConfig
+from jaxdet.config import Config, ModelConfig, ProposalConfig, TrainConfig
 from jaxdet.detectors.classes import head_outputs, labels_of
-from jaxdet.detectors.detections import Detections, as_predictions, detect
+from jaxdet.detectors.detections import all_pairs, detect
 from jaxdet.detectors.proposals import propose
 from jaxdet.detectors.rois import STDS, RoIs, read_features, sample_rois
 from jaxdet.detectors.rpn import (
-    RPN,
+    Terms,
     anchor_grid,
     anchor_losses,
     build_network,
     is_trainable,
     per_image,
 )
-from jaxdet.models.box_head import BOX_SIZE, BoxHead, SharedHead
-from jaxdet.models.features import Features, blank_images, feature_fields
+from jaxdet.models.box_head import BOX_SIZE, BoxHead
+from jaxdet.models.features import AnchorNetwork, Features, blank_images
 from jaxdet.models.mask_head import MASK_SIZE
 from jaxdet.models.params import apply
-from jaxdet.models.resnet import BLOCKS, width_of
+from jaxdet.models.resnet import SharedHead
 from jaxdet.ops.boxes import CONVENTIONS, decode
 from jaxdet.ops.losses import smooth_l1
 from jaxdet.types import Batch, Detector, Images, Params, Predictions
-
-Terms = dict[str, Array]  # float32 scalars
 
 
 class Proposed(NamedTuple):
@@ -67,16 +65,6 @@ class TwoStage(NamedTuple):
     read: Callable[[Params, list[Array], Array, Array, int], Array]
 
 
-def faster_rcnn(config: Config) -> Detector:
-    """Returns Faster R-CNN as pure functions."""
-    return without_masks(two_stage(config, rpn_stage(config)), config)
-
-
-def fast_rcnn(config: Config) -> Detector:
-    """Returns Fast R-CNN as pure functions; the batch brings proposals."""
-    return without_masks(two_stage(config, given_stage(config)), config)
-
-
 def without_masks(stages: TwoStage, config: Config) -> Detector:
     """Returns a detector of what two stages give."""
     return Detector(
@@ -90,27 +78,18 @@ def without_masks(stages: TwoStage, config: Config) -> Detector:
 def rpn_stage(config: Config) -> FirstStage:
     """Returns a first stage that finds proposals, trained with the second."""
     model = config.model
-    network = build_network(model, config.train.precision, config.train.remat)
-    rois = config.rois
+    network, rois = build_network(model, config.train), config.rois
     counts = {"nms_pre": rois.nms_pre, "nms_post": rois.nms_post, "max_num": rois.max_num}
     training = ProposalConfig(**{**vars(config.proposals), **counts})
 
     def run(params: Params, images: Images, settings: ProposalConfig):
-        levels, outputs = apply(network, params, images, method=RPN.forward)
-        found = propose(
-            jax.lax.stop_gradient(outputs),
-            images.image_size,
-            images.pad_size,
-            images.image.shape[1:3],
-            anchor_grid(model),
-            settings,
-        )
+        levels, outputs = apply(network, params, images, method=AnchorNetwork.forward)
+        found = propose(jax.lax.stop_gradient(outputs), images, anchor_grid(model), settings)
         return Proposed(levels, found.boxes, found.valid), outputs
 
     def train(params: Params, batch: Batch) -> tuple[Proposed, Terms, Terms]:
         proposed, outputs = run(params, batch.images, training)
-        cls, bbox, numbers = anchor_losses(outputs, batch, config)
-        return proposed, {"loss_rpn_cls": cls, "loss_rpn_bbox": bbox}, numbers
+        return proposed, *anchor_losses(outputs, batch, config, "loss_rpn")
 
     def test(params: Params, images: Images) -> Proposed:
         return run(params, images, config.proposals)[0]
@@ -120,7 +99,7 @@ def rpn_stage(config: Config) -> FirstStage:
 
 def given_stage(config: Config) -> FirstStage:
     """Returns a first stage whose proposals come with the images."""
-    network = Features(**feature_fields(config.model, config.train.precision, config.train.remat))
+    network = Features(config.model, config.train)
 
     def init(key: Array, images: Images) -> Params:
         return network.init(key, images, method=Features.features)["params"]
@@ -135,16 +114,13 @@ def given_stage(config: Config) -> FirstStage:
 def two_stage(config: Config, first: FirstStage) -> TwoStage:
     """Returns the second stage over a first one."""
     model, convention = config.model, CONVENTIONS[config.model.convention]
-    shared, head = build_heads(model, config.train.precision)
+    shared, head = build_heads(model, config.train)
 
     def init(key: Array) -> Params:
         keys = jax.random.split(key, 3)
         params = first.init(keys[0], blank_images(config.data.pixel_dtype))
-        side, channels = (
-            pooled_size(model, BOX_SIZE),
-            model.fpn_channels or 16 * model.stem_channels,
-        )
-        x = jnp.zeros((1, side, side, channels), jnp.dtype(config.train.precision))
+        side = pooled_size(model, BOX_SIZE)
+        x = jnp.zeros((1, side, side, model.fpn_channels or 16 * model.stem_channels), head.dtype)
         if shared:
             params = {**params, "shared_head": shared.init(keys[1], x)["params"]}
             x = apply(shared, params["shared_head"], x)
@@ -178,33 +154,27 @@ def two_stage(config: Config, first: FirstStage) -> TwoStage:
 
         def one_image(
             boxes: Array, valid: Array, logits: Array, deltas: Array, size: Array, scale: Array
-        ) -> Detections:
+        ) -> Predictions:
             scores = jax.nn.softmax(logits)[:, start:]
             scores = jnp.where(valid[:, None] & (class_labels >= 0)[None], scores, 0.0)
             deltas = deltas[:, start:] * jnp.array(STDS)[None, None]
             rois = jnp.broadcast_to(boxes[:, None], deltas.shape)
-            classes = decode(rois, deltas, size, convention)
-            return detect(classes, scores, size, scale, config.detections, convention)
+            pairs = all_pairs(decode(rois, deltas, size, convention), scores)
+            return detect(*pairs, size, scale, class_labels, config.detections, convention)
 
         found = jax.vmap(one_image)(
             proposed.boxes, proposed.valid, logits, deltas, images.image_size, images.scale
         )
-        return as_predictions(found, class_labels), proposed.levels
+        return found, proposed.levels
 
     return TwoStage(init, loss, predict, read)
 
 
-def build_heads(model: ModelConfig, precision: str) -> tuple[SharedHead | None, BoxHead]:
+def build_heads(model: ModelConfig, train: TrainConfig) -> tuple[SharedHead | None, BoxHead]:
     """Returns C4's shared stage, or None with a pyramid, and the box head."""
-    dtype = jnp.dtype(precision)
-    shared = None
-    if not model.fpn_channels:
-        planes = model.stem_channels * 8
-        width = width_of(planes, model.groups, model.base_width)
-        count, caffe = BLOCKS[model.depth][3], model.style == "caffe"
-        shared = SharedHead(planes, count, width, model.groups, caffe, dtype)
-    fields = model.box_convs, model.box_fcs, model.box_channels
-    return shared, BoxHead(int(head_outputs(model).max()) + 1, *fields, dtype, model.init)
+    dtype = jnp.dtype(train.precision)
+    shared = None if model.fpn_channels else SharedHead(model, train.remat, dtype)
+    return shared, BoxHead(model, int(head_outputs(model).max()) + 1, dtype)
 
 
 def pooled_size(model: ModelConfig, bins: int) -> int:

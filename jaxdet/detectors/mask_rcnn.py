@@ -9,23 +9,13 @@ from jaxtyping import Array, Float
 
 from jaxdet.config import Config
 from jaxdet.detectors.classes import head_outputs
-from jaxdet.detectors.faster_rcnn import TwoStage, given_stage, rpn_stage, two_stage
+from jaxdet.detectors.faster_rcnn import TwoStage
 from jaxdet.detectors.rois import RoIs
 from jaxdet.detectors.rpn import is_trainable
 from jaxdet.models.mask_head import MASK_SIZE, MaskHead
 from jaxdet.models.params import apply
 from jaxdet.ops.masks import mask_targets
 from jaxdet.types import Batch, Detector, Images, Params, Predictions
-
-
-def mask_rcnn(config: Config) -> Detector:
-    """Returns Mask R-CNN as pure functions."""
-    return with_masks(two_stage(config, rpn_stage(config)), config)
-
-
-def fast_mask_rcnn(config: Config) -> Detector:
-    """Returns Fast R-CNN with masks as pure functions; the batch brings proposals."""
-    return with_masks(two_stage(config, given_stage(config)), config)
 
 
 def with_masks(stages: TwoStage, config: Config) -> Detector:
@@ -36,8 +26,7 @@ def with_masks(stages: TwoStage, config: Config) -> Detector:
     model, is_c4 = config.model, not config.model.fpn_channels
     dtype = jnp.dtype(config.train.precision)
     outputs = head_outputs(model)
-    fields = model.mask_convs, model.mask_channels, dtype, model.init
-    head = MaskHead(int(outputs.max()) + 1, *fields)
+    head = MaskHead(model, int(outputs.max()) + 1, dtype)
 
     def init(key: Array) -> Params:
         keys = jax.random.split(key)
@@ -54,20 +43,18 @@ def with_masks(stages: TwoStage, config: Config) -> Detector:
 
     def loss(params: Params, batch: Batch):
         losses, numbers, levels, rois, x = stages.loss(params, batch)
-        rois, count = positives_of(rois, config), rois.boxes.shape[1]
+        count = rois.boxes.shape[1]
+        most = int(config.rois.num_samples * config.rois.positive_fraction)
+        rois = RoIs(*(field[:, :most] for field in rois))  # all positives are among them
         if is_c4:
-            most = rois.boxes.shape[1]
             x = x.reshape(-1, count, *x.shape[1:])[:, :most].reshape(-1, *x.shape[1:])
         else:
             x = stages.read(params, levels, rois.boxes, batch.pad_size, MASK_SIZE)
         logits = draw(params, x, rois.outputs)
         target = partial(mask_targets, size=logits.shape[-1], kind=config.rois.mask_target)
-        sizes = batch.image_size, batch.pad_size
+        given = jnp.asarray(batch.masks), rois.boxes, rois.matched, batch.image_size, batch.pad_size
         # One image after another: each has its bitmaps in hand.
-        targets = jax.lax.map(
-            lambda image: target(*image),
-            (jnp.asarray(batch.masks), rois.boxes, rois.matched, *sizes),
-        )
+        targets = jax.lax.map(lambda image: target(*image), given)
         return {**losses, "loss_mask": mask_loss(logits, targets, rois)}, numbers
 
     def predict(params: Params, images: Images) -> Predictions:
@@ -77,12 +64,6 @@ def with_masks(stages: TwoStage, config: Config) -> Detector:
         return found._replace(masks=jax.nn.sigmoid(logits))
 
     return Detector(init, loss, predict, partial(is_trainable, config=model))
-
-
-def positives_of(rois: RoIs, config: Config) -> RoIs:
-    """Returns the first RoIs, among which all positives are."""
-    most = int(config.rois.num_samples * config.rois.positive_fraction)
-    return RoIs(*(x[:, :most] for x in rois))
 
 
 def mask_loss(

@@ -11,30 +11,35 @@ from jaxdet.models.rpn_head import Outputs
 from jaxdet.ops.anchors import AnchorGrid, in_grid, pyramid_anchors
 from jaxdet.ops.boxes import BoxConvention, decode, sides
 from jaxdet.ops.nms import nms
-from jaxdet.types import Predictions
+from jaxdet.types import Images, Predictions
 
 
 def propose(
-    outputs: Outputs,
-    image_size: Int[Array, "b 2"],
-    pad_size: Int[Array, "b 2"],
-    bucket: tuple[int, int],
-    grid: AnchorGrid,
-    config: ProposalConfig,
+    outputs: Outputs, images: Images, grid: AnchorGrid, config: ProposalConfig
 ) -> Predictions:
     """Returns the best boxes of each image, in pixels of the resized image.
 
-    Boxes are clipped to `image_size`, (height, width); anchors beyond `pad_size` take no part,
-    nor do those whose logit or box is not a number.  Infinite logits and deltas are ordinary
-    extremes: scores of 0 and 1, boxes at the image's border.
+    Boxes are clipped to `images.image_size`; anchors beyond `pad_size` take no part, nor do those
+    whose logit or box is not a number.  Infinite logits and deltas are ordinary extremes: scores
+    of 0 and 1, boxes at the image's border.
     """
+    bucket = images.image.shape[1:3]
 
     def one_image(logits: list, deltas: list, size: Array, pad: Array) -> Predictions:
-        anchors, own = pyramid_anchors(bucket, grid, pad), in_grid(pad, bucket, grid)
-        levels = [
-            _choose(x.reshape(-1), d.reshape(-1, 4), a, mask, size, config, grid.convention)
-            for x, d, a, mask in zip(logits, deltas, anchors, own, strict=True)
-        ]
+        def choose(logits: Array, deltas: Array, anchors: Array, own: Array) -> _Candidates:
+            """Returns the `nms_pre` best anchors of a level, of `own` cells and large enough."""
+            logits = logits.reshape(-1)
+            ranked = jnp.maximum(logits, jnp.finfo(jnp.float32).min)  # above what takes no part
+            ranked = jnp.where(own & ~jnp.isnan(logits), ranked, -jnp.inf)
+            ranked, index = jax.lax.top_k(ranked, min(config.nms_pre, len(anchors)))
+            boxes = decode(anchors[index], deltas.reshape(-1, 4)[index], size, grid.convention)
+            width, height = sides(boxes, grid.convention)
+            # Where a side is not a number, neither is larger.
+            large = (width > config.min_box_size) & (height > config.min_box_size)
+            return _Candidates(boxes, ranked, large & (ranked > -jnp.inf), index, own.sum())
+
+        places = pyramid_anchors(bucket, grid, pad), in_grid(pad, bucket, grid)
+        levels = [choose(*level) for level in zip(logits, deltas, *places, strict=True)]
         kept = [
             _suppress(level, shift, config, grid.convention)
             for level, shift in zip(levels, _shifts(levels, config), strict=True)
@@ -42,7 +47,7 @@ def propose(
         boxes = jnp.concatenate([level.boxes for level in levels])
         return _best(boxes, jnp.concatenate(kept), config.max_num)
 
-    return jax.vmap(one_image)(*outputs, image_size, pad_size)
+    return jax.vmap(one_image)(*outputs, images.image_size, images.pad_size)
 
 
 class _Candidates(NamedTuple):
@@ -53,26 +58,6 @@ class _Candidates(NamedTuple):
     valid: Bool[Array, " n"]
     place: Int[Array, " n"]  # of the anchor in its level
     available: Int[Array, ""]  # anchors of the image, before the choice
-
-
-def _choose(
-    logits: Array,
-    deltas: Array,
-    anchors: Array,
-    own: Array,
-    size: Array,
-    config: ProposalConfig,
-    convention: BoxConvention,
-) -> _Candidates:
-    """Returns the `nms_pre` best anchors of a level, of `own` cells and large enough."""
-    ranked = jnp.maximum(logits, jnp.finfo(jnp.float32).min)  # above what takes no part
-    ranked = jnp.where(own & ~jnp.isnan(logits), ranked, -jnp.inf)
-    ranked, index = jax.lax.top_k(ranked, min(config.nms_pre, ranked.shape[0]))
-    boxes = decode(anchors[index], deltas[index], size, convention)
-    width, height = sides(boxes, convention)
-    # Where a side is not a number, neither is larger.
-    valid = (width > config.min_box_size) & (height > config.min_box_size) & (ranked > -jnp.inf)
-    return _Candidates(boxes, ranked, valid, index, own.sum())
 
 
 def _shifts(levels: list[_Candidates], config: ProposalConfig) -> list[Array | float]:
@@ -92,21 +77,14 @@ def _suppress(
 ) -> Float32[Array, " n"]:
     """Returns the logits of a level, minus infinity where NMS or `nms_post` drops a box."""
     kept = nms(level.boxes + shift, level.valid, config.nms_threshold, convention)
-    if config.nms_post < kept.shape[0]:
-        kept = _first(kept, level, config)
-    return jnp.where(kept, level.logits, -jnp.inf)
-
-
-def _first(kept: Array, level: _Candidates, config: ProposalConfig) -> Array:
-    """Returns the first `nms_post` of the kept boxes, in the reference's order.
-
-    That is by score where top-k cut, and in the grid's order where there were too few
-    candidates to cut.
-    """
     n = kept.shape[0]
-    place = jnp.where(level.available > config.nms_pre, jnp.arange(n), level.place)
-    by_place = jnp.argsort(jnp.where(kept, place, jnp.iinfo(jnp.int32).max))
-    return kept & jnp.zeros(n, bool).at[by_place[: config.nms_post]].set(True)
+    if config.nms_post < n:
+        # The first of them in the reference's order: by score where top-k cut, and in the grid's
+        # where there were too few candidates to cut.
+        place = jnp.where(level.available > config.nms_pre, jnp.arange(n), level.place)
+        by_place = jnp.argsort(jnp.where(kept, place, jnp.iinfo(jnp.int32).max))
+        kept &= jnp.zeros(n, bool).at[by_place[: config.nms_post]].set(True)
+    return jnp.where(kept, level.logits, -jnp.inf)
 
 
 def _best(boxes: Array, logits: Array, count: int) -> Predictions:

@@ -9,11 +9,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxdet.config import Config, DetectionConfig, ModelConfig, TargetConfig
+from jaxdet.config import Config, DetectionConfig, ModelConfig, TargetConfig, TrainConfig
 from jaxdet.detectors.classes import labels_of, outputs_of
-from jaxdet.detectors.detections import as_predictions, detect, detect_pairs
-from jaxdet.detectors.rpn import Targets, anchor_grid, is_trainable, make_targets, per_image
-from jaxdet.models.features import Features, blank_images, feature_fields
+from jaxdet.detectors.detections import all_pairs, best_pairs, detect
+from jaxdet.detectors.rpn import (
+    Targets,
+    Terms,
+    anchor_grid,
+    by_level,
+    is_trainable,
+    make_targets,
+    per_image,
+)
+from jaxdet.models.features import AnchorNetwork, blank_images
 from jaxdet.models.params import apply
 from jaxdet.models.retina_head import RetinaHead
 from jaxdet.models.rpn_head import Outputs
@@ -30,12 +38,12 @@ def retinanet(config: Config) -> Detector:
         InputError: its classes do not fit `config.model.class_outputs`.
     """
     model = config.model
-    network = build_network(model, config.train.precision, config.train.remat)
+    network = build_network(model, config.train)
 
     def init(key: Array) -> Params:
         return network.init(key, blank_images(config.data.pixel_dtype))["params"]
 
-    def loss(params: Params, batch: Batch) -> tuple[dict[str, Array], dict[str, Array]]:
+    def loss(params: Params, batch: Batch) -> tuple[Terms, Terms]:
         targets = make_targets(batch, model, config.targets)
         outputs = apply(network, params, batch.images)
         cls, bbox = retinanet_losses(outputs, targets, batch, model, config.targets)
@@ -49,34 +57,11 @@ def retinanet(config: Config) -> Detector:
     return Detector(init, loss, predict, partial(is_trainable, config=model))
 
 
-class RetinaNet(Features):
-    """From images to logits and deltas."""
-
-    bbox_head: RetinaHead
-
-    def __call__(self, images: Images) -> Outputs:
-        """Returns logits and deltas of every anchor of the bucket."""
-        return self.dense(self.bbox_head, images)[1]
-
-
-def build_network(
-    config: ModelConfig, precision: str = "float32", remat: bool = False
-) -> RetinaNet:
-    """Returns the network of a config, computing in `precision`; parameters are float32 always.
-
-    Raises:
-        InputError: as `retinanet`.
-    """
-    fields = feature_fields(config, precision, remat)
-    head = RetinaHead(
-        channels=config.head_channels,
-        num_convs=config.head_convs,
-        num_anchors=anchor_grid(config).per_cell,
-        num_outputs=len(labels_of(config)),
-        group_norm=config.group_norm,
-        dtype=fields["dtype"],
-    )
-    return RetinaNet(bbox_head=head, **fields)
+def build_network(config: ModelConfig, train: TrainConfig) -> AnchorNetwork:
+    """Returns the network of a config; raises as `retinanet` does."""
+    sizes = anchor_grid(config).per_cell, len(labels_of(config))
+    head = RetinaHead(config, *sizes, jnp.dtype(train.precision), name="bbox_head")
+    return AnchorNetwork(config, train, head)
 
 
 def retinanet_losses(
@@ -88,28 +73,22 @@ def retinanet_losses(
     """
     grid, bucket = anchor_grid(model), batch.image.shape[1:3]
     share = _shares(targets.positive.sum(axis=1), config)[:, None]
-    wanted = jnp.asarray(outputs_of(model))[batch.labels]
-    wanted = jnp.where(targets.positive, jnp.take_along_axis(wanted, targets.box, axis=1), -1)
+    truth = jnp.asarray(outputs_of(model))[batch.labels]
     anchors = jax.vmap(lambda pad: pyramid_anchors(bucket, grid, pad))(batch.pad_size)
     classification, box = [], []
-    start = 0
-    for logits, deltas, own in zip(*outputs, anchors, strict=True):
-        b, n, _ = own.shape
-        logits, deltas = logits.reshape(b, n, -1), deltas.reshape(b, n, 4)
-        level = slice(start, start + n)
-        start = level.stop
-        positive, negative = targets.positive[:, level], targets.negative[:, level]
-        right = wanted[:, level, None] == jnp.arange(logits.shape[2])[None, None]
+    for places, (logits, deltas, own) in zip(anchors, by_level(outputs, targets), strict=True):
+        wanted = jnp.where(own.positive, jnp.take_along_axis(truth, own.box, axis=1), -1)
+        right = wanted[..., None] == jnp.arange(logits.shape[2])[None, None]
         entropy = focal_loss(logits, right).sum(axis=2)
-        classification.append((jnp.where(positive | negative, entropy, 0) * share).sum())
+        taken = own.positive | own.negative
+        classification.append((jnp.where(taken, entropy, 0) * share).sum())
         if config.box_loss == "giou":
-            truth = jnp.take_along_axis(batch.boxes, targets.box[:, level, None], axis=1)
-            found = decode(own, deltas, None, grid.convention)
-            error = giou_loss(found, truth, grid.convention)
+            boxes = jnp.take_along_axis(batch.boxes, own.box[..., None], axis=1)
+            found = decode(places, deltas, None, grid.convention)
+            error = giou_loss(found, boxes, grid.convention)
         else:
-            difference = deltas - targets.deltas[:, level]
-            error = smooth_l1(difference, config.smooth_l1_beta).sum(axis=2)
-        box.append((jnp.where(positive, error, 0) * share).sum())
+            error = smooth_l1(deltas - own.deltas, config.smooth_l1_beta).sum(axis=2)
+        box.append((jnp.where(own.positive, error, 0) * share).sum())
     return jnp.stack(classification), jnp.stack(box)
 
 
@@ -145,24 +124,9 @@ def detections(
             return boxes, jax.nn.sigmoid(logits[index])
 
         grids = pyramid_anchors(bucket, grid, pad), in_grid(pad, bucket, grid)
-        levels = [level(*x) for x in zip(logits, deltas, *grids, strict=True)]
-        rest = size, scale, config, grid.convention
-        if config.pairs:
-            pairs = [_best_pairs(*x, config.nms_pre) for x in levels]
-            boxes, scores, outputs = (jnp.concatenate(x) for x in zip(*pairs, strict=True))
-            found = detect_pairs(boxes, scores, outputs, *rest)
-        else:
-            boxes, scores = (jnp.concatenate(x) for x in zip(*levels, strict=True))
-            found = detect(boxes, scores, *rest)
-        return as_predictions(found, labels)
+        pairs = partial(best_pairs, count=config.nms_pre) if config.pairs else all_pairs
+        levels = [pairs(*level(*x)) for x in zip(logits, deltas, *grids, strict=True)]
+        boxes, scores, outputs = (jnp.concatenate(x) for x in zip(*levels, strict=True))
+        return detect(boxes, scores, outputs, size, scale, labels, config, grid.convention)
 
     return jax.vmap(one_image)(*outputs, images.image_size, images.pad_size, images.scale)
-
-
-def _best_pairs(boxes: Array, scores: Array, count: int) -> tuple[Array, Array, Array]:
-    """Returns boxes, scores and outputs of the best pairs of an anchor and an output.
-
-    The best `count` pairs are among the best `count` anchors.
-    """
-    top, index = jax.lax.top_k(scores.reshape(-1), min(count, scores.size))
-    return boxes[index // scores.shape[1]], top, index % scores.shape[1]

@@ -3,6 +3,7 @@
 `P` proposals and `M` padded boxes of an image, `R` RoIs sampled from them.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -22,9 +23,6 @@ from jaxdet.types import Batch
 STDS = (0.1, 0.1, 0.2, 0.2)
 
 _SALT = 1  # of RoIs' random numbers, apart from those of anchors
-
-# More than any IoU: no box claims a proposal.
-_NEVER = 2.0
 
 
 class RoIs(NamedTuple):
@@ -58,16 +56,10 @@ def sample_rois(
         if config.match_truth:
             proposals = jnp.concatenate([proposals, boxes])
             valid = jnp.concatenate([valid, box_mask])
-        matched = match(
-            proposals,
-            valid,
-            boxes,
-            box_mask,
-            pos_iou=config.positive_iou,
-            neg_iou=config.positive_iou,
-            min_pos_iou=config.positive_iou if config.low_quality else _NEVER,
-            convention=convention,
-        )
+        iou = config.positive_iou
+        least = iou if config.low_quality else 2.0  # more than any: no box claims a proposal
+        matches = partial(match, pos_iou=iou, neg_iou=iou, min_pos_iou=least, convention=convention)
+        matched = matches(proposals, valid, boxes, box_mask)
         if not config.match_truth:
             proposals = jnp.concatenate([boxes, proposals])
             matched = jnp.concatenate([own, matched])

@@ -3,6 +3,7 @@
 `B` images, `A` anchors per cell, `N` anchors of all levels, fine to coarse.
 """
 
+from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -10,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
-from jaxdet.config import Config, ModelConfig, TargetConfig
+from jaxdet.config import Config, ModelConfig, TargetConfig, TrainConfig
 from jaxdet.detectors.proposals import propose
-from jaxdet.models.features import Features, blank_images, feature_fields
+from jaxdet.models.features import AnchorNetwork, blank_images
 from jaxdet.models.params import apply
 from jaxdet.models.rpn_head import Outputs, RPNHead
 from jaxdet.ops.anchors import AnchorGrid, in_grid, inside, pyramid_anchors
@@ -22,7 +23,7 @@ from jaxdet.ops.matching import match
 from jaxdet.ops.sampling import priorities, sample
 from jaxdet.types import Batch, Detector, Images, Params, Predictions
 
-Numbers = dict[str, Array]  # float32 scalars to be logged
+Terms = dict[str, Array]  # float32 scalars: losses, or numbers to be logged
 
 
 class Targets(NamedTuple):
@@ -36,43 +37,26 @@ class Targets(NamedTuple):
 
 def rpn(config: Config) -> Detector:
     """Returns the RPN of a configuration as pure functions."""
-    network = build_network(config.model, config.train.precision, config.train.remat)
+    network = build_network(config.model, config.train)
 
     def init(key: Array) -> Params:
         return network.init(key, blank_images(config.data.pixel_dtype))["params"]
 
-    def loss(params: Params, batch: Batch) -> tuple[dict[str, Array], dict[str, Array]]:
-        cls, bbox, numbers = anchor_losses(apply(network, params, batch.images), batch, config)
-        return {"loss_cls": cls, "loss_bbox": bbox}, numbers
+    def loss(params: Params, batch: Batch) -> tuple[Terms, Terms]:
+        return anchor_losses(apply(network, params, batch.images), batch, config, "loss")
 
     def predict(params: Params, images: Images) -> Predictions:
-        outputs, bucket = apply(network, params, images), images.image.shape[1:3]
-        sizes = images.image_size, images.pad_size
-        return propose(outputs, *sizes, bucket, anchor_grid(config.model), config.proposals)
+        outputs = apply(network, params, images)
+        return propose(outputs, images, anchor_grid(config.model), config.proposals)
 
     return Detector(init, loss, predict, partial(is_trainable, config=config.model))
 
 
-class RPN(Features):
-    """From images to logits and deltas."""
-
-    rpn_head: RPNHead
-
-    def __call__(self, images: Images) -> Outputs:
-        """Returns logits and deltas of every anchor of the bucket."""
-        return self.forward(images)[1]
-
-    def forward(self, images: Images) -> tuple[list[Array], Outputs]:
-        """Returns the levels that the head sees, and what it says of them."""
-        return self.dense(self.rpn_head, images)
-
-
-def build_network(config: ModelConfig, precision: str = "float32", remat: bool = False) -> RPN:
-    """Returns the network of a config, computing in `precision`; parameters are float32 always."""
-    fields = feature_fields(config, precision, remat)
-    num_anchors = anchor_grid(config).per_cell
-    head = RPNHead(config.head_channels, config.head_convs, num_anchors, fields["dtype"])
-    return RPN(rpn_head=head, **fields)
+def build_network(config: ModelConfig, train: TrainConfig) -> AnchorNetwork:
+    """Returns the network of a config."""
+    dtype = jnp.dtype(train.precision)
+    head = RPNHead(config, anchor_grid(config).per_cell, dtype, name="rpn_head")
+    return AnchorNetwork(config, train, head)
 
 
 def anchor_grid(config: ModelConfig) -> AnchorGrid:
@@ -117,9 +101,8 @@ def make_targets(batch: Batch, model: ModelConfig, config: TargetConfig) -> Targ
         positive, negative = matched > 0, matched == 0
         if config.num_samples:
             priority = priorities(seed, bucket, grid)
-            positive, negative = sample(
-                priority, positive, negative, config.num_samples, config.positive_fraction
-            )
+            limits = config.num_samples, config.positive_fraction
+            positive, negative = sample(priority, positive, negative, *limits)
         box = jnp.maximum(matched - 1, 0)
         deltas = encode(anchors, boxes[box], grid.convention)
         return Targets(positive, negative, jnp.where(positive[:, None], deltas, 0.0), box)
@@ -128,11 +111,12 @@ def make_targets(batch: Batch, model: ModelConfig, config: TargetConfig) -> Targ
     return jax.vmap(one_image)(*sizes, batch.boxes, batch.box_mask, batch.seed)
 
 
-def anchor_losses(outputs: Outputs, batch: Batch, config: Config) -> tuple[Array, Array, Numbers]:
-    """Returns classification and box loss of all levels, and the positives of an image."""
+def anchor_losses(outputs: Outputs, batch: Batch, config: Config, name: str) -> tuple[Terms, Terms]:
+    """Returns classification and box loss, called `name`_cls and _bbox, and numbers."""
     targets = make_targets(batch, config.model, config.targets)
     cls, bbox = rpn_losses(outputs, targets, config.targets)
-    return cls.sum(), bbox.sum(), {"num_positive": per_image(targets.positive)}
+    losses = {f"{name}_cls": cls.sum(), f"{name}_bbox": bbox.sum()}
+    return losses, {"num_positive": per_image(targets.positive)}
 
 
 def per_image(positive: Bool[Array, "B n"]) -> Float32[Array, ""]:
@@ -155,15 +139,20 @@ def rpn_losses(
         "quota": jnp.int32(config.num_samples * counts.shape[1]),
     }[config.loss_count].astype(jnp.float32)
     classification, box = [], []
+    for logits, deltas, own in by_level(outputs, targets):
+        entropy = binary_cross_entropy(logits[..., 0], own.positive)
+        classification.append(jnp.where(own.positive | own.negative, entropy, 0).sum() / total)
+        error = smooth_l1(deltas - own.deltas, config.smooth_l1_beta)
+        box.append(jnp.where(own.positive[..., None], error, 0).sum() / total)
+    return jnp.stack(classification), jnp.stack(box)
+
+
+def by_level(outputs: Outputs, targets: Targets) -> Iterator[tuple[Array, Array, Targets]]:
+    """Yields logits [B, n, outputs], deltas [B, n, 4] and targets of each level's n anchors."""
     start = 0
     for logits, deltas in zip(*outputs, strict=True):
-        b = logits.shape[0]
-        logits, deltas = logits.reshape(b, -1), deltas.reshape(b, -1, 4)
-        level = slice(start, start + logits.shape[1])
-        start = level.stop
-        positive, negative = targets.positive[:, level], targets.negative[:, level]
-        entropy = binary_cross_entropy(logits, positive)
-        classification.append(jnp.where(positive | negative, entropy, 0).sum() / total)
-        error = smooth_l1(deltas - targets.deltas[:, level], config.smooth_l1_beta)
-        box.append(jnp.where(positive[..., None], error, 0).sum() / total)
-    return jnp.stack(classification), jnp.stack(box)
+        deltas = deltas.reshape(len(deltas), -1, 4)
+        end = start + deltas.shape[1]
+        own = Targets(*(x[:, start:end] for x in targets))
+        yield logits.reshape(*deltas.shape[:2], -1), deltas, own
+        start = end

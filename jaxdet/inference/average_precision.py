@@ -2,17 +2,18 @@
 
 import contextlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from jaxdet.data.dataset import Dataset
-from jaxdet.inference.recall import coco_object, number, percent
+from jaxdet.inference.recall import Record, coco_run, coco_truth, number, percent, records_of
 from jaxdet.inference.single import Result
-from jaxdet.ops.boxes import MMDET1, to_xywh
+from jaxdet.ops.boxes import MMDET1, BoxConvention, to_xywh
 
 # As COCOeval.summarize orders them: over IoU 0.50:0.05:0.95 and at most 100 detections an image
 # where the name does not say otherwise.
@@ -22,7 +23,6 @@ FIGURES = (
 )
 Table = tuple[str, Sequence[str], Sequence[Sequence[Any]]]  # title, head and rows
 KINDS = {"bbox": "box", "segm": "mask"}  # COCO's names and ours
-Record = dict[str, Any]
 
 
 def evaluate_detections(dataset: Dataset, results: Sequence[Result]) -> dict[str, Any]:
@@ -39,9 +39,13 @@ def evaluate_detections(dataset: Dataset, results: Sequence[Result]) -> dict[str
     with_masks = dataset.segmentations is not None and any(x.masks is not None for x in results)
     kinds = list(KINDS) if with_masks else ["bbox"]
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = _truth(dataset, with_masks)
-        runs = {kind: _run(truth, records, kind, dataset) for kind in kinds}
-    by_class = {kind: _class_precision(run) for kind, run in runs.items()}
+        truth = coco_truth(dataset, with_masks)
+        runs = {kind: _run(truth, records, kind, dataset.convention) for kind in kinds}
+    by_class = {}
+    for kind, run in runs.items():
+        # [IoUs, recalls, classes], over all sizes and at most 100 detections; -1 without objects
+        precision = run.eval["precision"][:, :, :, 0, -1].mean(axis=(0, 1))
+        by_class[kind] = dict(zip(run.params.catIds, precision, strict=True))
     return {
         **{k: dict(zip(FIGURES, map(number, run.stats), strict=True)) for k, run in runs.items()},
         "per_class": {
@@ -63,13 +67,14 @@ def coco_records(dataset: Dataset, results: Sequence[Result]) -> list[Record]:
     for image_id, found in zip(dataset.image_ids.tolist(), results, strict=True):
         boxes = to_xywh(found.boxes.astype(np.float64), dataset.convention)
         columns = {
+            "image_id": [image_id] * len(boxes),
             "category_id": dataset.class_ids[found.labels].tolist(),
             "bbox": boxes.tolist(),
-            "score": found.scores.astype(float).tolist(),
+            "score": found.scores.tolist(),
         }
         if found.masks is not None:
             columns["segmentation"] = found.masks
-        records += _rows(image_id, columns)
+        records += records_of(columns)
     return records
 
 
@@ -84,47 +89,15 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
     return [("COCO API", ["", *head], figures), ("AP by class", ["class", *head], classes)]
 
 
-def _rows(image_id: int, columns: Mapping[str, Sequence[Any]]) -> Iterator[Record]:
-    for values in zip(*columns.values(), strict=True):
-        yield {"image_id": image_id, **dict(zip(columns, values, strict=True))}
-
-
-def _truth(dataset: Dataset, with_masks: bool) -> COCO:
-    """Returns the COCO API's object of all annotations."""
-    records = list[Record]()
-    for i, image_id in enumerate(dataset.image_ids.tolist()):
-        gt = dataset.ground_truth(i)
-        columns = {
-            "category_id": dataset.class_ids[gt.labels].tolist(),
-            "bbox": gt.xywh.tolist(),
-            "area": gt.area.tolist(),
-            "iscrowd": gt.iscrowd.astype(int).tolist(),
-        }
-        if with_masks:
-            columns["segmentation"] = dataset.rles_of(i)
-        records += _rows(image_id, columns)
-    columns = {"id": dataset.image_ids, "height": dataset.heights, "width": dataset.widths}
-    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-    images = [dict(zip(columns, row, strict=True)) for row in rows]
-    return coco_object(images, records, dataset.class_ids.tolist())
-
-
-def _run(truth: COCO, records: Sequence[Record], kind: str, dataset: Dataset) -> COCOeval:
+def _run(truth: COCO, records: Sequence[Record], kind: str, convention: BoxConvention) -> COCOeval:
     """Returns COCOeval with its figures, by `bbox` or `segm`."""
-    # Small, medium and large are measured on masks, where a detection comes without a box.  The
-    # 2018 toolbox hands both over, so that the box decides.
-    dropped = {"bbox"} if kind == "segm" and dataset.convention != MMDET1 else set()
-    given = [{k: v for k, v in record.items() if k not in dropped} for record in records]
-    categories = truth.getCatIds()
-    found = truth.loadRes(given) if given else coco_object(truth.dataset["images"], [], categories)
-    run = COCOeval(truth, found, kind)
-    run.evaluate()
-    run.accumulate()
+    # Small, medium and large are measured on masks, except by the 2018 toolbox, which hands boxes
+    # over beside them.
+    if kind == "segm" and convention != MMDET1:
+        areas = coco_mask.area([record["segmentation"] for record in records])
+    else:
+        areas = [record["bbox"][2] * record["bbox"][3] for record in records]
+    found = [{**record, "area": area} for record, area in zip(records, areas, strict=True)]
+    run = coco_run(truth, found, kind)
     run.summarize()
     return run
-
-
-def _class_precision(run: COCOeval) -> dict[int, float]:
-    """Returns AP by category id, over all sizes and at most 100 detections; -1 without objects."""
-    precision = run.eval["precision"][:, :, :, 0, -1]  # [IoUs, recalls, classes]
-    return dict(zip(map(int, run.params.catIds), precision.mean(axis=(0, 1)).tolist(), strict=True))

@@ -20,14 +20,10 @@ class DatasetPredictions:
     """The position and the predictions of every image of a data set; iterate over them once.
 
     Masks are COCO's RLE.  They come in the loader's order, and every host sees those of all images.
-
-    Attributes:
-        images: how many were done so far.
-        seconds: that the host waited so far.  Loading, network and post-processing run at the
-            same time, so each counts where the others do not hide it: `data` is the wait for the
-            loader, `forward` the rest of the wait for the devices, `post` what the host does with
-            their results.
-        unreadable: a line for each image that was left out, where that is allowed.
+    `images` counts those done so far, `unreadable` has a line for each one left out, and `seconds`
+    is what the host waited.  Loading, network and post-processing run at the same time, so each
+    counts where the others do not hide it: `data` is the wait for the loader, `forward` the rest of
+    the wait for the devices, `post` what the host does with their results.
     """
 
     def __init__(
@@ -35,10 +31,8 @@ class DatasetPredictions:
     ) -> None:
         """Compiles all programs that the data set needs, with a line for each.
 
-        Args:
-            predictor: also says the images' scale, the batch size and the loader's settings.
-            dataset: with or without boxes.
-            skip_unreadable: leave images out that cannot be read; else they end the iteration.
+        The predictor's config says how many images go together, and how they are loaded.  With
+        `skip_unreadable` images that cannot be read are left out; else they end the iteration.
         """
         self.images, self.unreadable = 0, list[str]()
         self.seconds = {"data": 0.0, "forward": 0.0, "post": 0.0}
@@ -59,35 +53,28 @@ class DatasetPredictions:
         }
 
     def __iter__(self) -> Iterator[tuple[int, Result]]:
-        """Yields each image's predictions.
-
-        Raises:
-            InputError: an image cannot be read and may not be left out.
-        """
-        loader = eval_batches(
+        """Yields each image's predictions; raises `InputError` if one cannot be read."""
+        with eval_batches(
             self._dataset,
             self._predictor.config.data,
             batch_size=self._batch_size,
             host=(jax.process_index(), jax.process_count()),
             skip_unreadable=self._skip,
-        )
-        with loader:
+        ) as batches:
             # The devices work on a batch while the host loads the next and unpacks the one before.
             previous: tuple[Batch, Predictions] | None = None
             while True:
                 begun = time.perf_counter()
-                element = next(loader, None)
+                element = next(batches, None)
                 loaded = time.perf_counter()
-                current = None
-                if element is not None:
-                    self.unreadable += element.skipped
-                    current = element.batch, self._predictor.start(element.batch)
+                current = element and (element.batch, self._predictor.start(element.batch))
                 self.seconds["data"] += loaded - begun
                 self.seconds["forward"] += time.perf_counter() - loaded
                 if previous is not None:
                     yield from self._finish(*previous)
-                if current is None:
+                if element is None:
                     return
+                self.unreadable += element.skipped
                 previous = current
 
     def _finish(self, batch: Batch, started: Predictions) -> Iterator[tuple[int, Result]]:
@@ -102,9 +89,8 @@ class DatasetPredictions:
         found = []
         for row, place in enumerate(index.tolist()):
             if place >= 0:
-                height, width = int(heights[place]), int(widths[place])
-                result = result_of(predictions, rows, config, (height, width), row, rle=True)
-                found.append((place, result))
+                size = int(heights[place]), int(widths[place])
+                found.append((place, result_of(predictions, rows, config, size, row, rle=True)))
         self.seconds["forward"] += ready - begun
         self.seconds["post"] += time.perf_counter() - ready
         self.images += len(found)
@@ -120,11 +106,5 @@ def evaluate(predictor: Predictor, dataset: Dataset) -> tuple[dict[str, Any], li
     run = DatasetPredictions(predictor, dataset)
     by_image = dict(run)
     results = [by_image[i] for i in range(len(dataset))]
-    measure = evaluate_detections if predictor.config.model.class_names else _recall
+    measure = evaluate_detections if predictor.config.model.class_names else evaluate_proposals
     return {**measure(dataset, results), **run.speed()}, results
-
-
-def _recall(dataset: Dataset, results: list[Result]) -> dict[str, Any]:
-    truth = [dataset.ground_truth(i) for i in range(len(dataset))]
-    found = [(x.boxes, x.scores) for x in results]
-    return evaluate_proposals(truth, found, dataset.convention)

@@ -35,29 +35,15 @@ def run_export(config: Config, checkpoint: str | Path, out: Path) -> None:
 
 
 def write_exported(config: Config, params: Params, path: Path) -> None:
-    """Writes a model with a program for each bucket; an existing file is replaced at the end.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Writes a model with a program for each bucket; an existing file is replaced at the end."""
     if path.is_dir():
         raise InputError(f"{path}: is a folder; give --out the name of a file")
     make_folder(path.parent)
-    long, short = config.data.image_scale
-    manifest = Manifest(
-        name=config.name,
-        image_scale=(long, short),
-        resize=config.data.resize,
-        box_scale=config.data.box_scale,
-        pad_multiple=config.data.pad_multiple,
-        convention=config.model.convention,
-        class_names=config.model.class_names,
-        drop_empty=config.detections.drop_empty,
-        mask_paste=config.detections.mask_paste,
-        buckets=bucket_sizes(config.data.image_scale),
-        jaxdet=jaxdet.__version__,
-        jax=jax.__version__,
-    )
+    # By the fields' names: of those that the manifest has, no two parts share one.
+    known = {**vars(config.model), **vars(config.data), **vars(config.detections)}
+    known |= {"name": config.name, "buckets": bucket_sizes(config.data.image_scale)}
+    known |= {"jaxdet": jaxdet.__version__, "jax": jax.__version__}
+    manifest = msgspec.convert(known, Manifest)
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
     # Members carry no time, so that the same model makes the same file.
     with whole(path) as stream, zipfile.ZipFile(stream, "w") as file:

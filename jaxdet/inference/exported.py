@@ -37,7 +37,7 @@ import msgspec
 import numpy as np
 from jax import export
 
-from jaxdet.config import Config, DataConfig, DetectionConfig, ModelConfig
+from jaxdet.config import Config
 from jaxdet.data.buckets import Size, bucket_of, bucket_sizes
 from jaxdet.errors import InputError
 from jaxdet.files import open_regular, reported
@@ -51,7 +51,7 @@ Side = Annotated[int, msgspec.Meta(ge=1, le=8192)]  # pixels, as in a config
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a program does not say about itself."""
+    """What a program does not say about itself; fields are named as in the config's parts."""
 
     format: Literal["jaxdet-exported"] = "jaxdet-exported"
     format_version: Literal[2] = 2
@@ -70,18 +70,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     def config(self) -> Config:
         """Returns a config of what is known here."""
-        data = DataConfig(
-            image_scale=self.image_scale,
-            resize=self.resize,
-            box_scale=self.box_scale,
-            pad_multiple=self.pad_multiple,
-        )
-        return Config(
-            name=self.name,
-            model=ModelConfig(convention=self.convention, class_names=self.class_names),
-            data=data,
-            detections=DetectionConfig(drop_empty=self.drop_empty, mask_paste=self.mask_paste),
-        )
+        known = msgspec.structs.asdict(self)  # each part takes the fields that it has
+        name = known.pop("name")  # `DataConfig` has another
+        parts = {"model": known, "data": known, "detections": known}
+        return msgspec.convert({"name": name, **parts}, Config)
 
 
 def program_member(bucket: Size) -> str:
@@ -95,7 +87,6 @@ class ExportedModel:
     def __init__(
         self, manifest: Manifest, params: dict[str, Any], programs: dict[Size, export.Exported]
     ) -> None:
-        """Puts the parameters on the device."""
         self.manifest = manifest
         self._config = manifest.config()
         self._params = jax.device_put(params, jax.local_devices()[0])
@@ -111,17 +102,14 @@ class ExportedModel:
     def predict(self, batch: Batch) -> Predictions:
         """Returns predictions (NumPy) of images of one bucket, in pixels of the resized images.
 
-        Args:
-            batch: any number of rows; only `image`, `image_size` and `scale` are read.
-
-        Raises:
-            InputError: the file has no program for images of this size.
+        Of the batch, only `image`, `image_size` and `scale` are read.  Raises `InputError` if the
+        file has no program for images of this size.
         """
         height, width = batch.image.shape[1:3]
-        if (height, width) not in self._programs:
+        program = self._programs.get((height, width))
+        if program is None:
             known = ", ".join(f"{h} x {w}" for h, w in self._programs)
             raise InputError(f"batch: of {height} x {width} pixels; there are programs for {known}")
-        program = self._programs[height, width]
         arguments = self._params, batch.image, batch.image_size, batch.scale
         return Predictions(*jax.device_get(program(*arguments)))
 
@@ -129,8 +117,7 @@ class ExportedModel:
 def load_exported(path: str | Path) -> ExportedModel:
     """Returns the model in a file that `--mode=export` wrote.
 
-    Raises:
-        InputError: the file is missing, damaged, of another version, or not for this device.
+    Raises `InputError` if it is missing, damaged, of another version, or not for this device.
     """
     try:
         with reported(path, "read", "--mode=export writes such a file"), open_regular(path) as file:

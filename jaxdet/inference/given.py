@@ -42,27 +42,23 @@ def load_splits(config: Config, splits: Sequence[str], files: Sequence[str]) -> 
 def read_proposals(path: Path, dataset: Dataset, limit: int) -> Given:
     """Returns a file's proposals of a data set's images; see `load_splits`."""
     with reported(path, "read"), open_regular(path) as file:
-        is_npz = file.read(2) == b"PK"
-        file.seek(0)
+        read = _of_npz if file.peek(2).startswith(b"PK") else _of_pickle
         try:
-            boxes = _of_npz(file, dataset) if is_npz else _of_pickle(file, dataset)
+            boxes = read(file, dataset)
             boxes = [of_image[:limit, :4].astype(np.float32) for of_image in boxes]
         except OSError:
             raise
         except Exception as error:  # of many kinds, where bytes are damaged
-            raise InputError(f"{path}: cannot be used as proposals: {_line(error)}") from None
+            line = " ".join(str(error).split())
+            line = f"it {line}" if isinstance(error, safe_pickle.Refused) else line
+            raise InputError(f"{path}: cannot be used as proposals: {line}") from None
     for image_id, of_image in zip(dataset.image_ids, boxes, strict=True):
         if not np.isfinite(of_image).all():
             raise InputError(f"{path}: boxes of image {image_id} are not finite")
     return Given(np.concatenate(boxes), np.cumsum([0, *map(len, boxes)]), limit)
 
 
-def _line(error: Exception) -> str:
-    return f"it {error}" if isinstance(error, safe_pickle.Refused) else " ".join(str(error).split())
-
-
 def _of_npz(file: IO[bytes], dataset: Dataset) -> list[np.ndarray]:
-    """Returns each image's boxes; raises exceptions of many kinds."""
     with np.load(file, allow_pickle=False) as arrays:
         ids, counts, boxes = arrays["image_id"], arrays["count"], arrays["boxes"]
     other = np.setxor1d(ids, dataset.image_ids)
@@ -76,7 +72,6 @@ def _of_npz(file: IO[bytes], dataset: Dataset) -> list[np.ndarray]:
 
 
 def _of_pickle(file: IO[bytes], dataset: Dataset) -> list[np.ndarray]:
-    """Returns each image's boxes; raises exceptions of many kinds."""
     if dataset.file_order is None:
         raise ValueError(f"they go by the order of an annotation file; {dataset.source} has none")
     arrays: Any = safe_pickle.load(file, max_steps=STEPS_PER_IMAGE * len(dataset) + 1000)

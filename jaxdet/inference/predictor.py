@@ -1,18 +1,18 @@
 """`jaxdet.load(config, checkpoint)`: a detector with its weights as a function of images."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh, NamedSharding
 
 from jaxdet import config as config_lib
 from jaxdet.checkpoint import read_params
 from jaxdet.config import Config
-from jaxdet.data.buckets import Size, bucket_sizes
+from jaxdet.data.buckets import Size, bucket_sizes, empty_batch
 from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.distributed import REPLICATED, SPLIT, data_mesh, gather, replicate, split
 from jaxdet.inference.single import detect
@@ -43,17 +43,11 @@ class Predictor:
 
     def compile(self, count: int, bucket: Size) -> bool:
         """Compiles for `count` images over all devices; returns whether that was new."""
-        sharding, data = NamedSharding(self.mesh, SPLIT), self.config.data
-        sizes = jax.ShapeDtypeStruct((count, 2), jnp.int32, sharding=sharding)
-        image = jax.ShapeDtypeStruct((count, *bucket, 3), data.pixel_dtype, sharding=sharding)
-        scale = jax.ShapeDtypeStruct((count, 2), jnp.float32, sharding=sharding)
-        images = Images(image, sizes, sizes, scale)
-        if self.config.model.takes_proposals:
-            shape = count, self.config.rois.max_given
-            images = images._replace(
-                proposals=jax.ShapeDtypeStruct((*shape, 4), jnp.float32, sharding=sharding),
-                proposal_mask=jax.ShapeDtypeStruct(shape, jnp.bool_, sharding=sharding),
-            )
+        sharding, config = NamedSharding(self.mesh, SPLIT), self.config
+        given = config.rois.max_given if config.model.takes_proposals else 0
+        one = empty_batch(bucket, 1, config.data.pixel_dtype, given=given).images
+        split_up = partial(jax.ShapeDtypeStruct, sharding=sharding)
+        images = jax.tree.map(lambda x: split_up((count, *x.shape[1:]), x.dtype), one)
         return self.programs.compile(self.params, images)
 
     def with_params(self, params: Params) -> "Predictor":

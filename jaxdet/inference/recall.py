@@ -7,25 +7,26 @@ corners, in pixels of the original image.  Everything runs on the host in NumPy.
 
 import contextlib
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from jaxdet.data.dataset import GroundTruth
-from jaxdet.ops.boxes import MMDET1, BoxConvention, from_xywh, iou, to_xywh
+from jaxdet.data.dataset import Dataset
+from jaxdet.data.masks import rle_of
+from jaxdet.inference.single import Result
+from jaxdet.ops.boxes import MMDET1, BoxConvention, iou, to_xywh
 
 LIMITS = (100, 300, 1000)
 SIZES = ("small", "medium", "large")  # area up to 32^2, 32^2 to 96^2, from 96^2
 # The reference's own values: 0.7500000000000002 and the like, so that ties fall as they do there.
 THRESHOLDS = np.arange(0.5, 0.96, 0.05)
 
-# One image's boxes and scores, in any order.
-ImageProposals = tuple[Float[np.ndarray, "_ 4"], Float[np.ndarray, " _"]]
+Record = dict[str, Any]  # of COCO's
 
 
 class CocoRecall(NamedTuple):
@@ -38,8 +39,8 @@ class CocoRecall(NamedTuple):
 
 
 def fast_recall(
-    gt_boxes: Sequence[Float[np.ndarray, "_ 4"]],
-    proposals: Sequence[ImageProposals],
+    gt_boxes: Sequence[Float32[np.ndarray, "_ 4"]],
+    results: Sequence[Result],
     limits: Sequence[int] = LIMITS,
     thresholds: Float[np.ndarray, " T"] = THRESHOLDS,
     convention: BoxConvention = MMDET1,
@@ -52,51 +53,40 @@ def fast_recall(
     `gt_boxes` has the boxes to find, neither crowd nor ignored.  A box is found if the IoU of its
     pair is at least the threshold.  Returns NaN if there is no box at all.
     """
-    matched: list[list[np.ndarray]] = [[] for _ in limits]
-    for boxes, image_proposals in zip(gt_boxes, proposals, strict=True):
-        found, scores = image_proposals
-        # As the reference does it, which turns ties round.
-        found = found[np.argsort(scores)[::-1]][: max(limits)].astype(np.float32)
-        ious = iou(boxes.astype(np.float32), found, convention)
-        for limit, kept in zip(limits, matched, strict=True):
-            kept.append(_greedy_ious(ious[:, :limit]))
-    found = np.stack([np.concatenate([np.zeros(0, np.float32), *kept]) for kept in matched])
-    if not found.size:
+    matched = [np.zeros((len(limits), 0), np.float32)]
+    for boxes, found in zip(gt_boxes, results, strict=True):
+        # As the reference sorts, which turns ties round.
+        ious = iou(boxes, found.boxes[np.argsort(found.scores)[::-1]], convention)
+        matched.append(np.stack([_greedy_ious(ious[:, :limit]) for limit in limits]))
+    of_all = np.concatenate(matched, axis=1)
+    if not of_all.size:
         return np.full((len(limits), len(thresholds)), np.nan)
-    return (found[:, :, None] >= thresholds[None, None, :]).mean(axis=1)
+    return (of_all[:, :, None] >= thresholds).mean(axis=1)
 
 
-def coco_recall(
-    ground_truth: Sequence[GroundTruth],
-    proposals: Sequence[ImageProposals],
-    convention: BoxConvention = MMDET1,
-) -> CocoRecall:
+def coco_recall(dataset: Dataset, results: Sequence[Result]) -> CocoRecall:
     """Returns recall by `pycocotools` with `useCats=0` and 100, 300 and 1000 detections.
 
     Detections enter as corner and sides, as the convention has them.  Crowd boxes are never
     counted; boxes flagged `ignore` are, because COCOeval replaces that flag by `iscrowd`.
     """
-    areas = np.concatenate([np.zeros(0), *(gt.area[~gt.iscrowd] for gt in ground_truth)])
-    records = [
-        {"image_id": image_id, "bbox": box.tolist(), "iscrowd": int(crowd), "area": float(area)}
-        for image_id, gt in enumerate(ground_truth, start=1)
-        for box, crowd, area in zip(gt.xywh, gt.iscrowd, gt.area, strict=True)
-    ]
+    areas = dataset.area[~dataset.iscrowd]
+    ranges = COCOeval(iouType="bbox").params.areaRng  # all, small, medium, large
+    num_by_size = tuple(int(((areas >= low) & (areas <= high)).sum()) for low, high in ranges[1:])
+    detections = list(_detections(dataset, results))
+    recalls = []
     with contextlib.redirect_stdout(io.StringIO()):
-        images = [{"id": image_id} for image_id in range(1, len(ground_truth) + 1)]
-        truth = coco_object(images, records)
-        detections = list(_detections(ground_truth, proposals, convention))
-        runs = [_coco_run(truth, detections, limit) for limit in LIMITS]
-    ranges = COCOeval(iouType="bbox").params.areaRng[1:]
-    num_by_size = tuple(int(((areas >= low) & (areas <= high)).sum()) for low, high in ranges)
-    return CocoRecall(np.stack([run[0] for run in runs]), runs[-1][1:], len(areas), num_by_size)
+        truth = coco_truth(dataset)
+        for limit in LIMITS:
+            best = [record for rank, record in detections if rank < limit]
+            sizes = ranges if limit == LIMITS[-1] else ranges[:1]
+            run = coco_run(truth, best, useCats=0, maxDets=[limit], areaRng=sizes)
+            recall = run.eval["recall"][:, 0, :, 0].T  # [sizes, T]; -1 where there is no box
+            recalls.append(np.where(recall < 0, np.nan, recall))
+    return CocoRecall(np.stack([x[0] for x in recalls]), recalls[-1][1:], len(areas), num_by_size)
 
 
-def evaluate_proposals(
-    ground_truth: Sequence[GroundTruth],
-    proposals: Sequence[ImageProposals],
-    convention: BoxConvention = MMDET1,
-) -> dict[str, Any]:
+def evaluate_proposals(dataset: Dataset, results: Sequence[Result]) -> dict[str, Any]:
     """Returns all recall figures of a data set, as they are written to `eval.json`.
 
     Fractions are in [0, 1], `None` where there was no box to find::
@@ -108,16 +98,17 @@ def evaluate_proposals(
          "fast": {"AR@100", "AR@300", "AR@1000", "recall_by_iou": as above, "num_boxes"},
          "num_images": images, "num_boxes": boxes that the COCO API counts}
     """
-    coco = coco_recall(ground_truth, proposals, convention)
-    wanted = [from_xywh(gt.xywh[~(gt.iscrowd | gt.ignore)], convention) for gt in ground_truth]
+    coco, counted = coco_recall(dataset, results), ~(dataset.iscrowd | dataset.ignore)
+    rows = [dataset.rows(i) for i in range(len(dataset))]
+    wanted = [dataset.corners(dataset.xywh[own][counted[own]]) for own in rows]
     by_size = map(number, coco.by_size.mean(axis=1))
-    fast = _figures(fast_recall(wanted, proposals, convention=convention))
+    fast = _figures(fast_recall(wanted, results, convention=dataset.convention))
     return {
         **_figures(coco.recall),
         "recall_by_size": dict(zip(SIZES, by_size, strict=True)),
         "boxes_by_size": dict(zip(SIZES, coco.num_by_size, strict=True)),
         "fast": {**fast, "num_boxes": sum(map(len, wanted))},
-        "num_images": len(ground_truth),
+        "num_images": len(dataset),
         "num_boxes": coco.num_boxes,
     }
 
@@ -136,13 +127,6 @@ def table_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _best_first(proposals: ImageProposals, limit: int) -> ImageProposals:
-    """Returns the best `limit` boxes and scores by falling score; equal scores keep their order."""
-    boxes, scores = proposals
-    order = np.argsort(-scores, kind="stable")[:limit]
-    return boxes[order], scores[order]
-
-
 def _greedy_ious(ious: np.ndarray) -> np.ndarray:
     """Returns each box's IoU when matched, in the order of being matched: [g, n] -> [g]."""
     left, taken = ious.copy(), np.zeros(len(ious), np.float32)
@@ -153,11 +137,7 @@ def _greedy_ious(ious: np.ndarray) -> np.ndarray:
     return taken
 
 
-def coco_object(
-    images: Sequence[Mapping[str, Any]],
-    records: Iterable[Mapping[str, Any]],
-    categories: Sequence[int] = (1,),
-) -> COCO:
+def _coco_api(images: list[Record], records: list[Record], categories: list[int]) -> COCO:
     """Returns the COCO API's object of records; their ids start at 1, as 0 means unmatched."""
     api = COCO()
     api.dataset = {
@@ -169,41 +149,58 @@ def coco_object(
     return api
 
 
-def _detections(
-    ground_truth: Sequence[GroundTruth],
-    proposals: Sequence[ImageProposals],
-    convention: BoxConvention,
-) -> Iterator[tuple[int, dict[str, Any]]]:
+def coco_run(truth: COCO, found: list[Record], kind: str = "bbox", **params: Any) -> COCOeval:
+    """Returns COCOeval of the detections found, with other `params` than its own perhaps."""
+    run = COCOeval(truth, _coco_api(truth.dataset["images"], found, truth.getCatIds()), kind)
+    vars(run.params).update(params)
+    run.evaluate()
+    run.accumulate()
+    return run
+
+
+def coco_truth(dataset: Dataset, with_masks: bool = False) -> COCO:
+    """Returns the COCO API's object of all annotations, of one category if there are no classes."""
+    sizes = {"id": dataset.image_ids, "height": dataset.heights, "width": dataset.widths}
+    columns: dict[str, Any] = {
+        "image_id": dataset.image_ids[dataset.owners].tolist(),
+        "bbox": dataset.xywh.tolist(),
+        "area": dataset.area.tolist(),
+        "iscrowd": dataset.iscrowd.tolist(),
+    }
+    if dataset.labels is not None:
+        columns["category_id"] = dataset.class_ids[dataset.labels].tolist()
+    if with_masks:
+        columns["segmentation"] = [rle_of(dataset.bitmap(i)) for i in range(len(dataset.xywh))]
+    images = records_of({name: column.tolist() for name, column in sizes.items()})
+    return _coco_api(images, records_of(columns), dataset.class_ids.tolist() or [1])
+
+
+def records_of(columns: Mapping[str, Sequence[Any]]) -> list[Record]:
+    """Returns rows with the columns' names, as COCO has them."""
+    rows = zip(*columns.values(), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def _detections(dataset: Dataset, results: Sequence[Result]) -> Iterator[tuple[int, Record]]:
     """Yields the ranks within their images and the records of proposals that matter to recall.
 
     COCOeval is slow Python, quadratic in the worst case.  A detection whose IoU with every
     annotation is below 0.5 can match none at any threshold and so leaves recall as it is.
     """
-    for image_id, (gt, found) in enumerate(zip(ground_truth, proposals, strict=True), start=1):
-        boxes, scores = _best_first(found, LIMITS[-1])
-        if len(boxes) and len(gt.xywh):
-            candidates = to_xywh(boxes.astype(np.float64), convention)
-            ious = coco_mask.iou(candidates, gt.xywh, gt.iscrowd)
-            for rank in np.flatnonzero(ious.max(axis=1) >= 0.5):
-                box, score = candidates[rank].tolist(), float(scores[rank])
-                record = {"bbox": box, "score": score, "area": box[2] * box[3], "iscrowd": 0}
-                yield int(rank), {"image_id": image_id, **record}
-
-
-def _coco_run(
-    truth: COCO, detections: Sequence[tuple[int, dict[str, Any]]], limit: int
-) -> np.ndarray:
-    """Runs COCOeval with the best `limit` proposals: recall [areas, T], all sizes first."""
-    records = (record for rank, record in detections if rank < limit)
-    run = COCOeval(truth, coco_object(truth.dataset["images"], records), "bbox")
-    run.params.useCats = 0
-    run.params.maxDets = [limit]
-    if limit != LIMITS[-1]:
-        run.params.areaRng, run.params.areaRngLbl = run.params.areaRng[:1], ["all"]
-    run.evaluate()
-    run.accumulate()
-    recall = run.eval["recall"][:, 0, :, 0].T  # [areas, T]; -1 where there is no box
-    return np.where(recall < 0, np.nan, recall)
+    for index, found in zip(range(len(dataset)), results, strict=True):
+        rows = dataset.rows(index)
+        if len(found.boxes) and rows.start < rows.stop:
+            best = np.argsort(-found.scores, kind="stable")[: LIMITS[-1]]
+            xywh = to_xywh(found.boxes[best].astype(np.float64), dataset.convention)
+            ious = coco_mask.iou(xywh, dataset.xywh[rows], dataset.iscrowd[rows])
+            near = np.flatnonzero(ious.max(axis=1) >= 0.5)
+            columns = {
+                "image_id": [int(dataset.image_ids[index])] * len(near),
+                "bbox": xywh[near].tolist(),
+                "area": xywh[near, 2:].prod(axis=1).tolist(),
+                "score": found.scores[best[near]].tolist(),
+            }
+            yield from zip(near.tolist(), records_of(columns), strict=True)
 
 
 def _figures(recall: np.ndarray) -> dict[str, Any]:

@@ -8,8 +8,9 @@ import dataclasses
 import io
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -29,7 +30,6 @@ from jaxdet.training.metric_writer import read_rows
 from jaxdet.training.workdir import read_record
 from jaxdet.zoo.published import PUBLISHED
 
-FILE = "report.html"
 MAX_IMAGE_SIZE = (1800, 1900)  # pixels of the embedded image, (width, height)
 MAX_TABLE_ROWS = 30
 # What a record of another form may raise.
@@ -38,18 +38,6 @@ ODD_RECORDS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueErr
 Row = dict[str, Any]
 Table = tuple[Sequence[str], Sequence[Sequence[Any]]]  # head and rows
 Fact = tuple[str, str, str]  # name, value and remark
-
-
-class View(NamedTuple):
-    """What the page says of an evaluation."""
-
-    heading: str
-    measure: str
-    key: list[Fact]  # in large letters
-    facts: list[Fact]
-    tables: list[average_precision.Table]
-    remark: str  # on the tables
-    samples: str  # what is drawn
 
 
 def write_report(workdir: Path, config: Config, trained: bool = False) -> None:
@@ -72,11 +60,10 @@ def write_report(workdir: Path, config: Config, trained: bool = False) -> None:
             f"({type(error).__name__}: {' '.join(str(error).split())}); delete it or evaluate again"
         ) from error
     # A path in a config may hold bytes that are no text.
-    write_whole(workdir / FILE, text.encode("utf-8", "replace"))
+    write_whole(workdir / "report.html", text.encode("utf-8", "replace"))
 
 
 def _this_machine(process: str) -> Row:
-    """Returns `environment()`, what this process did, and its peak memory so far."""
     peak, owner = peak_memory()
     return {**environment(), "process": process, "peak_memory_gb": peak, "memory_of": owner}
 
@@ -93,11 +80,9 @@ def _render(workdir: Path, config: Config) -> str:
     names = _numeric_fields(steps)
     result = read_record(workdir / "eval.json")
     kind = kind_of(result)
-    views = {"detections": _detections_view, "proposals": _proposals_view}
     machine = read_record(workdir / "environment.json") or _this_machine("wrote this page")
-    published = {
-        row.config: row.ar1000 for row in reversed(PUBLISHED) if config.data.name != "shapes"
-    }
+    named = [row.ar1000 for row in PUBLISHED if row.config == config.name]
+    published = named[0] if named and config.data.name != "shapes" else None
     values, defaults = (flatten_dict(dataclasses.asdict(c), sep=".") for c in (config, Config()))
     fields = [(name, value, defaults[name]) for name, value in values.items()]
     loader = jinja2.PackageLoader("jaxdet", "inference")
@@ -108,8 +93,11 @@ def _render(workdir: Path, config: Config) -> str:
         result=result,
         machine=machine,
         kind=kind,
-        title=" ".join(_score(result)) if result else "not evaluated yet",
-        view=views[kind](result, published.get(config.name)) if result else None,
+        score=score_of(result) if result else None,
+        limits=LIMITS,
+        kinds=[(key, name) for key, name in KINDS.items() if key in result],
+        published=published,
+        tables=_tables(result) if result else [],
         facts=_facts(steps, evaluations),
         recall_plot=plots.recall(result) if "recall_by_iou" in result else None,
         curves=plots.curves(steps, evaluations, names) if steps else None,
@@ -129,53 +117,14 @@ def _numeric_fields(rows: Sequence[Row]) -> list[str]:
     return [name for name in names if name != "step"]
 
 
-def _proposals_view(result: Row, published: float | None) -> View:
-    remarks = [f"fast recall {percent(result['fast'][f'AR@{limit}'])}" for limit in LIMITS]
-    if published:
-        remarks[-1] += f"; published {published}"
-    names = [f"AR@{limit}" for limit in LIMITS]
-    key = [(k, percent(result[k]), remark) for k, remark in zip(names, remarks, strict=True)]
-    sizes = {size: percent(result["recall_by_size"][size]) for size in SIZES}
-    boxes = {size: f"{result['boxes_by_size'][size]} boxes" for size in SIZES}
-    facts = [(f"AR@1000, {size}", recall, boxes[size]) for size, recall in sizes.items()]
+def _tables(result: Row) -> list[average_precision.Table]:
+    if kind_of(result) == "detections":
+        return average_precision.tables(result)
     head = ["percent of boxes, among the best", *map(str, LIMITS)]
-    return View(
-        heading="Recall",
-        measure="Average recall of proposals",
-        key=key,
-        facts=facts,
-        tables=[("Recall", head, table_rows(result))],
-        remark="COCO API: mean over IoU 0.50:0.05:0.95. Fast: greedy matching without categories, "
-        "crowds or sizes, as the reference has it. Small: area up to 32² pixels; medium: to 96²; "
-        "large: above.",
-        samples="Validation images with the boxes to find, solid where a proposal has an IoU of at "
-        "least 0.5 and dashed where none has, and the best proposal for each.",
-    )
-
-
-def _detections_view(result: Row, published: float | None) -> View:
-    kinds = [(name, result[kind]) for kind, name in KINDS.items() if kind in result]
-    said = f"published {published}" if published else ""
-    return View(
-        heading="Precision",
-        measure="Average precision of detections",
-        key=[(f"{name} AP", percent(x["AP"]), said * (name == "box")) for name, x in kinds],
-        facts=[(f"{name} {k}", percent(x[k]), "") for name, x in kinds for k in ("AP50", "AP75")],
-        tables=average_precision.tables(result),
-        remark="Percent. AP and AR: mean over IoU 0.50:0.05:0.95, at most 100 detections of an "
-        "image. Small: area up to 32² pixels; medium: to 96²; large: above.",
-        samples="Validation images with the best detections, and dashed the objects without one of "
-        "their class and an IoU of at least 0.5.",
-    )
-
-
-def _score(result: Row) -> tuple[str, str]:
-    name, value = score_of(result)
-    return name, percent(value)
+    return [("Recall", head, table_rows(result))]
 
 
 def _logged_figures(evaluations: list[Row]) -> list[str]:
-    """Returns the names of what the table of evaluations has."""
     if any(kind_of(row) == "detections" for row in evaluations):
         kinds = [kind for kind in KINDS if kind in evaluations[-1]]
         return [f"{kind} {name}" for kind in kinds for name in average_precision.FIGURES[:6]]
@@ -184,7 +133,6 @@ def _logged_figures(evaluations: list[Row]) -> list[str]:
 
 
 def _facts(steps: list[Row], evaluations: list[Row]) -> list[Fact]:
-    """Returns more of a run."""
     facts = []
     if steps:
         last = steps[-1]
@@ -198,11 +146,11 @@ def _facts(steps: list[Row], evaluations: list[Row]) -> list[Fact]:
             ("Time in steps", str(timedelta(seconds=round(seconds))), "hours, minutes, seconds"),
             ("Waited for data", f"{100 * waited / last['step']:.1f} %", "of that time"),
         ]
-    scored = [(value, row) for row in evaluations if (value := score_of(row)[1]) is not None]
+    scores = [(*score_of(row), row["step"]) for row in evaluations]
+    scored = [(value, name, step) for name, value, step in scores if value is not None]
     if len(scored) > 1:
-        _, best = max(scored, key=lambda pair: pair[0])
-        name, text = _score(best)
-        facts.append((f"Best {name}", text, f"at step {best['step']}"))
+        value, name, step = max(scored, key=itemgetter(0))
+        facts.append((f"Best {name}", percent(value), f"at step {step}"))
     return facts
 
 

@@ -19,7 +19,7 @@ from jaxdet.files import whole
 from jaxdet.inference.single import Result
 from jaxdet.ops.boxes import MMDET1, BoxConvention, iou
 
-Colour = tuple[int, int, int]  # RGB
+Colour = tuple[int, ...]  # RGB
 
 # Bright, and told apart with any colour vision.
 FOUND: Colour = (40, 220, 140)
@@ -39,6 +39,7 @@ DETECTIONS_LEGEND = {
     "solid, in a colour of its own: a detection, its class and score": PROPOSAL,
     "dashed: an object without a detection of its class": MISSED,
 }
+TOP_PROPOSALS = 100
 SHOWN_SCORE = 0.3  # from which detections are drawn
 LONG_SIDE = 560  # pixels of a drawing's long side
 _GAP, _HEADER, _CAPTION = 14, 78, 26  # pixels of a grid
@@ -55,9 +56,7 @@ class Drawing(NamedTuple):
 def draw_proposals(
     image: UInt8[np.ndarray, "h w 3"],
     gt_boxes: Float[np.ndarray, "g 4"],
-    boxes: Float[np.ndarray, "n 4"],
-    scores: Float[np.ndarray, " n"],
-    top: int = 100,
+    result: Result,
     convention: BoxConvention = MMDET1,
 ) -> Drawing:
     """Draws the boxes to find, and for each one found the proposal that fits it best.
@@ -66,56 +65,29 @@ def draw_proposals(
     label, its IoU and its score; a label that would cover another is left out.
 
     Boxes are in pixels of the image; the drawing has a long side of 560 pixels.  Of the proposals,
-    in any order, the best `top` are looked at.
+    the best 100 are looked at.
     """
-    order = np.argsort(-scores, kind="stable")[:top]
-    ious = iou(gt_boxes.astype(np.float32), boxes[order].astype(np.float32), convention)
+    ious = iou(gt_boxes, result.boxes[:TOP_PROPOSALS], convention)
     found = ious.max(axis=1, initial=0) >= FOUND_IOU
     canvas = _Canvas(image, LONG_SIDE / max(image.shape[:2]))
-    for box in gt_boxes[~found]:
-        canvas.box(box, MISSED, width=3, dashed=True)
-    for box in gt_boxes[found]:
-        canvas.box(box, FOUND, width=3)
-    best = [(row.max(), order[row.argmax()]) for row in ious[found]]
-    for _, i in best:
-        canvas.box(boxes[i], PROPOSAL, width=2)
+    canvas.boxes(gt_boxes[~found], MISSED, width=3, dashed=True)
+    canvas.boxes(gt_boxes[found], FOUND, width=3)
+    best = [(row.max(), row.argmax()) for row in ious[found]]
+    canvas.boxes(result.boxes[[i for _, i in best]], PROPOSAL, width=2)
     for value, i in best:
-        canvas.label(boxes[i], f"{value:.2f} / {scores[i]:.2f}", PROPOSAL)
+        canvas.label(result.boxes[i], f"{value:.2f} / {result.scores[i]:.2f}", PROPOSAL)
     return Drawing(np.asarray(canvas.image), len(best), len(gt_boxes))
 
 
-def draw_boxes(
-    image: UInt8[np.ndarray, "h w 3"],
-    boxes: Float[np.ndarray, "n 4"],
-    scores: Float[np.ndarray, " n"],
-    top: int = 20,
-) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Draws the best proposals of an image without ground truth, labelled with their scores.
-
-    The best is yellow, the last of `top` purple; a label that would cover a better one is left
-    out.  An image whose long side is below 560 pixels is enlarged to that.
-    """
-    order = np.argsort(-scores, kind="stable")[:top]
-    canvas = _Canvas(image, max(1.0, LONG_SIDE / max(image.shape[:2])))
-    places = np.linspace(0, len(SHADES) - 1, len(order))
-    shades = np.stack([np.interp(places, range(len(SHADES)), c) for c in SHADES.T], axis=-1)
-    colours = [(int(r), int(g), int(b)) for r, g, b in shades]
-    for i, colour in reversed(list(zip(order, colours, strict=True))):
-        canvas.box(boxes[i], colour, width=2)
-    for i, colour in zip(order, colours, strict=True):
-        canvas.label(boxes[i], f"{scores[i]:.2f}", colour)
-    return np.asarray(canvas.image)
-
-
 def draw_result(image: UInt8[np.ndarray, "h w 3"], result: Result) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Draws the 20 best detections, from a score of 0.3 on, or what `draw_boxes` does of proposals.
+    """Draws the 20 best proposals, or detections from a score of 0.3 on.
 
-    Each detection has a colour of its own, its mask too, and a label with its class and score.
+    Each has a colour of its own, its mask too, and a label with its class and score; a label that
+    would cover a better one is left out.  The best proposal is yellow, the last purple.  An image
+    whose long side is below 560 pixels is enlarged to that.
     """
-    if result.labels is None:
-        return draw_boxes(image, result.boxes, result.scores)
     canvas = _Canvas(image, max(1.0, LONG_SIDE / max(image.shape[:2])))
-    canvas.detections(result)
+    canvas.result(result)
     return np.asarray(canvas.image)
 
 
@@ -134,12 +106,11 @@ def draw_found(
     canvas = _Canvas(image, LONG_SIDE / max(image.shape[:2]))
     shown, labels = _shown(result), result.labels
     assert labels is not None, "a detector without classes"
-    ious = iou(gt_boxes.astype(np.float32), result.boxes[shown].astype(np.float32), convention)
-    ious = np.where(gt_labels[:, None] == labels[shown], ious, 0)
+    ious = iou(gt_boxes, result.boxes[:shown], convention)
+    ious = np.where(gt_labels[:, None] == labels[:shown], ious, 0)
     missed = ious.max(axis=1, initial=0) < FOUND_IOU
-    for box in gt_boxes[missed]:
-        canvas.box(box, MISSED, width=3, dashed=True)
-    canvas.detections(result)
+    canvas.boxes(gt_boxes[missed], MISSED, width=3, dashed=True)
+    canvas.result(result)
     for box, label in zip(gt_boxes[missed], gt_labels[missed], strict=True):
         canvas.label(box, class_names[label], MISSED)
     return Drawing(np.asarray(canvas.image), int((~missed).sum()), len(gt_boxes))
@@ -181,16 +152,21 @@ def write_png(path: Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
         Image.fromarray(image).save(file, "PNG")
 
 
-def _shown(result: Result) -> slice:
-    """Returns which detections are drawn; they come best first."""
-    return slice(min(20, int((result.scores >= SHOWN_SCORE).sum())))
+def _shown(result: Result) -> int:
+    least = 0.0 if result.labels is None else SHOWN_SCORE
+    return min(20, int((result.scores >= least).sum()))
+
+
+def _shades(count: int) -> list[Colour]:
+    places = np.linspace(0, len(SHADES) - 1, count)
+    parts = [np.interp(places, range(len(SHADES)), c).astype(int).tolist() for c in SHADES.T]
+    return list(zip(*parts, strict=True))
 
 
 def _colour(rank: int) -> Colour:
     """Returns a bright colour; neighbours in rank are far apart in hue and differ in lightness."""
     hue, lightness = rank * 0.618 % 1, (0.6, 0.72, 0.5)[rank % 3]
-    red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.9)
-    return round(255 * red), round(255 * green), round(255 * blue)
+    return tuple(round(255 * part) for part in colorsys.hls_to_rgb(hue, lightness, 0.9))
 
 
 class _Canvas:
@@ -206,14 +182,14 @@ class _Canvas:
         self._font = ImageFont.load_default(13 * self._unit)
         self._labelled = np.zeros(size[::-1], bool)
 
-    def box(self, box: np.ndarray, colour: Colour, width: int, dashed: bool = False) -> None:
-        """Draws a line with a dark border, so that it stands out on any background."""
+    def boxes(self, boxes: np.ndarray, colour: Colour, width: int, dashed: bool = False) -> None:
+        """Draws lines with a dark border, so that they stand out on any background."""
         drawn = self.image.copy() if dashed else self.image
-        x1, y1, x2, y2 = self._place(box)
-        for shade, line in ((DARK, 5), (colour, width)):
-            out = line // 2 * self._unit
-            corners = (x1 - out, y1 - out, x2 + out, y2 + out)
-            ImageDraw.Draw(drawn).rectangle(corners, outline=shade, width=line * self._unit)
+        for x1, y1, x2, y2 in map(self._place, boxes):
+            for shade, line in ((DARK, 5), (colour, width)):
+                out = line // 2 * self._unit
+                corners = (x1 - out, y1 - out, x2 + out, y2 + out)
+                ImageDraw.Draw(drawn).rectangle(corners, outline=shade, width=line * self._unit)
         if dashed:
             rows, columns = np.indices(self._labelled.shape)
             stripes = (rows + columns) // self._unit % 16 < 9
@@ -235,16 +211,19 @@ class _Canvas:
                 pen.text((x + pad, y + height / 2), text, DARK, self._font, anchor="lm")
                 return
 
-    def detections(self, result: Result) -> None:
+    def result(self, result: Result) -> None:
         """Draws masks, boxes and labels, the best on top."""
-        shown = range(_shown(result).stop)
-        names, masks = result.class_names or (), () if result.masks is None else result.masks
+        shown, masks = range(_shown(result)), () if result.masks is None else result.masks
+        if result.class_names is None:
+            names, colours = [""] * len(shown), _shades(len(shown))
+        else:
+            names, colours = [f"{name} " for name in result.class_names], [*map(_colour, shown)]
         for i in reversed(shown[: len(masks)]):
-            self._mask(masks[i], _colour(i))
+            self._mask(masks[i], colours[i])
         for i in reversed(shown):
-            self.box(result.boxes[i], _colour(i), width=2)
+            self.boxes(result.boxes[[i]], colours[i], width=2)
         for i in shown:
-            self.label(result.boxes[i], f"{names[i]} {result.scores[i]:.2f}", _colour(i))
+            self.label(result.boxes[i], f"{names[i]}{result.scores[i]:.2f}", colours[i])
 
     def _mask(self, mask: np.ndarray | dict[str, Any], colour: Colour) -> None:
         """Fills a mask so that the image shows through, within a line."""

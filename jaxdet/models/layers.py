@@ -49,14 +49,7 @@ INITS = {
 def cell_mask(
     pad_size: Int[Array, "b 2"], stride: int, height: int, width: int
 ) -> Bool[Array, "b h w 1"]:
-    """Returns which cells of a `height` x `width` map at `stride` lie in the padded image.
-
-    Args:
-        pad_size: (height, width) in pixels of each padded image.
-        stride: pixels per cell.
-        height: rows of the map.
-        width: columns of the map.
-    """
+    """Returns which of `height` x `width` cells of `stride` pixels lie in each padded image."""
     cells = -(-pad_size // stride)  # rounded up
     rows = jnp.arange(height)[None, :] < cells[:, :1]
     columns = jnp.arange(width)[None, :] < cells[:, 1:]

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Float32
 
+from jaxdet.config import ModelConfig
 from jaxdet.models.layers import INITS, Conv, he_normal
 
 # Bins of a RoI along each axis; masks have twice as many.
@@ -13,19 +14,17 @@ MASK_SIZE = 14
 class MaskHead(nn.Module):
     """3x3 convolutions, twice the resolution, and a logit of every class; 0 is the background."""
 
+    config: ModelConfig
     num_outputs: int
-    num_convs: int
-    channels: int
     dtype: jnp.dtype
-    inits: str = "mmdet"
 
     @nn.compact
     def __call__(self, x: Float[Array, "n p p c"]) -> Float32[Array, "n 2*p 2*p o"]:
         """Returns logits of masks."""
-        for i in range(self.num_convs):
-            x = nn.relu(Conv(self.channels, 3, he_normal, self.dtype, name=f"convs_{i}")(x))
-        x = nn.relu(Upsample(self.channels, self.dtype, name="upsample")(x))
-        init = INITS[self.inits].masks
+        channels, init = self.config.mask_channels, INITS[self.config.init].masks
+        for i in range(self.config.mask_convs):
+            x = nn.relu(Conv(channels, 3, he_normal, self.dtype, name=f"convs_{i}")(x))
+        x = nn.relu(Upsample(channels, self.dtype, name="upsample")(x))
         logits = Conv(self.num_outputs, 1, init, self.dtype, name="conv_logits")(x)
         return logits.astype(jnp.float32)
 

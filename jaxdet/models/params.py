@@ -19,9 +19,7 @@ def apply(module: nn.Module, params: Params, *arguments: Any, method: Any = None
 def split_params(params: Params, trainable: Trainable) -> tuple[Params, Params]:
     """Returns the tensors that train, and the frozen ones.
 
-    Args:
-        params: the whole tree.
-        trainable: is asked with each tensor's path, e.g. ('neck', 'fpn_convs_0', 'bias').
+    `trainable` is asked with each tensor's path, e.g. ('neck', 'fpn_convs_0', 'bias').
     """
     flat = traverse_util.flatten_dict(params)
     parts = ({k: v for k, v in flat.items() if trainable(k) == wanted} for wanted in (True, False))

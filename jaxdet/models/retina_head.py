@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
+from jaxdet.config import ModelConfig
 from jaxdet.models.layers import Conv, ConvGroupNorm, apply_mask
 
 _PRIOR = 0.01  # every score at first
@@ -14,11 +15,9 @@ _PRIOR = 0.01  # every score at first
 class RetinaHead(nn.Module):
     """Two branches of 3x3 convolutions, for scores and for deltas."""
 
-    channels: int
-    num_convs: int
+    config: ModelConfig
     num_anchors: int
     num_outputs: int  # scores per anchor
-    group_norm: bool
     dtype: jnp.dtype
 
     @nn.compact
@@ -33,13 +32,12 @@ class RetinaHead(nn.Module):
         init = nn.initializers.normal(0.01)
 
         def branch(name: str) -> Array:
-            y = apply_mask(x, mask)
-            for i in range(self.num_convs):
-                if self.group_norm:
-                    layer = ConvGroupNorm(self.channels, init, self.dtype, name=f"{name}_{i}")
-                    y = layer(y, mask)
+            y, channels = apply_mask(x, mask), self.config.head_channels
+            for i in range(self.config.head_convs):
+                if self.config.group_norm:
+                    y = ConvGroupNorm(channels, init, self.dtype, name=f"{name}_{i}")(y, mask)
                 else:
-                    y = Conv(self.channels, 3, init, self.dtype, name=f"{name}_{i}")(y)
+                    y = Conv(channels, 3, init, self.dtype, name=f"{name}_{i}")(y)
                 y = apply_mask(nn.relu(y), mask)
             return y
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Float32
 
+from jaxdet.config import ModelConfig
 from jaxdet.models.layers import Conv, apply_mask
 
 
@@ -19,8 +20,7 @@ class Outputs(NamedTuple):
 class RPNHead(nn.Module):
     """3x3 convolutions, then one score and four deltas for each anchor of a cell."""
 
-    channels: int
-    num_convs: int
+    config: ModelConfig
     num_anchors: int
     dtype: jnp.dtype
 
@@ -33,9 +33,9 @@ class RPNHead(nn.Module):
         Returns:
             Logits and deltas, float32, anchor-major: a0 dx dy dw dh, a1 dx ...
         """
-        init = nn.initializers.normal(0.01)
-        for name in ("rpn_conv", *(f"rpn_conv_{i}" for i in range(1, self.num_convs))):
-            x = nn.relu(Conv(self.channels, 3, init, self.dtype, name=name)(apply_mask(x, mask)))
+        init, channels = nn.initializers.normal(0.01), self.config.head_channels
+        for name in ("rpn_conv", *(f"rpn_conv_{i}" for i in range(1, self.config.head_convs))):
+            x = nn.relu(Conv(channels, 3, init, self.dtype, name=name)(apply_mask(x, mask)))
         logits = Conv(self.num_anchors, 1, init, self.dtype, name="rpn_cls")(x)
         deltas = Conv(4 * self.num_anchors, 1, init, self.dtype, name="rpn_reg")(x)
         return logits.astype(jnp.float32), deltas.astype(jnp.float32)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int
 
-from jaxdet.ops.boxes import MMDET1, BoxConvention
+from jaxdet.ops.boxes import MMDET1, BoxConvention, ImageSize
 
 
 class AnchorGrid(NamedTuple):
@@ -125,9 +125,7 @@ def in_grid(
     return masks
 
 
-def inside(
-    anchors: Float[Array, "n 4"], image_size: Int[Array, "2"] | Float[Array, "2"]
-) -> Bool[Array, " n"]:
+def inside(anchors: Float[Array, "n 4"], image_size: ImageSize) -> Bool[Array, " n"]:
     """Returns which anchors lie wholly inside an image of (height, width) before padding.
 
     That is `x1 >= 0`, `y1 >= 0`, `x2 < width` and `y2 < height`, in every convention.

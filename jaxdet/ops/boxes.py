@@ -9,10 +9,12 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Real
 
 # NumPy's or JAX's; jax itself is not imported, which loader processes would pay for.
 Array = Any
+Boxes = Float[Array, "*n 4"]
+ImageSize = Real[Array, "2"]  # (height, width) in pixels
 
 # A box may become at most 1000/16 times wider or narrower than its anchor (every system).
 MAX_LOG_RATIO = abs(math.log(16 / 1000))
@@ -51,7 +53,7 @@ MMDET1 = CONVENTIONS["mmdet1"]
 
 
 def sides(
-    boxes: Float[Array, "*n 4"], convention: BoxConvention = MMDET1
+    boxes: Boxes, convention: BoxConvention = MMDET1
 ) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
     """Returns widths and heights in pixels.
 
@@ -61,7 +63,7 @@ def sides(
     return _sides(*_columns(boxes), convention)
 
 
-def area(boxes: Float[Array, "*n 4"], convention: BoxConvention = MMDET1) -> Float[Array, "*n"]:
+def area(boxes: Boxes, convention: BoxConvention = MMDET1) -> Float[Array, "*n"]:
     """Returns areas in square pixels.
 
     >>> area(np.array([[0.0, 0.0, 9.0, 4.0]]))
@@ -116,11 +118,7 @@ def iou_of_columns(
     return shared / (union if convention.offset else xp.maximum(union, 1e-6))
 
 
-def encode(
-    anchors: Float[Array, "*n 4"],
-    boxes: Float[Array, "*n 4"],
-    convention: BoxConvention = MMDET1,
-) -> Float[Array, "*n 4"]:
+def encode(anchors: Boxes, boxes: Boxes, convention: BoxConvention = MMDET1) -> Boxes:
     """Returns the deltas that turn `anchors` into `boxes` (Girshick et al. 2014; means 0, stds 1).
 
     Deltas are `dx, dy` in sides of the anchor and `dw, dh` as natural logarithms of ratios.
@@ -136,11 +134,8 @@ def encode(
 
 
 def decode(
-    anchors: Float[Array, "*n 4"],
-    deltas: Float[Array, "*n 4"],
-    image_size: Int[Array, "2"] | Float[Array, "2"] | None,
-    convention: BoxConvention = MMDET1,
-) -> Float[Array, "*n 4"]:
+    anchors: Boxes, deltas: Boxes, image_size: ImageSize | None, convention: BoxConvention = MMDET1
+) -> Boxes:
     """Returns the boxes that `deltas` make of `anchors`, clipped to an image of (height, width).
 
     Without an image they are not clipped.  `dw, dh` are bounded by `MAX_LOG_RATIO`; see
@@ -168,10 +163,8 @@ def decode(
 
 
 def clip(
-    boxes: Float[Array, "*n 4"],
-    image_size: Int[Array, "*m 2"] | Float[Array, "*m 2"],
-    convention: BoxConvention = MMDET1,
-) -> Float[Array, "*n 4"]:
+    boxes: Boxes, image_size: Real[Array, "*m 2"], convention: BoxConvention = MMDET1
+) -> Boxes:
     """Returns boxes cut to `[0, width - offset] x [0, height - offset]` of (height, width).
 
     Of one image, or of each box's own.
@@ -186,9 +179,7 @@ def clip(
     return xp.stack([xp.clip(side, 0, last) for side, last in limited], axis=-1)
 
 
-def flip(
-    boxes: Float[Array, "n 4"], width: int, convention: BoxConvention = MMDET1
-) -> Float[Array, "n 4"]:
+def flip(boxes: Boxes, width: int, convention: BoxConvention = MMDET1) -> Boxes:
     """Returns boxes mirrored left and right with their image of `width` pixels.
 
     >>> flip(np.array([[0.0, 2.0, 3.0, 9.0]]), 10)
@@ -201,9 +192,7 @@ def flip(
     return xp.stack([left, y1, right, y2], axis=-1)
 
 
-def from_xywh(
-    xywh: Float[Array, "*n 4"], convention: BoxConvention = MMDET1
-) -> Float[Array, "*n 4"]:
+def from_xywh(xywh: Boxes, convention: BoxConvention = MMDET1) -> Boxes:
     """Returns COCO's x, y, width, height as corners.
 
     >>> from_xywh(np.array([5.0, 6.0, 1.0, 4.0]))
@@ -214,9 +203,7 @@ def from_xywh(
     return xp.stack([x, y, x + w - convention.offset, y + h - convention.offset], axis=-1)
 
 
-def to_xywh(
-    boxes: Float[Array, "*n 4"], convention: BoxConvention = MMDET1
-) -> Float[Array, "*n 4"]:
+def to_xywh(boxes: Boxes, convention: BoxConvention = MMDET1) -> Boxes:
     """Returns corners as COCO's x, y, width, height.
 
     >>> to_xywh(np.array([5.0, 6.0, 5.0, 9.0]))

@@ -16,6 +16,7 @@ size, `N` blocks of groups, `dy` the gradient in the output.
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,81 +51,75 @@ def conv2d(
     # Nothing is added, but inside `shard_map` the kernel now varies with the device as `x` does,
     # and its gradient is summed over devices by JAX and not by the programs below.
     kernel = kernel + lax.stop_gradient(jnp.sum(x[:0], axis=(0, 1, 2, 3)))
-    return _conv(stride, padding, groups, x, kernel)
+    return _conv(_Spec(stride, padding, groups), x, kernel)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _conv(stride: int, padding: int, groups: int, x: Array, kernel: Array) -> Array:
-    return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=partial(_cpu_map, _dense_conv, stride, padding, groups),
-        default=partial(_lax_conv, stride, padding, groups),
-    )
+class _Spec(NamedTuple):
+    """What a convolution has beside its arrays; static."""
+
+    stride: int
+    padding: int
+    groups: int = 1
 
 
-def _conv_backward(
-    stride: int, padding: int, groups: int, kept: tuple[Array, Array], dy: Array
-) -> tuple[Array, Array]:
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _conv(spec: _Spec, x: Array, kernel: Array) -> Array:
+    cpu, default = partial(_cpu_map, _dense_conv, spec), partial(_lax_conv, spec)
+    return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
+
+
+def _conv_backward(spec: _Spec, kept: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     # Two programs, so that one whose result is not used is never run.
-    on_cpu: list[Callable] = [partial(_cpu_map, _dense_input_gradient), _cpu_kernel_gradient]
+    on_cpu = partial(_cpu_map, _dense_input_gradient, spec), partial(_cpu_kernel_gradient, spec)
     dx, dkernel = (
-        lax.platform_dependent(
-            *kept,
-            dy,
-            cpu=partial(cpu, stride, padding, groups),
-            default=partial(_lax_gradient, index, stride, padding, groups),
-        )
+        lax.platform_dependent(*kept, dy, cpu=cpu, default=partial(_lax_gradient, index, spec))
         for index, cpu in enumerate(on_cpu)
     )
     return dx, dkernel
 
 
-_conv.defvjp(lambda *arguments: (_conv(*arguments), arguments[3:]), _conv_backward)
+_conv.defvjp(lambda spec, *kept: (_conv(spec, *kept), kept), _conv_backward)
 
 
-def _lax_conv(stride: int, padding: int, groups: int, x: Array, kernel: Array) -> Array:
-    strides, edges, order = (stride, stride), [(padding, padding)] * 2, ("NHWC", "HWIO", "NHWC")
+def _lax_conv(spec: _Spec, x: Array, kernel: Array) -> Array:
+    strides, edges = (spec.stride, spec.stride), [(spec.padding, spec.padding)] * 2
+    order = "NHWC", "HWIO", "NHWC"
     return lax.conv_general_dilated(
-        x, kernel, strides, edges, dimension_numbers=order, feature_group_count=groups
+        x, kernel, strides, edges, dimension_numbers=order, feature_group_count=spec.groups
     )
 
 
-def _lax_gradient(
-    index: int, stride: int, padding: int, groups: int, x: Array, kernel: Array, dy: Array
-) -> Array:
+def _lax_gradient(index: int, spec: _Spec, x: Array, kernel: Array, dy: Array) -> Array:
     """Returns XLA's gradient in `x` (index 0) or `kernel` (1)."""
-    return jax.vjp(partial(_lax_conv, stride, padding, groups), x, kernel)[1](dy)[index]
+    return jax.vjp(partial(_lax_conv, spec), x, kernel)[1](dy)[index]
 
 
 # The CPU programs of a convolution in groups.  Sums are in float32 whatever the dtype.
 
 
-def _cpu_map(
-    dense: Callable, stride: int, padding: int, groups: int, x: Array, kernel: Array, *dy: Array
-) -> Array:
+def _cpu_map(dense: Callable, spec: _Spec, x: Array, kernel: Array, *dy: Array) -> Array:
     """Returns the map that `dense` gives of a kernel and maps, block of groups by block."""
     kernel32, *maps = (a.astype(jnp.float32) for a in (kernel, x, *dy))
-    if groups == 1:
-        return dense(stride, padding, kernel32, *maps).astype(x.dtype)
-    blocks = _split_kernel(kernel32, groups)
+    dense = partial(dense, spec._replace(groups=1))
+    if spec.groups == 1:
+        return dense(kernel32, *maps).astype(x.dtype)
+    blocks = _split_kernel(spec.groups, kernel32)
     split = [_split(a, len(blocks)) for a in maps]
-    y = lax.map(lambda block: dense(stride, padding, *block), (blocks, *split))
+    y = lax.map(lambda block: dense(*block), (blocks, *split))
     y = jnp.moveaxis(y, 0, 3)
     return y.reshape(*y.shape[:3], -1).astype(x.dtype)
 
 
-def _cpu_kernel_gradient(
-    stride: int, padding: int, groups: int, x: Array, kernel: Array, dy: Array
-) -> Array:
+def _cpu_kernel_gradient(spec: _Spec, x: Array, kernel: Array, dy: Array) -> Array:
     x32, kernel32, dy32 = (a.astype(jnp.float32) for a in (x, kernel, dy))
-    if groups == 1:
-        return _dense_kernel_gradient(stride, padding, kernel32, x32, dy32).astype(kernel.dtype)
-    blocks = groups // _block_groups(kernel.shape[2], groups)
+    if spec.groups == 1:
+        return _dense_kernel_gradient(spec, kernel32, x32, dy32).astype(kernel.dtype)
+    blocks = spec.groups // _block_groups(kernel.shape[2], spec.groups)
     # XLA's own kernel gradient is a hundred times slower inside a loop.
-    dense = partial(_shifted_products, stride, padding, kernel.shape)
+    dense = partial(_shifted_products, spec, kernel.shape)
     dblocks = lax.map(lambda block: dense(*block), (_split(x32, blocks), _split(dy32, blocks)))
-    return _join_kernel(dblocks, kernel.shape, groups).astype(kernel.dtype)
+    (dkernel,) = jax.linear_transpose(partial(_split_kernel, spec.groups), kernel32)(dblocks)
+    return dkernel.astype(kernel.dtype)
 
 
 def _block_groups(depth: int, groups: int) -> int:
@@ -137,7 +132,7 @@ def _split(x: Array, blocks: int) -> Array:
     return jnp.moveaxis(x.reshape(*x.shape[:3], blocks, -1), 3, 0)
 
 
-def _split_kernel(kernel: Array, groups: int) -> Array:
+def _split_kernel(groups: int, kernel: Array) -> Array:
     """Turns [kh, kw, D, O] into blocks [N, kh, kw, m D, O / N], zero between groups."""
     kh, kw, depth, features = kernel.shape
     m = _block_groups(depth, groups)
@@ -146,61 +141,52 @@ def _split_kernel(kernel: Array, groups: int) -> Array:
     return blocks.reshape(groups // m, kh, kw, m * depth, m * features // groups)
 
 
-def _join_kernel(blocks: Array, shape: tuple[int, ...], groups: int) -> Array:
-    """Returns the transpose of `_split_kernel`, back to `shape`."""
-    kh, kw, depth, features = shape
-    m = _block_groups(depth, groups)
-    blocks = blocks.reshape(groups // m, kh, kw, m, depth, m, features // groups)
-    kernel = jnp.diagonal(blocks, axis1=3, axis2=5)  # [N, kh, kw, D, O / groups, m]
-    return kernel.transpose(1, 2, 3, 0, 5, 4).reshape(shape)
-
-
 # The CPU programs of a dense convolution in float32.
 
 
-def _dense_conv(stride: int, padding: int, kernel: Array, x: Array) -> Array:
-    if _is_product(kernel, padding):
-        return jnp.einsum("bhwc,co->bhwo", x[:, ::stride, ::stride], kernel[0, 0])
-    if _is_winograd(stride, padding, x, kernel):
-        return winograd.conv3x3(x, kernel, padding)
-    return _lax_conv(stride, padding, 1, x, kernel)
+def _dense_conv(spec: _Spec, kernel: Array, x: Array) -> Array:
+    if _is_product(spec, kernel):
+        return jnp.einsum("bhwc,co->bhwo", x[:, :: spec.stride, :: spec.stride], kernel[0, 0])
+    if _is_winograd(spec, x, kernel):
+        return winograd.conv3x3(x, kernel, spec.padding)
+    return _lax_conv(spec, x, kernel)
 
 
-def _dense_input_gradient(stride: int, padding: int, kernel: Array, x: Array, dy: Array) -> Array:
-    if _is_winograd(stride, padding, x, kernel):
-        return winograd.conv3x3(dy, kernel[::-1, ::-1].swapaxes(2, 3), 2 - padding)
+def _dense_input_gradient(spec: _Spec, kernel: Array, x: Array, dy: Array) -> Array:
+    if _is_winograd(spec, x, kernel):
+        return winograd.conv3x3(dy, kernel[::-1, ::-1].swapaxes(2, 3), 2 - spec.padding)
     edges = [(0, 0, 0)]
     for size, outputs, k in zip(x.shape[1:3], dy.shape[1:3], kernel.shape[:2], strict=True):
-        after = size + padding - 1 - (outputs - 1) * stride
-        edges.append((k - 1 - padding, after, stride - 1))
+        after = size + spec.padding - 1 - (outputs - 1) * spec.stride
+        edges.append((k - 1 - spec.padding, after, spec.stride - 1))
     spread = partial(lax.pad, padding_value=jnp.float32(0), padding_config=[*edges, (0, 0, 0)])
-    if _is_product(kernel, padding):
+    if _is_product(spec, kernel):
         return spread(jnp.einsum("bhwo,co->bhwc", dy, kernel[0, 0]))
     # XLA's own is as fast outside of loops, and ten times slower inside.
-    return _lax_conv(1, 0, 1, spread(dy), kernel[::-1, ::-1].swapaxes(2, 3))
+    return _lax_conv(_Spec(1, 0), spread(dy), kernel[::-1, ::-1].swapaxes(2, 3))
 
 
-def _dense_kernel_gradient(stride: int, padding: int, kernel: Array, x: Array, dy: Array) -> Array:
+def _dense_kernel_gradient(spec: _Spec, kernel: Array, x: Array, dy: Array) -> Array:
     channels, features = kernel.shape[2:]
-    if _is_product(kernel, padding):
-        cells, outputs = x[:, ::stride, ::stride].reshape(-1, channels), dy.reshape(-1, features)
+    if _is_product(spec, kernel):
+        cells = x[:, :: spec.stride, :: spec.stride].reshape(-1, channels)
+        outputs = dy.reshape(-1, features)
         if channels <= features:
             return jnp.einsum("tc,to->co", cells, outputs).reshape(kernel.shape)
         # The factor that lies transposed in memory had better be the narrow one; without the
         # barrier XLA swaps them back.
         transposed = lax.optimization_barrier(jnp.einsum("to,tc->oc", outputs, cells))
         return transposed.T.reshape(kernel.shape)
-    if _is_winograd(stride, padding, x, kernel):
-        return winograd.conv3x3_kernel_gradient(x, dy, padding)
+    if _is_winograd(spec, x, kernel):
+        return winograd.conv3x3_kernel_gradient(x, dy, spec.padding)
     if _is_large(x):
-        return _shifted_products(stride, padding, kernel.shape, x, dy)
-    return _lax_gradient(1, stride, padding, 1, x, kernel, dy)
+        return _shifted_products(spec, kernel.shape, x, dy)
+    return _lax_gradient(1, spec, x, kernel, dy)
 
 
-def _shifted_products(
-    stride: int, padding: int, shape: tuple[int, ...], x: Array, dy: Array
-) -> Array:
+def _shifted_products(spec: _Spec, shape: tuple[int, ...], x: Array, dy: Array) -> Array:
     """Returns the gradient in a kernel of `shape`, a product over all cells for each place."""
+    stride, padding = spec.stride, spec.padding
     kh, kw = shape[:2]
     _, height, width, features = dy.shape
     x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
@@ -213,8 +199,8 @@ def _shifted_products(
     return dkernel.reshape(kh, kw, x.shape[-1], features)
 
 
-def _is_product(kernel: Array, padding: int) -> bool:
-    return kernel.shape[:2] == (1, 1) and padding == 0
+def _is_product(spec: _Spec, kernel: Array) -> bool:
+    return kernel.shape[:2] == (1, 1) and spec.padding == 0
 
 
 def _is_large(x: Array) -> bool:
@@ -222,14 +208,14 @@ def _is_large(x: Array) -> bool:
     return x.size >= 2**20 and x.shape[-1] >= _BLOCK
 
 
-def _is_winograd(stride: int, padding: int, x: Array, kernel: Array) -> bool:
+def _is_winograd(spec: _Spec, x: Array, kernel: Array) -> bool:
     """Returns whether `winograd` is both possible and faster.
 
     Its transforms cost as much per cell as 45 channels' worth of the products it saves, and the
     kernel's transform must be shared by many cells.  Those of one image count: an image's
     rounding shall not depend on its batch, whose size is moreover unknown in an exported model.
     """
-    if kernel.shape[:2] != (3, 3) or stride != 1 or padding > 2:
+    if kernel.shape[:2] != (3, 3) or spec.stride != 1 or spec.padding > 2:
         return False
     channels, features = kernel.shape[2:]
     wide = channels * features >= 48 * (channels + features)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxdet.ops.boxes import MMDET1, BoxConvention, area, sides
+from jaxdet.ops.boxes import MMDET1, BoxConvention, Boxes, area, sides
 
 _TINY = 1e-7  # added to areas that are divided by
 
@@ -48,9 +48,7 @@ def focal_loss(logits: Float[Array, "*n"], target: Bool[Array, "*n"]) -> Array:
     return jnp.where(target, 0.25, 0.75) * wrong**2 * binary_cross_entropy(logits, target)
 
 
-def giou_loss(
-    a: Float[Array, "*n 4"], b: Float[Array, "*n 4"], convention: BoxConvention = MMDET1
-) -> Float[Array, "*n"]:
+def giou_loss(a: Boxes, b: Boxes, convention: BoxConvention = MMDET1) -> Float[Array, "*n"]:
     """Returns 1 minus the generalised IoU (Rezatofighi et al. 2019) of boxes pair by pair.
 
     >>> giou_loss(jnp.array([0.0, 0, 9, 9]), jnp.array([10.0, 0, 19, 9])).item()

@@ -18,7 +18,10 @@ def mask_targets(
     size: int,
     kind: Literal["crop", "binary", "soft"],
 ) -> Float32[Array, "n {size} {size}"]:
-    """Returns targets in 0 to 1 for boxes in pixels of the resized image.
+    """Returns targets in 0 to 1 for the positives' boxes, in pixels of the resized image.
+
+    `packed` are bitmaps of the image in its bucket (`np.packbits` of rows), zero beyond it, of
+    which each box is `matched` to one; sizes are (height, width) in pixels.
 
     - `crop` (the 2018 toolbox): corners cut to whole pixels, x2 and y2 inside; the crop is
       resized as OpenCV resizes bytes of 0 and 1, to the bit.
@@ -35,15 +38,6 @@ def mask_targets(
     >>> box, first, eight = jnp.array([[0.0, 0, 7, 7]]), jnp.array([0]), jnp.array([8, 8])
     >>> mask_targets(packed, box, first, eight, eight, 2, "crop")[0].tolist()
     [[1.0, 0.0], [0.0, 1.0]]
-
-    Args:
-        packed: bitmaps of the resized image in its bucket (`np.packbits` of rows), zero beyond.
-        boxes: the positives'.
-        matched: each one's bitmap.
-        image_size: (height, width) of the resized image in pixels.
-        pad_size: (height, width) of the padded image in pixels.
-        size: 28 or 14.
-        kind: static, as above.
     """
     if kind == "crop":
         return _crop(packed, boxes, matched, pad_size, size)

@@ -40,7 +40,8 @@ def match(
 ) -> Int32[Array, " n"]:
     """Returns for each anchor -1 ignored, 0 negative, k > 0 matched to box `k - 1`.
 
-    An anchor is negative if its best IoU is below `neg_iou`, and is matched to its best box (the
+    Anchors that are not `allowed` are ignored, and are no box's best.  Of the others an anchor
+    is negative if its best IoU is below `neg_iou`, and is matched to its best box (the
     first of equals) if that IoU is at least `pos_iou`.  Then, box by box, every anchor whose IoU
     equals the box's best, if at least `min_pos_iou`, is matched to that box, whatever it was
     before; or else, unless `low_quality_takes`, to its own best box (the first one, if it meets
@@ -54,17 +55,6 @@ def match(
     >>> every = jnp.array([True, True, True])
     >>> match(anchors, every, boxes, mask, pos_iou=0.7, neg_iou=0.3, min_pos_iou=0.3).tolist()
     [1, -1, 0]
-
-    Args:
-        anchors: pixels.
-        allowed: the others get -1 and are no box's best.
-        boxes: ground truth in pixels of the same image.
-        box_mask: false for padding.
-        pos_iou: above 0.
-        neg_iou: IoU below which an anchor is negative.
-        min_pos_iou: IoU from which a box's best anchors are matched.
-        low_quality_takes: they are matched to that box, not to the best of their own.
-        convention: what a box is.
 
     Raises:
         InputError: if `pos_iou` is not above 0.

@@ -32,7 +32,11 @@ def nms(
     """Returns which boxes greedy suppression keeps.
 
     The same set as going through the boxes in order and dropping each whose IoU with a box
-    already kept is above `threshold` (strictly, in float32, as the reference).
+    already kept is above `threshold` (strictly, in float32, as the reference).  Boxes come in
+    descending order of score, or in any with their `scores`, without NaN; those that are not
+    `valid` neither suppress nor are kept, and those of different `labels` do not suppress one
+    another.  From `limit` kept boxes on, those of the block at hand are the last: the first `limit`
+    are right, and work ends early, as it does with the last valid box.
 
     Work is O(n * kept) IoUs, plus O(n * block) for each round that a block needs to settle: as
     many as its longest chain of boxes that suppress one another (1 to 6 on clustered proposals),
@@ -45,16 +49,6 @@ def nms(
     [True, False, True]
     >>> nms(boxes, jnp.array([True] * 3), 0.7, scores=jnp.array([0.1, 0.9, 0.2])).tolist()
     [False, True, True]
-
-    Args:
-        boxes: in descending order of score, unless `scores` are given; without NaN.
-        valid: the others neither suppress nor are kept.
-        threshold: at least 0.
-        convention: what a box is.
-        labels: boxes of different labels do not suppress one another.
-        limit: from so many kept boxes on, those of the block at hand are the last; their first
-            `limit` are right, and work ends early, as it does with the last valid box.
-        scores: of boxes in any order; of equal ones the first counts as the better.
     """
     if boxes.shape[0] == 0:
         return valid

@@ -64,6 +64,8 @@ def roi_align(
 ) -> Float[Array, "B n p p c"]:
     """Returns `size` x `size` bins of each RoI, read from its level's map.
 
+    `features` are float32 or bfloat16, fine to coarse, of `strides` pixels per cell; boxes are
+    float32 pixels of the resized image, and `pad_size` is what the network sees of it.
     Cells outside an image's own padded area are not read, so that results do not depend on the
     bucket; points further than a cell outside of it count as 0.  Sums are in float32.
     Differentiable in `features` alone, once, in reverse mode.
@@ -73,16 +75,6 @@ def roi_align(
     >>> bins = roi_align([rows], box, level, pad, (4,), 2, RoIAlign(), BoxConvention())
     >>> bins[0, 0, :, :, 0].tolist()
     [[3.0, 3.0], [5.0, 5.0]]
-
-    Args:
-        features: maps, fine to coarse; float32 or bfloat16.
-        boxes: float32 pixels of the resized image.
-        levels: positions in `features`.
-        pad_size: (height, width) in pixels that the network sees of each image.
-        strides: pixels per cell of each level.
-        size: bins per axis.
-        roi: where points lie.
-        convention: what a box is.
     """
     batch, count = levels.shape
     x1, y1, x2, y2 = lax.stop_gradient(boxes).reshape(-1, 4).T

@@ -117,21 +117,16 @@ _read = partial(lax.dynamic_slice, allow_negative_indices=False)
 _write = partial(lax.dynamic_update_slice, allow_negative_indices=False)
 
 
-# A window of each bin of one RoI along one axis: cells [p, w] and their weights.
-_Taps = tuple[Array, Array]
-
-
 def _bin_after_bin(points: int, shapes: Shapes, maps: tuple[Array, ...], rois: RoIs) -> Array:
     one = (1, 1, 1, shapes[0].shape[-1])
     bins = _no_bins(one[-1], rois)
     for level, values in enumerate(maps):
 
-        def add(bins: Array, at: tuple, y: _Taps, x: _Taps, values: Array = values) -> Array:
-            total = _read(bins, at, one)
-            for a, b in np.ndindex(y[0].shape[1], x[0].shape[1]):
-                (row, wy), (column, wx) = _tap(y, at[1], a), _tap(x, at[2], b)
-                cell = _read(values, (rois.image[at[0]], row, column, 0), one)
-                total += _times(wy * wx, cell)
+        def add(bins: Array, at: tuple, first: tuple, weights: Array, values: Array = values):
+            total, (image, row, column, _) = _read(bins, at, one), first
+            for a, b in np.ndindex(weights.shape[1:3]):
+                cell = _read(values, (image, row + a, column + b, 0), one)
+                total += _times(weights[0, a, b, 0], cell)
             return _write(bins, total, at)
 
         bins = _visit(points, values.shape[1:3], level, rois, bins, add)
@@ -139,26 +134,21 @@ def _bin_after_bin(points: int, shapes: Shapes, maps: tuple[Array, ...], rois: R
 
 
 def _bin_after_bin_gradient(points: int, shapes: Shapes, bins: Array, rois: RoIs) -> list[Array]:
-    def add(values: Array, at: tuple, y: _Taps, x: _Taps) -> Array:
-        corner = rois.image[at[0]], _tap(y, at[1], 0)[0], _tap(x, at[2], 0)[0], 0
-        wy, wx = (_read(w, (i, 0), (1, w.shape[1])) for (_, w), i in ((y, at[1]), (x, at[2])))
-        more = (wy.T * wx)[None, :, :, None] * _read(bins, at, (1, 1, 1, bins.shape[-1]))
-        return _write(values, _read(values, corner, more.shape) + more, corner)
+    def add(values: Array, at: tuple, first: tuple, weights: Array) -> Array:
+        more = weights * _read(bins, at, (1, 1, 1, bins.shape[-1]))
+        return _write(values, _read(values, first, more.shape) + more, first)
 
     empty = [jnp.zeros_like(bins, shape=f.shape) for f in shapes]
     return [_visit(points, f.shape[1:3], level, rois, f, add) for level, f in enumerate(empty)]
 
 
-def _tap(taps: _Taps, bin: Array, index: int) -> tuple[Array, Array]:
-    """Returns the cell and the weight of one tap."""
-    cell, weight = (_read(v, (bin, index), (1, 1))[0, 0] for v in taps)
-    return cell, weight
-
-
 def _visit(
     points: int, extent: tuple[int, ...], level: int, rois: RoIs, state: Array, add: Callable
 ) -> Array:
-    """Returns `state` after `add(state, (roi, p, q, 0), y, x)` of a level's bins and windows."""
+    """Returns `state` after `add(state, bin, first, weights)` of a level's bins and windows.
+
+    `bin` is (roi, p, q, 0), `first` the window's (image, row, column, 0), `weights` [1, w, w, 1].
+    """
     size = rois.y.corner.shape[1]
     order = jnp.argsort(rois.level)
 
@@ -169,11 +159,14 @@ def _visit(
         across = -(-count_x // _WINDOW)
 
         def visit_window(k: Array, state: Array) -> Array:
-            taps_y = _window(points, extent[0], y, low_y + k // across * _WINDOW)
-            taps_x = _window(points, extent[1], x, low_x + k % across * _WINDOW)
+            rows, down = _window(points, extent[0], y, low_y + k // across * _WINDOW)
+            columns, right = _window(points, extent[1], x, low_x + k % across * _WINDOW)
 
             def visit_bin(i: Array, state: Array) -> Array:
-                return add(state, (roi, i // size, i % size, 0), taps_y, taps_x)
+                p, q = i // size, i % size
+                first = rois.image[roi], rows[p], columns[q], 0
+                weights = down[p][:, None] * right[q][None]
+                return add(state, (roi, p, q, 0), first, weights[None, :, :, None])
 
             return lax.fori_loop(0, size**2, visit_bin, state)
 
@@ -183,14 +176,14 @@ def _visit(
     return lax.fori_loop(begin, end, visit_roi, state)
 
 
-def _window(points: int, extent: int, axis: Axis, first: Array) -> _Taps:
-    """Returns taps from `first` on, moved back where they would leave the map."""
+def _window(points: int, extent: int, axis: Axis, first: Array) -> tuple[Array, Array]:
+    """Returns each bin's cell [p] and weights [p, w] from `first` on, moved to lie in the map."""
     width = min(_WINDOW, extent)
     moved = jnp.minimum(first, extent - width)
     cells = moved + jnp.arange(width, dtype=jnp.float32)[None, None]
     # What lies before `first` was in the window before.
     weights = jnp.where(cells >= first, axis.weights(cells, points), 0)
-    return cells[0].astype(jnp.int32), weights[0]
+    return moved[0, :, 0].astype(jnp.int32), weights[0]
 
 
 # Elsewhere.

@@ -64,7 +64,6 @@ class Window:
     """What happened since the last logged line; what `step` spends on compiling is left out."""
 
     def __init__(self, step: Programs) -> None:
-        """Starts the clock."""
         self.metrics: list[dict[str, float]] = []
         self.waited = 0.0  # seconds, for the loader
         self.start = time.perf_counter() - step.seconds
@@ -142,10 +141,10 @@ def run_steps(run: Run, state: TrainState) -> dict[str, Any]:
         host=(jax.process_index(), jax.process_count()),
     )
     skipped, pending, window = 0, list[tuple[int, Metrics, np.ndarray]](), Window(run.step)
-    with loader, stop_signal() as stop:
+    with loader as batches, stop_signal() as stop:
         for number in range(start + 1, plan.total_steps + 1):
             begun = time.perf_counter()
-            element = next(loader)
+            element = next(batches)
             window.waited += time.perf_counter() - begun
             skipped += len(element.skipped)
             state, metrics = run.step(state, split(element.batch, run.mesh))

@@ -25,15 +25,12 @@ from jaxdet.files import ADVICE, reported, write_whole
 EVENTS_PREFIX = "events.out.tfevents."
 
 
-class Logbook:
+class Logbook(contextlib.AbstractContextManager["Logbook"]):
     """Writes `metrics.jsonl` and TensorBoard events into a work directory; use it as a context.
 
     When a method returns, what it wrote outlives the process: a run that goes on from a checkpoint
     saved after the lines of its step has steps neither doubled nor missing.  Methods raise
     `InputError` when the folder cannot be written.
-
-    Attributes:
-        evaluated: steps of which `metrics.jsonl` has an evaluation.
     """
 
     def __init__(self, workdir: Path, resume_step: int, write: bool = True) -> None:
@@ -46,15 +43,13 @@ class Logbook:
         path = workdir / "metrics.jsonl"
         with self._reported():
             rows = [row for row in read_rows(path) if row["step"] <= resume_step]
+            # Steps of which `metrics.jsonl` has an evaluation.
             self.evaluated = {row["step"] for row in rows if row["kind"] == "eval"}
             if write:
                 write_whole(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
                 # Unbuffered: a kill leaves the whole line, or at worst a torn last one.
                 self._file = path.open("ab", buffering=0)
                 self._events = _open_events(workdir, resume_step)
-
-    def __enter__(self) -> "Logbook":
-        return self
 
     def __exit__(self, *_: Any) -> None:
         if self._write:

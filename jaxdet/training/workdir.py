@@ -25,12 +25,8 @@ FREE_FIELDS = {
     "data.val_images",
     "data.num_workers",
     "train.accumulation",  # the images of a step are compared, see `loop.resume`
-    "train.num_epochs",
-    "train.num_steps",
-    "train.log_every",
-    "train.eval_every",
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
+    *("train.num_epochs", "train.num_steps", "train.log_every", "train.eval_every"),
+    *("train.checkpoint_every", "train.keep_checkpoints"),
 }
 ADVICE = "choose another --workdir"
 OWN = "its own"  # checkpoint, as `eval.json` calls it

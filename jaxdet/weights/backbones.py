@@ -14,18 +14,31 @@ import numpy as np
 
 from jaxdet.errors import InputError
 from jaxdet.weights import layout, torch_file
+from jaxdet.weights.spelling import spelled
 
 # Detectron stores what is left of a frozen batch norm, scale and bias.  With this variance and
 # a mean of zero, a batch norm with epsilon 1e-5 divides by exactly one.
 _AFFINE_VARIANCE = np.float32(1 - 1e-5)
 
-# What the last part of a blob's name is to PyTorch; detectron2's have norms that are not reduced.
-_KINDS = {
-    **{"w": "weight", "s": "weight", "gamma": "weight"},
-    **{"b": "bias", "bias": "bias", "beta": "bias"},
-    **{"rm": "running_mean", "running_mean": "running_mean"},
-    **{"riv": "running_var", "running_var": "running_var"},
-}
+_LEAF = r"_(?=[a-z]+(?:_mean|_var)?$)"  # what follows is the last part of a blob's name
+# From res2_0_branch2a_bn_s to layer1.0.bn1.weight; detectron2's have norms that are not reduced.
+_TORCHVISION_NAME = spelled(
+    {
+        rf"^conv1{_LEAF}": "conv1.",
+        rf"^res_conv1_bn{_LEAF}": "bn1.",
+        rf"^(fc\d*|pred){_LEAF}": "fc.",
+        rf"^res(\d)_(\d+)_branch1(_bn)?{_LEAF}": lambda m: (
+            f"layer{int(m[1]) - 1}.{m[2]}.downsample.{1 if m[3] else 0}."
+        ),
+        rf"^res(\d)_(\d+)_branch2([abc])(_bn)?{_LEAF}": lambda m: (
+            f"layer{int(m[1]) - 1}.{m[2]}.{'bn' if m[4] else 'conv'}{'abc'.index(m[3]) + 1}."
+        ),
+        r"\.(w|s|gamma)$": ".weight",
+        r"\.(b|beta)$": ".bias",
+        r"\.rm$": ".running_mean",
+        r"\.riv$": ".running_var",
+    }
+)
 
 # The models convolve without bias before a batch norm.  Caffe's files carry such biases, of
 # which neither Detectron nor the reference makes use.
@@ -64,30 +77,10 @@ def _from_detectron(checkpoint: Any, source: str) -> dict[str, np.ndarray]:
     for blob, array in blobs.items():
         if blob.endswith("_momentum") or not isinstance(array, np.ndarray):
             continue
-        name = _torchvision_name(blob)
+        name = _TORCHVISION_NAME(blob)
         tensors[name] = array
         if blob.endswith("_bn_s"):
             norm = name.removesuffix("weight")
             tensors.setdefault(f"{norm}running_mean", np.zeros_like(array))
             tensors.setdefault(f"{norm}running_var", np.full_like(array, _AFFINE_VARIANCE))
     return tensors
-
-
-def _torchvision_name(blob: str) -> str:
-    """Maps res2_0_branch2a_bn_s to layer1.0.bn1.weight; names of no backbone stay."""
-    named = re.fullmatch(rf"(.*?)_({'|'.join(_KINDS)})", blob)
-    if not named:
-        return blob
-    layer, leaf = named[1], _KINDS[named[2]]
-    if layer in ("conv1", "res_conv1_bn"):
-        return f"{'conv1' if layer == 'conv1' else 'bn1'}.{leaf}"
-    if re.fullmatch(r"fc\d*|pred", layer):
-        return f"fc.{leaf}"
-    match = re.fullmatch(r"res(\d)_(\d+)_branch(1|2[abc])(_bn)?", layer)
-    if not match:
-        return blob
-    stage, index, branch, norm = match.groups()
-    block = f"layer{int(stage) - 1}.{index}"
-    if branch == "1":
-        return f"{block}.downsample.{1 if norm else 0}.{leaf}"
-    return f"{block}.{'bn' if norm else 'conv'}{'abc'.index(branch[1]) + 1}.{leaf}"

@@ -44,58 +44,40 @@ def system_of(tensors: Mapping[str, np.ndarray]) -> System:
     return SYSTEMS["mmdet"]
 
 
-def require_convention(
-    checkpoint: Any, tensors: Mapping[str, np.ndarray], convention: str, source: str
+def require_fit(
+    checkpoint: Any,
+    tensors: Mapping[str, np.ndarray],
+    wanted: Collection[str],
+    convention: str,
+    source: str,
 ) -> None:
-    """Raises `InputError` if a checkpoint's boxes are not those of a config.
+    """Raises `InputError` if a checkpoint is of another convention or kind of detector.
 
-    Args:
-        checkpoint: what the file `source` holds; mmdet's say of which version they are.
-        tensors: its state dict.
-        convention: `config.model.convention`; a name that no system has takes every file.
-        source: for the message.
+    It is what the file `source` holds, of which mmdet's say their version, and `tensors` its state
+    dict; `wanted` are the names of the config's tensors, as the file's system spells them.  A
+    convention of no system takes every file's boxes, and an RPN any detector that has one.
     """
-    system = system_of(tensors)
-    fitting = system.conventions
+    system, fitting = system_of(tensors), system_of(tensors).conventions
+    (own, is_2), (asked, asks_2) = spelling.detector_of(tensors), spelling.detector_of(wanted)
     if system is SYSTEMS["mmdet"]:
         fitting = _mmdet_conventions(checkpoint, tensors) or fitting
-    if convention in fitting or not any(convention in x.conventions for x in SYSTEMS.values()):
-        return
-    kind, is_2 = spelling.detector_of(tensors)
+    others = convention in CONFIGS and convention not in fitting
     if system is SYSTEMS["torchvision"]:
-        fitting = fitting[1:] if is_2 else fitting[:1]
-    raise InputError(
-        f"{source}: of {' or '.join(fitting)}; config.model.convention is {convention}: "
-        f"use --config={_config(fitting[0], kind)}, or another config of that convention"
-    )
-
-
-def require_detector(
-    tensors: Mapping[str, np.ndarray], wanted: Collection[str], convention: str, source: str
-) -> None:
-    """Refuses a checkpoint of another kind of detector; an RPN's config takes any that has one.
-
-    Args:
-        tensors: the state dict of the file `source`, of that convention.
-        wanted: the names of the config's tensors, as the file's system spells them.
-        convention: `config.model.convention`.
-        source: for the message.
-
-    Raises:
-        InputError: the kinds, or torchvision's versions, differ.
-    """
-    (own, own_2), (asked, asked_2) = spelling.detector_of(tensors), spelling.detector_of(wanted)
+        fitting = fitting[is_2:][:1]
     alike = own == asked or (asked == "rpn" and own in ("faster_rcnn", "mask_rcnn"))
-    if not own or not asked or (alike and own_2 == asked_2):
+    known = own and asked
+    if others or (known and alike and is_2 != asks_2):
+        theirs, field = fitting[0], "convention"
+        said = f"{' or '.join(fitting)}; config.model.convention is {convention}"
+    elif known and not alike:
+        theirs, field = convention if convention in fitting else fitting[0], "detector"
+        said = f"{own}; config.model.detector is {asked}"
+    else:
         return
-    theirs = system_of(tensors).conventions[own_2]
-    if theirs not in SYSTEMS["torchvision"].conventions and convention in CONFIGS:
-        theirs = convention
-    said, field = f"of {own}; config.model.detector is {asked}", "detector"
-    if alike:
-        said, field = f"of {theirs}; config.model.convention is {convention}", "convention"
     config = _config(theirs, own)
-    raise InputError(f"{source}: {said}: use --config={config}, or another config of that {field}")
+    raise InputError(
+        f"{source}: of {said}: use --config={config}, or another config of that {field}"
+    )
 
 
 def _config(convention: str, kind: str) -> str:

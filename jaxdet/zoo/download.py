@@ -21,7 +21,7 @@ from jaxdet.console import Advance, progress
 from jaxdet.errors import InputError
 from jaxdet.files import cache_folder, reported
 from jaxdet.weights import torch_file
-from jaxdet.zoo.published import OF_MMDET2, PRETRAINED, PUBLISHED, Row
+from jaxdet.zoo.published import PRETRAINED, PUBLISHED, Row
 
 _LOG = logging.getLogger(__name__)
 
@@ -59,8 +59,9 @@ def fetch(name: str) -> Path:
 
 def _advice(row: Row) -> str:
     """Returns which file can be had in place of one of 2018, whose sites may be gone."""
-    for other in OF_MMDET2 if not row.name else ():
-        if all(getattr(other, x) == getattr(row, x) for x in _ALIKE):
+    for other in PUBLISHED:
+        alike = all(getattr(other, x) == getattr(row, x) for x in _ALIKE)
+        if alike and (row.system, other.system) == ("", "mmdet2"):
             return f"; or take {other.zoo_name} with --config={other.config}, its like of mmdet 2"
     return ""
 

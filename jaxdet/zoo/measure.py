@@ -124,9 +124,13 @@ def seconds_per_step(run: Callable[[], Any], step: Programs, steps: int) -> floa
 
 def first_images(dataset: Dataset, count: int) -> Dataset:
     """Returns a data set's first `count` images with their annotations."""
-    names = ("file_names", "image_ids", "heights", "widths")
-    first = {name: getattr(dataset, name)[:count] for name in names}
-    return replace(dataset, **first, offsets=dataset.offsets[: count + 1], file_order=None)
+    offsets = dataset.offsets[: count + 1]
+    ends = dict.fromkeys(("file_names", "image_ids", "heights", "widths"), count)
+    names = ("annotation_ids", "category_ids", "xywh", "area", "iscrowd", "ignore")
+    ends |= dict.fromkeys(names, int(offsets[-1]))
+    first = {name: getattr(dataset, name)[:end] for name, end in ends.items()}
+    labels = None if dataset.labels is None else dataset.labels[: offsets[-1]]
+    return replace(dataset, **first, labels=labels, offsets=offsets, file_order=None)
 
 
 def _start_process() -> None:

@@ -17,6 +17,12 @@ from jaxdet.zoo.published import (
 _COLUMNS = ("Style", "Lr schd", "Mem (GB)", "Train time (s/iter)", "Inf time (fps)")
 HEADER = ("Backbone", *_COLUMNS, "AR1000", "Download")
 DETECTOR_HEADER = ("Detector", *_COLUMNS, "box AP", "mask AP", "Download")
+
+
+def _detectors(system: str) -> tuple[Row, ...]:
+    return tuple(row for row in DETECTORS if row.system == system)
+
+
 # The first is as the 2018 document has it, without a title.
 TABLES = {
     "": ROWS,
@@ -24,15 +30,10 @@ TABLES = {
     "detectron2, AR1000 by its own recall, which is fast recall:\n\n": DETECTRON2,
     "torchvision, which publishes no recall of its RPNs:\n\n": TORCHVISION,
     "Detectors of 2018, without the figures of Fast R-CNN with masks on C4, where the document "
-    "repeats Mask R-CNN's:\n\n": [row for row in DETECTORS if not row.name],
-    **{
-        f"{system}'s detectors:\n\n": [row for row in DETECTORS if row.name.startswith(start)]
-        for system, start in {
-            "mmdet 2": "mmdet2/",
-            "detectron2": "detectron2/",
-            "torchvision": "torchvision/",
-        }.items()
-    },
+    "repeats Mask R-CNN's:\n\n": _detectors(""),
+    "mmdet 2's detectors:\n\n": _detectors("mmdet2"),
+    "detectron2's detectors:\n\n": _detectors("detectron2"),
+    "torchvision's detectors:\n\n": _detectors("torchvision"),
 }
 PAGE = """\
 # The zoo, measured

@@ -19,7 +19,7 @@ from jaxdet.data.check import (
     check_training,
     fitting_scales,
 )
-from jaxdet.data.coco import coco_directory, load_coco
+from jaxdet.data.coco import coco_paths, load_coco
 from jaxdet.data.findings import MAX_LINES, Findings
 from jaxdet.data.image import resize_boxes, resized_size
 from jaxdet.data.sampler import Sampler
@@ -54,7 +54,7 @@ def edit(root, images=(), annotations=(), **lists):
 def check(root, keep_empty=False):
     """All findings of the training split: {what: lines}, faults and warnings."""
     findings = Findings()
-    dataset = coco_directory(root, "train", findings)
+    dataset = load_coco(*coco_paths(root, "train"), findings)
     check_images(dataset, findings)
     check_annotations(dataset, findings)
     check_training(dataset, findings, DataConfig(image_scale=SCALE, keep_empty=keep_empty), 4)
@@ -155,13 +155,13 @@ def test_faults_of_images(root):
 
 def test_progress_counts_every_image(root):
     seen = []
-    dataset = coco_directory(root, "train")
+    dataset = load_coco(*coco_paths(root, "train"))
     check_images(dataset, Findings(), seen.append)
     assert seen == [1, 2, 3, 4, 5, 6]
 
 
 def test_images_in_tfds_are_decoded_too(root):
-    dataset = coco_directory(root, "train")
+    dataset = load_coco(*coco_paths(root, "train"))
     records = [{"image": dataset.path_of(i).read_bytes()} for i in range(6)]
     records[3]["image"] = records[3]["image"][:-30]
     findings = Findings()
@@ -271,7 +271,7 @@ def test_dropped_images_and_why(root):
 @pytest.mark.parametrize("keep_empty", [False, True])
 def test_the_plan_is_what_the_schedule_does(root, keep_empty):
     dropping_set(root)
-    dataset = coco_directory(root, "train")
+    dataset = load_coco(*coco_paths(root, "train"))
     data = DataConfig(image_scale=SCALE, keep_empty=keep_empty)
     findings = Findings()
     plan = check_training(dataset, findings, data, 4)
@@ -311,7 +311,7 @@ def test_boxes_are_those_of_the_loader(root):
     extra = [annotation(100 + i, 1 + i % 6, rng.uniform(0, 50, 4).round(2)) for i in range(60)]
     extra.append(annotation(99, 3, iscrowd=1))
     edit(root, annotations=extra)
-    dataset, data = coco_directory(root, "train"), DataConfig(image_scale=(133, 80))
+    dataset, data = load_coco(*coco_paths(root, "train")), DataConfig(image_scale=(133, 80))
     boxes, sizes = boxes_as_trained(dataset, data)
     expected = []
     for i in range(6):
@@ -382,5 +382,5 @@ def test_scales_that_fit_are_proposed(root, side, scales):
     path = root / "annotations" / "instances_train2017.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": boxes}))
     config = Config(data=DataConfig(image_scale=(64, 48)))
-    found = fitting_scales(coco_directory(root, "train"), config)
+    found = fitting_scales(load_coco(*coco_paths(root, "train")), config)
     assert found == (scales, float(len(scales)))

@@ -41,7 +41,6 @@ def test_labels_are_positions_in_the_configs_names(load):
     assert dataset.labels.tolist() == [2, 2, 0]
     assert dataset.labels_of(0).tolist() == [2, 0]  # as boxes_of: without the crowd
     assert dataset.labels_of(0).dtype == np.int32
-    assert dataset.ground_truth(0).labels.tolist() == [2, 2, 0]
 
 
 def test_without_class_names_all_boxes_are_alike(load):

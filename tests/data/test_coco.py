@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from odd_json import change_anywhere
 from PIL import Image
 
-from jaxdet.data.coco import coco_directory, load_coco
+from jaxdet.data.coco import coco_paths, load_coco
 from jaxdet.errors import InputError
 
 
@@ -69,14 +69,14 @@ def test_training_uses_no_crowd_ignored_or_empty_box(load):
 
 def test_evaluation_sees_every_annotation(load):
     dataset = load(content())
-    truth = dataset.ground_truth(0)
-    assert truth.ids.tolist() == [1, 3, 4, 5, 6, 7]
-    assert truth.iscrowd.tolist() == [False, True, False, False, False, False]
-    assert truth.ignore.tolist() == [False, False, True, False, False, False]
+    rows = dataset.rows(0)
+    assert dataset.annotation_ids[rows].tolist() == [1, 3, 4, 5, 6, 7]
+    assert dataset.iscrowd[rows].tolist() == [False, True, False, False, False, False]
+    assert dataset.ignore[rows].tolist() == [False, False, True, False, False, False]
     # The last one has no area: it gets that of its box.
-    assert truth.area.tolist() == [12, 81, 81, 0, 4, 1]
-    np.testing.assert_array_equal(truth.xywh[0], [1, 2, 3, 4])
-    np.testing.assert_array_equal(dataset.corners(truth.xywh)[4], [0, 0, -0.5, 8])
+    assert dataset.area[rows].tolist() == [12, 81, 81, 0, 4, 1]
+    np.testing.assert_array_equal(dataset.xywh[rows][0], [1, 2, 3, 4])
+    np.testing.assert_array_equal(dataset.corners(dataset.xywh[rows])[4], [0, 0, -0.5, 8])
 
 
 def test_outlines_are_skipped_whatever_their_form(load):
@@ -94,12 +94,12 @@ def test_outlines_are_skipped_whatever_their_form(load):
             )
 
 
-def test_coco_directory_joins_the_usual_names(tmp_path):
+def test_coco_paths_join_the_usual_names(tmp_path):
     (tmp_path / "annotations").mkdir()
     (tmp_path / "val2017").mkdir()
     path = tmp_path / "annotations/instances_val2017.json"
     path.write_text(json.dumps(content()))
-    dataset = coco_directory(tmp_path, "val")
+    dataset = load_coco(*coco_paths(tmp_path, "val"))
     assert dataset.path_of(2) == tmp_path / "val2017/b.jpg"
     assert dataset.source == str(path)
 

@@ -13,6 +13,7 @@ from jaxdet.config import ModelConfig, TargetConfig
 from jaxdet.data.check import best_ious, summarise
 from jaxdet.detectors.rpn import anchor_grid
 from jaxdet.ops import anchors, boxes
+from jaxdet.ops.boxes import MMDET1
 
 FPN = ModelConfig()
 C4 = ModelConfig(num_stages=3, fpn_channels=0, anchor_scales=(2.0, 4.0, 8.0, 16.0, 32.0))
@@ -101,7 +102,7 @@ def test_bins_by_hand():
     corners = np.array([[0, 0, 15, 15], [0, 0, 99, 9], [0, 0, 9, 99], [0, 0, 599, 599]], np.float32)
     areas = np.array([32.0**2 - 1, 32.0**2, 95.0**2, 96.0**2])
     ious = np.array([0.2, 0.3, 0.5, 0.7])
-    result = summarise(corners, areas, ious, TargetConfig())
+    result = summarise(corners, areas, ious, TargetConfig(), MMDET1)
     assert result["all"] == {
         "boxes": 4,
         "share": 1.0,
@@ -116,12 +117,12 @@ def test_bins_by_hand():
         **{"aspect 0 to 0.25": 1, "aspect 1 to 2": 2, "aspect 4 to inf": 1},
     }
     assert result["area 32 to 96"]["mean IoU"] == pytest.approx(0.4)
-    assert summarise(corners[:0], areas[:0], ious[:0], TargetConfig()) == {}
+    assert summarise(corners[:0], areas[:0], ious[:0], TargetConfig(), MMDET1) == {}
 
 
 def test_thresholds_are_the_configs():
     targets = dataclasses.replace(TargetConfig(), positive_iou=0.4, min_positive_iou=0.6)
     corners = np.array([[0, 0, 15, 15]] * 2, np.float32)
-    fit = summarise(corners, np.ones(2), np.array([0.3, 0.5]), targets)["all"]
+    fit = summarise(corners, np.ones(2), np.array([0.3, 0.5]), targets, MMDET1)["all"]
     assert fit["from 0.4"] == 0.5
     assert fit["under 0.6"] == 1

@@ -11,14 +11,7 @@ from PIL import Image
 
 from jaxdet.config import DataConfig
 from jaxdet.data import image as transforms
-from jaxdet.data.image import (
-    padded_size,
-    read_image,
-    read_size,
-    resize,
-    resize_boxes,
-    resized_size,
-)
+from jaxdet.data.image import padded_size, read_image, read_size, resize, resize_boxes, resized_size
 from jaxdet.errors import InputError
 from jaxdet.ops.boxes import flip
 from tests.reference_weights import seeded_image

@@ -18,10 +18,10 @@ from tiny_coco import write_coco
 
 from jaxdet.config import Config, DataConfig, ModelConfig
 from jaxdet.data.check import check_images
-from jaxdet.data.coco import coco_directory, load_coco
+from jaxdet.data.coco import coco_paths, load_coco
 from jaxdet.data.findings import Findings
 from jaxdet.data.load import load_dataset
-from jaxdet.data.masks import bitmap_of, resize_bitmap
+from jaxdet.data.masks import bitmap_of, resize_bitmap, rle_of
 from jaxdet.data.pipeline import eval_batches, train_batches
 from jaxdet.data.shapes import draw
 from jaxdet.errors import InputError
@@ -132,7 +132,7 @@ def spoil(root, value):
 @pytest.mark.parametrize(("value", "said"), NOT_MASKS)
 def test_what_is_no_mask_is_one_line_and_a_finding(root, value, said):
     path = spoil(root, value)
-    dataset = coco_directory(root, "train", masks=True)
+    dataset = load_coco(*coco_paths(root, "train"), masks=True)
     with pytest.raises(InputError) as error:
         list(dataset.masks_of(1))
     line = str(error.value)
@@ -148,7 +148,7 @@ def test_what_is_no_mask_is_one_line_and_a_finding(root, value, said):
 
 def test_an_image_with_what_is_no_mask_is_replaced_in_training(root):
     spoil(root, [[1, 2]])
-    dataset = coco_directory(root, "train", masks=True)
+    dataset = load_coco(*coco_paths(root, "train"), masks=True)
     data = DataConfig(image_scale=(64, 64), num_workers=0)
     with train_batches(dataset, data, global_batch=6, seed=0, num_steps=1) as batches:
         batch, skipped = next(batches)
@@ -167,9 +167,9 @@ def test_only_mask_detectors_train_on_masks_and_none_is_evaluated_on_them(root):
     assert dataset.segmentations is not None
     with eval_batches(dataset, DataConfig(image_scale=(64, 64), num_workers=0), batch_size=6) as b:
         assert next(b).batch.masks is None
-    (rle, _) = dataset.rles_of(1)
-    assert rle["size"] == [48, 64]
-    assert coco_mask.area(rle) == 20 * 16
+    (bitmap, _) = dataset.masks_of(1)
+    assert bitmap.shape == (48, 64)
+    assert bitmap.sum() == coco_mask.area(rle_of(bitmap)) == 20 * 16
     plain = load_dataset(Config(data=config_of(root).data), "train")
     assert plain.segmentations is None
 

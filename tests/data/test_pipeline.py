@@ -13,7 +13,7 @@ from jaxdet.config import DataConfig
 from jaxdet.data import loader as loader_lib
 from jaxdet.data.coco import load_coco
 from jaxdet.data.dataset import from_files
-from jaxdet.data.loader import Element, Loader
+from jaxdet.data.loader import Element, batches_from
 from jaxdet.data.pipeline import eval_batches, max_boxes, train_batches
 from jaxdet.data.sampler import flips
 from jaxdet.errors import InputError
@@ -311,7 +311,7 @@ def killed_after(monkeypatch):
             raise RuntimeError("Grain worker process 0 was terminated unexpectedly")
 
     monkeypatch.setattr(loader_lib, "_in_background", until_killed)
-    return lambda batches: Loader(_Numbers(), batches)
+    return lambda batches: batches_from(_Numbers(), batches)
 
 
 def test_loader_processes_killed_now_and_then_end_no_run(killed_after):
@@ -337,13 +337,6 @@ class _Broken:
         raise RuntimeError("a bug")
 
 
-def test_closing_twice_is_closing(dataset):
-    loader = eval_batches(dataset, data_of(), batch_size=2)
-    next(loader)
-    loader.close()
-    loader.close()
-
-
 def test_other_errors_are_not_hidden():
-    with Loader(_Broken(), 0) as loader, pytest.raises(RuntimeError, match="a bug"):
+    with batches_from(_Broken(), 0) as loader, pytest.raises(RuntimeError, match="a bug"):
         next(loader)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxdet.data import shapes
-from jaxdet.data.coco import coco_directory
+from jaxdet.data.coco import coco_paths, load_coco
 from jaxdet.data.shapes import SHAPES_CLASSES, Pose, mask_of
 from jaxdet.errors import InputError
 
@@ -25,7 +25,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_the_set_is_coco_with_everything_that_coco_has(root, split):
-    dataset = coco_directory(root, split)
+    dataset = load_coco(*coco_paths(root, split))
     assert len(dataset) == shapes.NUM_IMAGES[split]
     assert 0 < dataset.iscrowd.sum() < 0.1 * len(dataset.iscrowd)
     assert 0 < dataset.ignore.sum() < 0.1 * len(dataset.ignore)
@@ -39,10 +39,10 @@ def test_the_set_is_coco_with_everything_that_coco_has(root, split):
 
 
 def test_every_image_can_be_read_and_holds_its_boxes(root):
-    dataset = coco_directory(root, "val")
+    dataset = load_coco(*coco_paths(root, "val"))
     for index in range(len(dataset)):
         height, width, _ = dataset.read(index).shape
-        boxes = dataset.corners(dataset.ground_truth(index).xywh)
+        boxes = dataset.corners(dataset.xywh[dataset.rows(index)])
         assert (boxes[:, :2] >= 0).all()
         assert (boxes[:, 2] <= width - 1).all()
         assert (boxes[:, 3] <= height - 1).all()

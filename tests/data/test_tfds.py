@@ -52,9 +52,9 @@ class Records(Sequence):
     def __getitem__(self, position):
         self.reads += 1
         index = len(self) - 1 - position
-        truth = self.coco.ground_truth(index)
+        rows = self.coco.rows(index)
         height, width = float(self.coco.heights[index]), float(self.coco.widths[index])
-        x, y, w, h = truth.xywh.T
+        x, y, w, h = self.coco.xywh[rows].T
         fractions = np.stack([y / height, x / width, (y + h) / height, (x + w) / width], -1)
         count = len(x)
         return {
@@ -62,10 +62,10 @@ class Records(Sequence):
             "image/filename": self.coco.file_names[index].encode(),
             "image/id": int(self.coco.image_ids[index]),
             "objects": {
-                "area": list(truth.area.astype(np.int64)),
+                "area": list(self.coco.area[rows].astype(np.int64)),
                 "bbox": list(fractions.astype(np.float32)),
-                "id": list(truth.ids),
-                "is_crowd": list(truth.iscrowd),
+                "id": list(self.coco.annotation_ids[rows]),
+                "is_crowd": list(self.coco.iscrowd[rows]),
                 "label": [position] * count,
             },
         }

@@ -131,7 +131,7 @@ def random_params(config: ModelConfig) -> Params:
 @partial(jax.jit, static_argnums=0)
 def forward(config: ModelConfig, params: Params, image, image_size, pad_size):
     """Every stage, level and output by name, each with its stride."""
-    outputs, kept = build_network(config).apply(
+    outputs, kept = build_network(config, CONFIG.train).apply(
         {"params": params},
         Images(image, image_size, pad_size, np.ones((1, 2), np.float32)),
         mutable="intermediates",
@@ -146,7 +146,10 @@ def forward(config: ModelConfig, params: Params, image, image_size, pad_size):
 
 @partial(jax.jit, static_argnums=(0, 4))
 def proposals(config: ModelConfig, outputs: Outputs, image_size, pad_size, bucket):
-    return propose(outputs, image_size, pad_size, bucket, anchor_grid(config), TEST)
+    images = Images(
+        jnp.zeros((len(pad_size), *bucket, 3)), image_size, pad_size, jnp.ones(pad_size.shape)
+    )
+    return propose(outputs, images, anchor_grid(config), TEST)
 
 
 def geometry(config: ModelConfig) -> ModelConfig:

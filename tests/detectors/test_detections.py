@@ -11,10 +11,12 @@ import pytest
 
 from jaxdet.config import DetectionConfig
 from jaxdet.detectors import detections
-from jaxdet.detectors.detections import detect, detect_pairs
+from jaxdet.detectors.detections import all_pairs, detect
 from jaxdet.ops.boxes import CONVENTIONS
+from jaxdet.types import Predictions
 
 SIZE, ONE = jnp.array([1000, 1000]), jnp.ones(2)
+LABELS = np.arange(1000)  # an output stands for the label of its number
 EVERY = {"score_threshold": 0.0, "nms_pixels": "resized"}
 
 
@@ -43,9 +45,9 @@ def test_keeps_what_the_2018_toolbox_keeps(golden, case):
     if case == "none":
         scores = np.full_like(scores, 0.05)  # not above the threshold
     boxes = boxes[:, 1:] if boxes.ndim == 3 else boxes
-    found = jax.jit(partial(detect, config=DetectionConfig(max_num=size)))(
-        jnp.asarray(boxes), jnp.asarray(scores[:, 1:]), SIZE, ONE
-    )
+    pairs = all_pairs(jnp.asarray(boxes), jnp.asarray(scores[:, 1:]))
+    program = partial(detect, labels=LABELS, config=DetectionConfig(max_num=size))
+    found = jax.jit(program)(*pairs, SIZE, ONE)
     dets, labels = found_of(found)
     wanted = ops[f"mcnms_{case}_dets"]
     if case in ("tie", "none"):
@@ -53,8 +55,6 @@ def test_keeps_what_the_2018_toolbox_keeps(golden, case):
         return
     expected = by_score(wanted, ops[f"mcnms_{case}_labels"])
     np.testing.assert_array_equal(by_score(dets, labels), expected)
-    row = np.asarray(found.row)[np.asarray(found.valid)]
-    np.testing.assert_array_equal(dets[:, 4], scores[row, labels + 1])
 
 
 @pytest.mark.parametrize(
@@ -77,11 +77,12 @@ def test_keeps_what_systems_of_today_keep(golden, monkeypatch, prefix, kept, shi
     boxes, scores, wanted = (ops[f"{prefix}{x}"] for x in ("boxes", "scores", kept))
     most = len(wanted) + 50 if few == 4096 else len(wanted) // 2
     config = DetectionConfig(**EVERY, class_shift=shift, max_num=most)
-    program = partial(detect_pairs, config=config, convention=CONVENTIONS["mmdet3"])
+    program = partial(detect, labels=LABELS, config=config, convention=CONVENTIONS["mmdet3"])
     found = jax.jit(program)(*map(jnp.asarray, (boxes, scores, labels)), SIZE, ONE)
-    index = np.asarray(found.row)[np.asarray(found.valid)]
-    np.testing.assert_array_equal(index, wanted[:most])
-    np.testing.assert_array_equal(found.scores[: len(index)], scores[index])
+    dets, found_labels = found_of(found)
+    index = wanted[:most]
+    np.testing.assert_array_equal(dets, np.column_stack([boxes, scores])[index])
+    np.testing.assert_array_equal(found_labels, labels[index])
 
 
 def test_a_batch_in_original_pixels_a_class_at_a_time():
@@ -90,15 +91,19 @@ def test_a_batch_in_original_pixels_a_class_at_a_time():
     scores = rng.uniform(0, 1, (3, 60, 5)).astype(np.float32)
     scale = np.array([[0.5, 0.5], [1, 1], [2, 2]], np.float32)
     config = DetectionConfig(score_threshold=0.3, max_num=400)
-    program = jax.jit(jax.vmap(partial(detect, config=config), (0, 0, None, 0)))
-    for i, found in enumerate(zip(*program(boxes, scores, SIZE, scale), strict=True)):
-        kept, _, labels, valid, index = map(np.asarray, found)
-        np.testing.assert_array_equal(kept[valid], boxes[i][index[valid]])
+
+    def one_image(boxes, scores, scale):
+        return detect(*all_pairs(boxes, scores), SIZE, scale, LABELS, config)
+
+    found = jax.jit(jax.vmap(one_image))(boxes, scores, scale)
+    for i, one in enumerate(zip(*found[:4], strict=True)):
+        dets, labels = found_of(Predictions(*one))
         for label in range(5):
             order = np.argsort(-scores[i, :, label], kind="stable")
             inner = scores[i, order, label] > 0.3
-            wanted = plain_numpy.nms(boxes[i, order] / scale[i, 0], inner, 0.5)
-            np.testing.assert_array_equal(index[valid & (labels == label)], order[wanted])
+            kept = order[plain_numpy.nms(boxes[i, order] / scale[i, 0], inner, 0.5)]
+            wanted = np.column_stack([boxes[i], scores[i, :, label]])[kept]
+            np.testing.assert_array_equal(dets[labels == label], wanted)
 
 
 def test_what_is_too_small_or_no_number_or_empty():
@@ -112,11 +117,9 @@ def test_what_is_too_small_or_no_number_or_empty():
 
     def indices(**fields):
         config = DetectionConfig(**fields, nms_pixels="resized", max_num=3)
-        found = detect_pairs(
-            jnp.asarray(boxes), jnp.asarray(scores), jnp.asarray(labels), size, ONE, config,
-            CONVENTIONS["detectron2"],
-        )  # fmt: skip
-        return np.asarray(found.row)[np.asarray(found.valid)].tolist()
+        given = map(jnp.asarray, (boxes, scores, labels))
+        found = detect(*given, size, ONE, labels, config, CONVENTIONS["detectron2"])
+        return found_of(found)[1].tolist()
 
     assert indices() == [1, 3, 0]
     assert indices(min_box_size=1e-30) == [3, 0]

@@ -12,6 +12,7 @@ from jaxdet.config import ModelConfig, ProposalConfig
 from jaxdet.detectors.proposals import propose
 from jaxdet.detectors.rpn import anchor_grid
 from jaxdet.models.rpn_head import Outputs
+from jaxdet.types import Images
 
 MODEL = ModelConfig()
 SIZE = jnp.array([[64, 96]], jnp.int32)
@@ -27,7 +28,8 @@ def random_outputs(seed: int, spread: float = 1.0) -> Outputs:
 
 @partial(jax.jit, static_argnums=(1, 2))
 def program(outputs: Outputs, model: ModelConfig, config: ProposalConfig):
-    return propose(outputs, SIZE, SIZE, (64, 96), anchor_grid(model), config)
+    images = Images(jnp.zeros((1, 64, 96, 3)), SIZE, SIZE, jnp.ones((1, 2)))
+    return propose(outputs, images, anchor_grid(model), config)
 
 
 def run(outputs: Outputs, **changes):

@@ -89,7 +89,7 @@ def grouped(x, case: str):
 def test_detections_are_the_systems(case, golden):
     expected = golden(f"forward_{case}")
     config = config_of(case, expected)
-    params, network = params_of(case, config, expected), build_network(config.model)
+    params, network = params_of(case, config, expected), build_network(config.model, config.train)
     detector = build_detector(config)
 
     @jax.jit
@@ -144,7 +144,7 @@ def test_losses_and_gradients_are_the_systems(case, golden):
     config = config_of(case, expected)
     batch, own_pads = train_batch(config, expected)
     params = params_of(case, config, expected)
-    network, detector = build_network(config.model), build_detector(config)
+    network, detector = build_network(config.model, config.train), build_detector(config)
     trainable, frozen = split_params(params, detector.trainable)
 
     def loss(trainable):

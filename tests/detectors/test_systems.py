@@ -120,7 +120,7 @@ def test_proposals_are_the_systems(case, golden):
 
 def program(config):
     """Pixels, stages, levels, outputs and proposals."""
-    detector, network = build_detector(config), build_network(config.model)
+    detector, network = build_detector(config), build_network(config.model, config.train)
 
     def run(params, images):
         pixels = network.normalize(images.image, images.image_size)
@@ -205,7 +205,7 @@ def test_losses_and_gradients_are_the_systems(case, golden):
     bucket = padded_size(tuple(np.max(pads, axis=0).tolist()), stride)
     batch = jax.tree.map(jnp.asarray, make_batch(images, bucket, pads, boxes))
     params = params_of(case, config, int(expected["seed"]))
-    detector, network = build_detector(config), build_network(config.model)
+    detector, network = build_detector(config), build_network(config.model, config.train)
     trainable, frozen = split_params(params, detector.trainable)
     # As there: the normaliser is the quota's, though everything takes part.
     counted = dataclasses.replace(config.targets, num_samples=256)

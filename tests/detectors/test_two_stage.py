@@ -34,8 +34,7 @@ from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.detectors.faster_rcnn import build_heads, given_stage, rpn_stage, two_stage
 from jaxdet.detectors.rois import sample_rois
 from jaxdet.detectors.rpn import make_targets
-from jaxdet.inference.paste import paste_masks
-from jaxdet.inference.single import batch_of_one
+from jaxdet.inference.single import batch_of_one, paste_masks
 from jaxdet.models.mask_head import MaskHead
 from jaxdet.models.params import apply, merge_params, split_params
 from jaxdet.ops.boxes import CONVENTIONS, clip
@@ -192,14 +191,14 @@ def stages_of(config: Config):
 def forward(config: Config):
     """Everything that a golden has numbers of, as one program."""
     first, stages = stages_of(config)
-    head, detector = build_heads(config.model, "float32")[1], build_detector(config)
+    head, detector = build_heads(config.model, config.train)[1], build_detector(config)
 
     def run(params, images):
         proposed = first.test(params, images)
         x = stages.read(params, proposed.levels, proposed.boxes, images.pad_size, 7)
         logits, deltas = head.apply({"params": params["bbox_head"]}, x)
         if config.model.detector == "mask_rcnn" and not config.model.fpn_channels:
-            masks = apply(MaskHead(81, 0, 256, jnp.dtype("float32")), params["mask_head"], x)
+            masks = apply(MaskHead(config.model, 81, jnp.dtype("float32")), params["mask_head"], x)
         else:
             masks = None
         return {

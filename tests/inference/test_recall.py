@@ -6,20 +6,21 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from tiny_coco import annotated
 
-from jaxdet.data.dataset import GroundTruth
 from jaxdet.inference import recall as metrics
+from jaxdet.inference.single import Result
 from jaxdet.ops.boxes import iou
 
 
 def truth(boxes, crowd=(), ignore=(), area=None):
-    """Ground truth whose areas are those of the boxes unless given; flags by index."""
+    """An image of `annotated`; areas are those of the boxes unless given; flags by index."""
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     sides = boxes[:, 2:] - boxes[:, :2] + 1
     flags = [np.isin(np.arange(len(boxes)), list(chosen)) for chosen in (crowd, ignore)]
     areas = sides.prod(axis=1) if area is None else np.asarray(area, np.float64)
     xywh = np.concatenate([boxes[:, :2], sides], axis=1)
-    return GroundTruth(np.arange(len(boxes)), xywh, areas, *flags)
+    return xywh, areas, *flags
 
 
 def scored(*rows):
@@ -27,8 +28,7 @@ def scored(*rows):
 
 
 def pair(rows):
-    """Boxes and scores."""
-    return rows[:, :4], rows[:, 4]
+    return Result(rows[:, :4], rows[:, 4])
 
 
 def random_image(rng, count, with_flags=False):
@@ -103,7 +103,7 @@ def test_coco_recall_by_hand():
         ),
         scored([40, 40, 49, 49, 0.9]),  # misses; `ignore` does not excuse it
     ]
-    result = metrics.coco_recall(gt, proposals)
+    result = metrics.coco_recall(annotated(gt), proposals)
     np.testing.assert_allclose(result.recall, [[2 / 3] * 5 + [1 / 3] * 5] * 3, rtol=1e-12)
     np.testing.assert_allclose(result.by_size[0], [0.5] * 5 + [0.0] * 5)  # the two of 100 pixels
     np.testing.assert_array_equal(result.by_size[1], np.ones(10))  # the one of 1600
@@ -114,7 +114,7 @@ def test_coco_recall_by_hand():
 
 def test_coco_sizes_go_by_area_and_borders_count_twice():
     gt = [truth([[0, 0, 199, 199], [300, 0, 331, 31]], area=[50.0, 1024.0])]
-    result = metrics.coco_recall(gt, [scored([0, 0, 199, 199, 0.5])])
+    result = metrics.coco_recall(annotated(gt), [scored([0, 0, 199, 199, 0.5])])
     np.testing.assert_array_equal(result.by_size[0], np.full(10, 0.5))
     np.testing.assert_array_equal(result.by_size[1], np.zeros(10))
     assert result.num_by_size == (2, 1, 0)
@@ -123,7 +123,7 @@ def test_coco_sizes_go_by_area_and_borders_count_twice():
 def test_coco_limits_count_by_score():
     filler = [[200 + i, 200, 210 + i, 210, 0.9] for i in range(100)]
     gt = [truth([[0, 0, 9, 9]])]
-    result = metrics.coco_recall(gt, [scored([0, 0, 9, 9, 0.5], *filler)])
+    result = metrics.coco_recall(annotated(gt), [scored([0, 0, 9, 9, 0.5], *filler)])
     np.testing.assert_array_equal(result.recall.mean(axis=1), [0, 1, 1])
 
 
@@ -132,7 +132,7 @@ def test_coco_recall_equals_cocoeval_with_every_detection():
     rng = np.random.default_rng(1)
     images = [random_image(rng, count, with_flags=True) for count in (0, 1, 5, 9, 14, 20)]
     gt, proposals = [image[0] for image in images], [image[1] for image in images]
-    result = metrics.coco_recall(gt, proposals)
+    result = metrics.coco_recall(annotated(gt), proposals)
     recall = plain_cocoeval(gt, proposals)  # [T, areas, limits]
     np.testing.assert_array_equal(result.recall, recall[:, 0, :].T)
     np.testing.assert_array_equal(result.by_size, recall[:, 1:, 2].T)
@@ -142,11 +142,11 @@ def test_coco_recall_equals_cocoeval_with_every_detection():
 def plain_cocoeval(gt, proposals):
     annotations, detections = [], []
     for image_id, (image, found) in enumerate(zip(gt, proposals, strict=True), start=1):
-        for _, xywh, area, crowd, ignore in zip(*image[:5], strict=True):
+        for xywh, area, crowd, ignore in zip(*image, strict=True):
             flags = {"iscrowd": int(crowd), "ignore": int(ignore), "area": float(area)}
             box = {"bbox": xywh.tolist(), "category_id": 1}
             annotations.append({**flags, **box, "id": len(annotations) + 1, "image_id": image_id})
-        for (x1, y1, x2, y2), score in zip(*(x.tolist() for x in found), strict=True):
+        for (x1, y1, x2, y2), score in zip(*(x.tolist() for x in found[:2]), strict=True):
             box = {"bbox": [x1, y1, x2 - x1 + 1, y2 - y1 + 1], "category_id": 1}
             detections.append({**box, "image_id": image_id, "score": score})
     with contextlib.redirect_stdout(io.StringIO()):
@@ -165,7 +165,7 @@ def plain_cocoeval(gt, proposals):
 def test_evaluate_proposals_fields():
     gt = [truth([[0, 0, 9, 9], [20, 20, 69, 69]], ignore=[1]), truth([])]
     proposals = [scored([0, 0, 9, 7, 0.5]), scored([0, 0, 5, 5, 0.5])]
-    result = metrics.evaluate_proposals(gt, proposals)
+    result = metrics.evaluate_proposals(annotated(gt), proposals)
     by_iou = {f"0.{50 + 5 * i}": 0.5 if i <= 6 else 0.0 for i in range(10)}
     assert result["recall_by_iou"] == {"100": by_iou, "300": by_iou, "1000": by_iou}
     assert result["AR@100"] == result["AR@300"] == result["AR@1000"] == pytest.approx(0.35)
@@ -180,7 +180,7 @@ def test_evaluate_proposals_fields():
 
 @pytest.mark.parametrize("images", [0, 1])
 def test_nothing_to_find_gives_none(images):
-    result = metrics.evaluate_proposals([truth([])] * images, [scored()] * images)
+    result = metrics.evaluate_proposals(annotated([truth([])] * images), [scored()] * images)
     assert result["AR@1000"] is None
     assert result["fast"]["AR@100"] is None
     assert result["recall_by_size"] == {"small": None, "medium": None, "large": None}
@@ -189,19 +189,19 @@ def test_nothing_to_find_gives_none(images):
 
 def test_lists_of_different_length_are_refused():
     with pytest.raises(ValueError, match="zip"):
-        metrics.coco_recall([truth([])], [])
+        metrics.coco_recall(annotated([truth([])]), [])
     with pytest.raises(ValueError, match="zip"):
         metrics.fast_recall([], [scored()])
 
 
 def test_nothing_is_printed(capsys):
-    metrics.evaluate_proposals([truth([[0, 0, 9, 9]])], [scored([0, 0, 9, 9, 0.5])])
+    metrics.evaluate_proposals(annotated([truth([[0, 0, 9, 9]])]), [scored([0, 0, 9, 9, 0.5])])
     assert capsys.readouterr() == ("", "")
 
 
 def test_table_shows_percent():
     gt = [truth([[0, 0, 9, 9], [20, 20, 69, 69]])]
-    result = metrics.evaluate_proposals(gt, [scored([0, 0, 9, 9, 0.5])])
+    result = metrics.evaluate_proposals(annotated(gt), [scored([0, 0, 9, 9, 0.5])])
     rows = metrics.table_rows(json.loads(json.dumps(result)))
     assert rows[:2] == [("AR, COCO API", *["50.0"] * 3), ("AR, fast", *["50.0"] * 3)]
     assert ("recall at IoU 0.95", "50.0", "50.0", "50.0") in rows

@@ -6,7 +6,7 @@ import pytest
 from jaxdet.config import Config, DataConfig, DetectionConfig, ModelConfig
 from jaxdet.data.buckets import bucket_sizes
 from jaxdet.errors import InputError
-from jaxdet.inference.single import batch_of_one, result_of
+from jaxdet.inference.single import batch_of_one, pixels_of, result_of
 from jaxdet.types import Predictions
 
 SCALE = (96, 64)
@@ -15,7 +15,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
 
 
 def batch_of(image):
-    return batch_of_one(image, DataConfig(image_scale=SCALE), BUCKETS)
+    return batch_of_one(pixels_of(image), DataConfig(image_scale=SCALE), BUCKETS)
 
 
 @pytest.mark.parametrize(

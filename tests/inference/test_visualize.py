@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
+from jaxdet.data.masks import rle_of
 from jaxdet.errors import InputError
 from jaxdet.inference import visualize
-from jaxdet.inference.paste import encode_masks
 from jaxdet.inference.single import Result
 from jaxdet.inference.visualize import FOUND, LONG_SIDE, MISSED, PROPOSAL, Drawing
 
@@ -19,6 +19,10 @@ def scores(*values):
     return np.asarray(values, np.float32)
 
 
+def proposals(rows, *values):
+    return Result(boxes(*rows), scores(*values))
+
+
 def plain(height, width):
     return np.full((height, width, 3), 128, np.uint8)
 
@@ -27,25 +31,23 @@ def is_colour(image, colour):
     return (image == np.array(colour, np.uint8)).all(axis=-1)
 
 
-def test_boxes_are_found_from_iou_one_half_among_the_best():
+def test_boxes_are_found_from_iou_one_half_among_the_best(monkeypatch):
     gt = boxes([0, 0, 9, 9], [40, 0, 49, 9], [0, 40, 9, 49])
-    proposals = boxes(
+    rows = [
         [0, 0, 9, 4],  # 50 of 100 pixels: just found
         [40, 0, 49, 3],  # 40 of 100: not
         [0, 40, 9, 49],  # exact, but third by score
-    )
-    ranked = scores(0.9, 0.8, 0.1)
-    assert visualize.draw_proposals(plain(60, 60), gt, proposals, ranked, top=2)[1:] == (1, 3)
-    assert visualize.draw_proposals(plain(60, 60), gt, proposals, ranked, top=3)[1:] == (2, 3)
-    # The order in which proposals are given does not matter.
-    drawing = visualize.draw_proposals(plain(60, 60), gt, proposals[::-1], ranked[::-1], top=2)
-    assert drawing[1:] == (1, 3)
+    ]
+    ranked = proposals(rows, 0.9, 0.8, 0.1)
+    assert visualize.draw_proposals(plain(60, 60), gt, ranked)[1:] == (2, 3)
+    monkeypatch.setattr(visualize, "TOP_PROPOSALS", 2)
+    assert visualize.draw_proposals(plain(60, 60), gt, ranked)[1:] == (1, 3)
 
 
 def test_boxes_are_drawn_where_they_are():
     # 4 drawn pixels per pixel: rows 40 ... 79 of the image are 160 ... 319 of the drawing.
     image = plain(LONG_SIDE // 4, LONG_SIDE // 4)
-    drawing = visualize.draw_proposals(image, boxes([20, 40, 99, 79]), boxes(), scores())
+    drawing = visualize.draw_proposals(image, boxes([20, 40, 99, 79]), proposals([]))
     assert drawing.image.shape == (LONG_SIDE, LONG_SIDE, 3)
     rows, columns = np.nonzero(is_colour(drawing.image, MISSED))
     # A line of two pixels lies on the border, within a pixel of it.
@@ -59,9 +61,8 @@ def test_boxes_are_drawn_where_they_are():
 def test_found_and_missed_differ_in_line_style():
     box = boxes([10, 10, 129, 129])
     image = plain(LONG_SIDE // 4, LONG_SIDE // 4)
-    near = boxes([12, 12, 127, 127])
-    found = visualize.draw_proposals(image, box, near, scores(0.9)).image
-    missed = visualize.draw_proposals(image, box, boxes(), scores()).image
+    found = visualize.draw_proposals(image, box, proposals([[12, 12, 127, 127]], 0.9)).image
+    missed = visualize.draw_proposals(image, box, proposals([])).image
     bottom = slice(80, 460)  # drawn columns of the lower border, away from corners and labels
     assert is_colour(found, FOUND)[519, bottom].all()
     assert 0.4 < is_colour(missed, MISSED)[519, bottom].mean() < 0.7
@@ -84,29 +85,32 @@ def test_labels_do_not_cover_each_other():
 @pytest.mark.parametrize("size", [(1, 1), (1, 700), (700, 1), (37, 53)])
 def test_odd_images_and_no_boxes_at_all(size):
     image = plain(*size)
-    drawing = visualize.draw_proposals(image, boxes(), boxes(), scores())
+    drawing = visualize.draw_proposals(image, boxes(), proposals([]))
     assert drawing[1:] == (0, 0)
     assert max(drawing.image.shape) == LONG_SIDE
     assert (drawing.image == 128).all()
-    whole = boxes([0, 0, size[1] - 1, size[0] - 1])
-    assert visualize.draw_proposals(image, whole, whole, scores(1.0))[1:] == (1, 1)
-    assert visualize.draw_boxes(image, whole, scores(1.0)).shape[2] == 3
+    whole = proposals([[0, 0, size[1] - 1, size[0] - 1]], 1.0)
+    assert visualize.draw_proposals(image, whole.boxes, whole)[1:] == (1, 1)
+    assert visualize.draw_result(image, whole).shape[2] == 3
 
 
-def test_draw_boxes_keeps_large_images_and_enlarges_small_ones():
-    box, score = boxes([1, 1, 20, 20]), scores(0.5)
-    assert visualize.draw_boxes(plain(600, 800), box, score).shape == (600, 800, 3)
-    assert visualize.draw_boxes(plain(28, 56), box, score).shape == (280, 560, 3)
+def test_draw_result_keeps_large_images_and_enlarges_small_ones():
+    found = proposals([[1, 1, 20, 20]], 0.5)
+    assert visualize.draw_result(plain(600, 800), found).shape == (600, 800, 3)
+    assert visualize.draw_result(plain(28, 56), found).shape == (280, 560, 3)
 
 
-def test_draw_boxes_shows_the_best_on_top_and_no_more_than_asked():
+def test_draw_result_shows_the_best_on_top_and_no_more_than_twenty():
     image = plain(600, 600)
-    two = boxes([50, 300, 500, 500], [300, 50, 500, 550])  # they cross
-    drawn = visualize.draw_boxes(image, two, scores(0.2, 0.9))
-    best = visualize.draw_boxes(image, two[1:], scores(0.9))
+    one, other = [300, 50, 500, 550], [50, 300, 500, 500]  # they cross
+    drawn = visualize.draw_result(image, proposals([one, other], 0.9, 0.2))
+    best = visualize.draw_result(image, proposals([one], 0.9))
     np.testing.assert_array_equal(drawn[300, 298:303], best[300, 298:303])
-    np.testing.assert_array_equal(visualize.draw_boxes(image, two, scores(0.2, 0.9), top=1), best)
-    np.testing.assert_array_equal(visualize.draw_boxes(image, two, scores(0.2, 0.9), top=0), image)
+    twenty = proposals([one] * 20, *[0.9] * 20)
+    more = proposals([one] * 20 + [other], *[0.9] * 20, 0.2)
+    found = [visualize.draw_result(image, result) for result in (twenty, more)]
+    np.testing.assert_array_equal(*found)
+    np.testing.assert_array_equal(visualize.draw_result(image, proposals([])), image)
     assert (best != image).any()
 
 
@@ -185,7 +189,7 @@ def test_masks_show_the_image_within_a_line(rle):
     found = Result(boxes([90, 190, 409, 309]), scores(0.9), np.int32([0]), ("cup",))
     image = np.random.default_rng(0).integers(0, 255, (560, 560, 3), np.uint8)
     bare = visualize.draw_result(image, found)
-    found = found._replace(masks=encode_masks(mask) if rle else mask)
+    found = found._replace(masks=[rle_of(mask[0])] if rle else mask)
     masked = visualize.draw_result(image, found)
     np.testing.assert_array_equal(masked[~mask[0]], bare[~mask[0]])
     assert len(np.unique(masked[200:300, 100], axis=0)) == 1  # the line

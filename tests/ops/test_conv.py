@@ -86,12 +86,12 @@ def test_cases_reach_every_program():
     taken = set()
     for case in ZOO:
         x, kernel = operands(case)
-        stride, padding, groups = case[-3:]
+        stride, padding, groups = spec = conv._Spec(*case[-3:])
         if groups > 1:
             taken.add(("grouped", kernel.shape[0], stride))
-        elif conv._is_product(kernel, padding):
+        elif conv._is_product(spec, kernel):
             taken.add(("product", stride))
-        elif conv._is_winograd(stride, padding, x, kernel):
+        elif conv._is_winograd(spec, x, kernel):
             taken.add(("winograd", padding))
         else:
             taken.add(("lax", stride, conv._is_large(x)))

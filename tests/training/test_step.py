@@ -34,7 +34,7 @@ SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in ("r50_caffe_fpn",
 def test_losses_and_gradients_match_reference(case, golden):
     expected = golden(f"train_{case}")
     config = golden_config(case)
-    detector, network = build_detector(config), build_network(config.model)
+    detector, network = build_detector(config), build_network(config.model, config.train)
     batch = jax.tree.map(jnp.asarray, train_batch(expected))
     trainable, frozen = split_params(params_of(case), detector.trainable)
 

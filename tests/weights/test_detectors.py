@@ -18,7 +18,7 @@ from jaxdet.config import ModelConfig
 from jaxdet.convert import read_momentum
 from jaxdet.errors import InputError
 from jaxdet.weights import layout, torch_file
-from jaxdet.weights.systems import SYSTEMS, require_convention
+from jaxdet.weights.systems import SYSTEMS, require_fit
 
 # Convention, kind, and whether it is C4.
 CASES = [
@@ -274,16 +274,16 @@ def test_another_convention_is_one_line_that_names_a_config_of_the_same_kind():
     with pytest.raises(
         InputError, match=r"=torchvision_retinanet_r50_fpn_v2, or another config of"
     ):
-        require_convention({}, retinanet, "mmdet2", "x.pth")
+        require_fit({}, retinanet, (), "mmdet2", "x.pth")
     shapes = template(("torchvision", "retinanet", False))
     with pytest.raises(InputError, match=r"of torchvision_v2; config.model.convention is torchv"):
         params_of_file(retinanet, Path("x.pth"), shapes, "torchvision")
     faster = state(("mmdet2", "faster_rcnn", False))  # which says nothing of its version
     with pytest.raises(InputError, match=r"of mmdet2 or mmdet3; .*=mmdet2_faster_rcnn_r50_fpn_1x"):
-        require_convention({}, faster, "mmdet1", "x.pth")
+        require_fit({}, faster, (), "mmdet1", "x.pth")
     faster = state(("mmdet1", "faster_rcnn", False))
     with pytest.raises(InputError, match=r"of mmdet1; .* is mmdet3: .*=faster_rcnn_r50_fpn_1x"):
-        require_convention({}, faster, "mmdet3", "x.pth")
+        require_fit({}, faster, (), "mmdet3", "x.pth")
 
 
 def test_momentum_has_the_order_of_the_files_tensors():

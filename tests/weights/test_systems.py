@@ -25,7 +25,7 @@ from jaxdet.convert import convert
 from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.errors import InputError
 from jaxdet.weights import layout, torch_file
-from jaxdet.weights.systems import CONFIGS, SYSTEMS, require_convention
+from jaxdet.weights.systems import CONFIGS, SYSTEMS, require_fit
 from jaxdet.zoo.published import MMDET2
 
 ROOT = Path(__file__).parents[2]
@@ -234,7 +234,7 @@ MMDET = {
 def fits(checkpoint, tensors, name):
     tensors = {key: np.zeros(1) for key in tensors}
     try:
-        require_convention(checkpoint, tensors, name, "x.pth")
+        require_fit(checkpoint, tensors, (), name, "x.pth")
     except InputError:
         return False
     return True
@@ -253,7 +253,7 @@ def test_a_file_is_told_by_its_names_and_by_what_it_says():
     assert not fits({"meta": 3}, ["bbox_head.rpn_cls.weight"], "mmdet1")
     tensors = {key: np.zeros(1) for key in HEADS["torchvision_v2"]}
     with pytest.raises(InputError, match=r"of torchvision_v2; .*=torchvision_rpn_r50_fpn_v2, or"):
-        require_convention({}, tensors, "mmdet1", "x.pth")
+        require_fit({}, tensors, (), "mmdet1", "x.pth")
     for own, config in CONFIGS.items():
         assert config_lib.load_file(config).model.convention == own
 

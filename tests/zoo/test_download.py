@@ -314,7 +314,7 @@ def test_a_backbone_without_a_hash_is_looked_into(serve, tmp_path, caplog):
 def test_in_place_of_a_file_of_2018(monkeypatch, tmp_path, down):
     monkeypatch.setenv("JAXDET_CACHE", str(tmp_path))
     rows = [dataclasses.replace(row, sites=(down,)) for row in (ROWS[0], ROWS[5])]
-    monkeypatch.setattr(download_lib, "PUBLISHED", rows)
+    monkeypatch.setattr(download_lib, "PUBLISHED", [*rows, *MMDET2])
     with pytest.raises(InputError, match="Connection refused") as caught:
         fetch("zoo://rpn_r50_fpn_1x")
     assert str(caught.value).endswith(
