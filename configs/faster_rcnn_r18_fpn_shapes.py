@@ -10,4 +10,4 @@ def get_config():
     """Returns small images and a second stage of 64 RoIs per image."""
     config = base.detector("faster_rcnn", "faster_rcnn_r18_fpn_shapes", depth=18, pretrained="")
     config.update_from_flattened_dict(shapes.TWO_STAGE)
-    return shapes.small(config)
+    return shapes.small(config, epochs=16)

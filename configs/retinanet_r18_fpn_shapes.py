@@ -7,10 +7,12 @@ from jaxdet.configs import base, shapes
 
 
 def get_config():
-    """Returns small images, and anchors from 16 pixels on."""
+    """Returns small images, a pyramid from stride 4 on, and anchors from 16 pixels on."""
     config = base.detector("retinanet", "retinanet_r18_fpn_shapes", depth=18, pretrained="")
     config.model.class_names = shapes.SHAPES_CLASSES
     config.model.head_convs = 2
-    config.model.anchor_scales = (2.0, 2.52, 3.175)  # a third of an octave apart
-    config.targets.smooth_l1_beta = 0.03
-    return shapes.small(config)
+    config.model.group_norm = True  # the heads learn slowly without
+    config.model.fpn_start = 0
+    config.model.anchor_scales = shapes.RPN["model.anchor_scales"]
+    config.targets.smooth_l1_beta = shapes.RPN["targets.smooth_l1_beta"]
+    return shapes.small(config, epochs=24)

@@ -12,4 +12,4 @@ def get_config():
     config.update_from_flattened_dict(shapes.RPN)
     # Of boxes this close the one with the highest score is seldom the one that fits best.
     config.proposals.nms_threshold = 0.9
-    return shapes.small(config)
+    return shapes.small(config, epochs=22)

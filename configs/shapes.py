@@ -30,7 +30,7 @@ TWO_STAGE = {
 }
 
 
-def small(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+def small(config: ml_collections.ConfigDict, epochs: int) -> ml_collections.ConfigDict:
     """Returns a config of small images, a narrow pyramid, and a schedule of minutes on a CPU."""
     model = config.model
     model.stem_channels, model.fpn_channels, model.head_channels = 32, 64, 64
@@ -46,10 +46,10 @@ def small(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     optimizer.clip_norm = 10.0
     optimizer.warmup_steps = 80
     optimizer.warmup_ratio = 0.1
-    optimizer.decay_epochs = (14.0, 18.0, 21.0)
+    optimizer.decay_epochs = tuple(float(round(epochs * part / 16)) for part in (10, 13, 15))
     optimizer.decay_factor = 0.3
     train.matmul_precision = "tensorfloat32"
-    train.num_epochs = train.eval_every = 22
+    train.num_epochs = train.eval_every = epochs
     train.log_every = 50
     train.checkpoint_every = 200
     config.proposals.batch_size = 10

@@ -29,11 +29,7 @@ DETECTORS: dict[str, Callable[[Config], Detector]] = {
 
 
 def build_detector(config: Config) -> Detector:
-    """Returns the detector that `config.model.detector` names.
-
-    Raises:
-        InputError: there is none of this name.
-    """
+    """Returns the detector that `config.model.detector` names; `InputError` if there is none."""
     name = config.model.detector
     if name not in DETECTORS:
         known = ", ".join(DETECTORS)

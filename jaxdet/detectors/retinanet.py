@@ -32,11 +32,7 @@ from jaxdet.types import Batch, Detector, Images, Params, Predictions
 
 
 def retinanet(config: Config) -> Detector:
-    """Returns the RetinaNet of a configuration as pure functions.
-
-    Raises:
-        InputError: its classes do not fit `config.model.class_outputs`.
-    """
+    """Returns RetinaNet as pure functions; `InputError` if classes do not fit their outputs."""
     model = config.model
     network = build_network(model, config.train)
 
