@@ -21,9 +21,10 @@ from jaxdet.inference.predictor import load_predictor
 from jaxdet.inference.report import write_report
 from jaxdet.inference.visualize import draw_result, write_png
 from jaxdet.training.loop import Stopped, TrainingError, train
-from jaxdet.training.workdir import claim_workdir
+from jaxdet.training.workdir import checkpoint_name, claim_workdir, require_same_results
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+JPEG_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif"}
+IMAGE_SUFFIXES = JPEG_SUFFIXES | {".png", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp"}
 
 
 def run_train(
@@ -34,10 +35,11 @@ def run_train(
         with claim_workdir(workdir, config):
             result = train(config, workdir, checkpoint, proposals)
     except Stopped as stop:
-        console.fail(str(stop), 143)
+        console.fail(str(stop), stop.code)
     except TrainingError as error:
         console.fail(str(error), 1)
-    print_once(f"wrote {workdir}/report.html, eval.json and {report.kind_of(result)}.png")
+    measured = f", eval.json and {report.kind_of(result)}.png" if result else ""
+    print_once(f"wrote {workdir}/report.html{measured}")
 
 
 def run_eval(
@@ -51,14 +53,20 @@ def run_eval(
     """Evaluates a checkpoint on a split; writes into `workdir`, or into its folder `train`."""
     (dataset,) = load_splits(config, (split,), proposals)
     predictor = load_predictor(config, checkpoint, data_mesh())
-    workdir = workdir if split == "val" else workdir / split
-    make_folder(workdir)
-    result, found = evaluate(predictor, dataset)
-    report.write_evaluation(workdir, result, dataset, found)
-    write_report(workdir, config)
-    if save_proposals:
-        report.write_proposals(workdir, dataset, found)
-    return result
+    name = checkpoint_name(workdir, checkpoint)
+    folder = workdir if split == "val" else workdir / split
+    with claim_workdir(workdir, config, name):
+        require_same_results(folder, checkpoint=name, data=dataset.summary)
+        make_folder(folder)
+        result, found = evaluate(predictor, dataset)
+        result["checkpoint"] = name
+        report.write_evaluation(folder, result, dataset, found)
+        if not len(dataset.xywh):
+            print_once(f"{dataset.source}: no annotations, so there is nothing to measure")
+        write_report(folder, config)
+        if save_proposals:
+            report.write_proposals(folder, dataset, found)
+        return result
 
 
 def run_predict(
@@ -139,7 +147,12 @@ def _images_in(name: Path) -> list[Path]:
     with reported(name, "read"):
         if name.is_file():
             return [name]
-        images = sorted(p for p in name.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        inside = sorted(name.iterdir())
+        images = [p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir()]
     if not images:
         raise InputError(f"{name}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    taken = {*images}
+    if others := [p.name for p in inside if p not in taken and not p.name.startswith(".")]:
+        said = ", ".join([*others[:3], "..."] if len(others) > 3 else others)
+        console.complain(f"{name}: passes over {len(others)} folders and other files ({said})")
     return images

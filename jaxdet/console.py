@@ -5,7 +5,9 @@ import logging
 import os
 import re
 import runpy
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from typing import NoReturn
@@ -17,6 +19,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 
 import jaxdet
 from jaxdet.errors import InputError
+
+GRACE = 5.0  # seconds after Ctrl-C
 
 # Takes how much is done, and how much there is in all once that is known.
 Advance = Callable[..., None]
@@ -51,7 +55,27 @@ def start(main: Callable[[list[str]], None]) -> None:
         except InputError as error:
             fail(str(error), 2)
 
-    app.run(run, flags_parser=_parse)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a script's background
+        signal.signal(signal.SIGINT, _interrupt)
+    try:
+        app.run(run, flags_parser=_parse)
+    except KeyboardInterrupt:
+        _end()
+
+
+def _interrupt(*_: object) -> None:
+    """Ends the command at Ctrl-C, at the second at once; see `distributed.stop_signal`."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # In a callback of the garbage collector, or of a library, the exception may be lost.
+    timer = threading.Timer(GRACE, _end)
+    timer.daemon = True
+    timer.start()
+    raise KeyboardInterrupt
+
+
+def _end() -> None:
+    complain("interrupted; nothing half-written is left")
+    os._exit(130)
 
 
 def mute_abandoned() -> None:
@@ -78,6 +102,9 @@ def fail(message: str, code: int) -> NoReturn:
 
 def _parse(argv: list[str]) -> list[str]:
     """Parses flags; whatever is wrong with one becomes a line."""
+    # The last one counts, also of a field's lists, which ml_collections would join.
+    fields = [a.split("=")[0] if re.match(r"--?config\..*=", a) else i for i, a in enumerate(argv)]
+    argv = [*dict(zip(fields, argv, strict=True)).values()]
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:

@@ -16,13 +16,15 @@ from jaxdet.data.check import (
     check_images,
     check_training,
     count_classes,
+    fitting_scales,
 )
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.findings import Findings
-from jaxdet.data.load import load_dataset
+from jaxdet.data.load import has_split, load_dataset
 from jaxdet.distributed import is_first_host
 from jaxdet.files import make_folder, write_json
 from jaxdet.training.optimizer import global_batch
+from jaxdet.training.workdir import require_same_run
 
 SHOWN = 5  # lines printed of each kind; `check.json` has more
 
@@ -40,9 +42,15 @@ def run_check(config: Config, workdir: Path) -> None:
         sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
     path = workdir / "check.json"
     make_folder(workdir)
-    findings = {split: Findings() for split in ("train", "val")}
+    if (run := workdir / "config.json").exists():
+        require_same_run(run, config)
+    findings = {
+        x: Findings() for x in ("train", "val") if x == "train" or has_split(config.data, x)
+    }
     # Both before the images of either, which take minutes.
     datasets = {split: load_dataset(config, split, findings[split]) for split in findings}
+    if "val" not in datasets:
+        print("no validation set: config.data.val_annotations is not set; nothing is measured")
     splits = {}
     for split, dataset in datasets.items():
         splits[split] = examine(config, split, dataset, findings[split])
@@ -78,6 +86,8 @@ def examine(config: Config, split: str, dataset: Dataset, findings: Findings) ->
     if split == "train":
         batch = global_batch(config, jax.device_count())
         result["training"] = check_training(dataset, findings, config.data, batch)
+        scales, share = fitting_scales(dataset, config)
+        result["fitting"] = {"anchor_scales": scales, "from 0.5": round(share, 4)}
     # That no anchor fits an evaluated box is nothing to warn of.
     warned = findings if split == "train" else Findings()
     result["anchors"] = check_anchors(dataset, warned, config)
@@ -106,6 +116,10 @@ def _print_split(split: str, result: dict[str, Any]) -> None:
         print(f"{'boxes by':20}" + "".join(f"{name:>11}" for name in result["anchors"]["all"]))
         for name, fit in result["anchors"].items():
             print(f"{name:20}" + "".join(f"{value:>11}" for value in fit.values()))
+    if result.get("fitting", {}).get("anchor_scales"):
+        scales, share = result["fitting"].values()
+        flag = f'--config.model.anchor_scales="{tuple(scales)}"'
+        print(f"{flag} would cover a share of {share:g} from 0.5")
     for name in ("faults", "warnings"):
         for kind in result[name]:
             print(f"{name[:-1].upper()}: {kind['count']} {kind['what']}")

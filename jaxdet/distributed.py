@@ -7,7 +7,6 @@ import contextlib
 import functools
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -95,14 +94,26 @@ def of_all_hosts(value: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def stop_signal() -> Iterator[Callable[[int], bool]]:
-    """Yields a function that tells, at every step, whether SIGTERM came, to all hosts alike."""
+def stop_signal() -> Iterator[Callable[[int], int]]:
+    """Yields a function that tells, at every step, which signal to stop came, to all hosts alike.
+
+    That is SIGTERM, or on one host SIGINT (Ctrl-C); 0 is none.  A second one ends the process.
+    """
     if jax.process_count() > 1:  # jax listens itself, and agrees with the others on the step
-        yield multihost_utils.reached_preemption_sync_point
+        reached = multihost_utils.reached_preemption_sync_point
+        yield lambda step: signal.SIGTERM if reached(step) else 0
         return
-    came = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: came.set())
+    came = [0]
+
+    def listen(number: int, frame: object) -> None:
+        came.append(number)
+        for each in before:
+            signal.signal(each, signal.SIG_DFL)
+
+    ours = [x for x in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(x) != signal.SIG_IGN]
+    before = {each: signal.signal(each, listen) for each in ours}
     try:
-        yield lambda step: came.is_set()
+        yield lambda step: came[-1]
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -1,5 +1,6 @@
 """The command: `python -m jaxdet.main --config=... --mode=train|eval|predict|export|check`."""
 
+import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,10 @@ class _ConfigParser(flags.ArgumentParser):
 
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, f"A config's file or name ({DEFAULT_CONFIG}); fields follow: --config.x.y=z."
+    "config",
+    None,
+    "A config's file or name, or a run's config.json; fields follow: --config.x.y=z.  By default "
+    f"that of the run that --checkpoint or --workdir is, or {DEFAULT_CONFIG}.",
 )
 flags.FLAGS["config"].parser = _ConfigParser()
 _MODE = flags.DEFINE_enum(
@@ -77,6 +81,8 @@ def main(argv: list[str]) -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
     workdir = Path(_WORKDIR.value or f"runs/{config.name}")
     checkpoint = _CHECKPOINT.value or workdir
+    if _CHECKPOINT.value or mode in ("predict", "export"):  # else the work directory is claimed
+        config_lib.warn_of_other_results(checkpoint, config)
     match mode:
         case "train":
             cli.run_train(config, workdir, _CHECKPOINT.value, _PROPOSALS.value)
@@ -92,8 +98,20 @@ def main(argv: list[str]) -> None:
             data_check.run_check(config, workdir)
 
 
+def _with_config(argv: list[str]) -> list[str]:
+    """Returns a command line that names a config, by default that of the run it works on."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("config", "checkpoint", "workdir"):
+        early.add_argument(f"--{name}", f"-{name}", nargs="?", const=" ")
+    known = early.parse_known_args(argv)[0]
+    if known.config:
+        return argv
+    folder = known.checkpoint or known.workdir
+    run = config_lib.find_run(folder) if folder else None
+    # As a default of the flag, a wrong override would raise before flags are parsed.
+    return [argv[0], f"--config={run or DEFAULT_CONFIG}", *argv[1:]]
+
+
 if __name__ == "__main__":
-    if not any(argument.split("=")[0].strip("-") == "config" for argument in sys.argv):
-        # As a default of the flag, a wrong override would raise before flags are parsed.
-        sys.argv.insert(1, f"--config={DEFAULT_CONFIG}")
+    sys.argv = _with_config(sys.argv)
     console.start(main)

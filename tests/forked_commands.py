@@ -29,7 +29,7 @@ for arguments in json.load(sys.stdin):
             runpy.run_module("jaxdet.main", run_name="__main__", alter_sys=True)
             code = 0
         except SystemExit as stop:
-            code = stop.code
+            code = stop.code or 0
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

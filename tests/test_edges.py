@@ -247,13 +247,16 @@ def test_infinite_logits_everywhere_are_scores_of_one_and_zero():
     assert (scores == 0).all()
 
 
-def recall(boxes, proposals):
-    """AR at 100, 300 and 1000 of proposals with equal scores; both ways agree."""
-    proposals = np.asarray(proposals, np.float32).reshape(-1, 4)
-    scores = np.full(len(proposals), 0.5, np.float32)
+def truth(boxes):
     xywh, no = to_xywh(np.asarray(boxes, np.float64)), np.zeros(len(boxes), bool)
-    dataset = annotated([(xywh, xywh[:, 2] * xywh[:, 3], no, no)])
-    result = metrics.evaluate_proposals(dataset, [Result(proposals, scores)])
+    return annotated([(xywh, xywh[:, 2] * xywh[:, 3], no, no)])
+
+
+def recall(boxes, proposals):
+    """AR at 100, 300 and 1000 of proposals in order; both ways agree."""
+    proposals = np.asarray(proposals, np.float32).reshape(-1, 4)
+    scores = np.linspace(1, 0.5, len(proposals), dtype=np.float32)
+    result = metrics.evaluate_proposals(truth(boxes), [Result(proposals, scores)])
     for limit in metrics.LIMITS:
         assert result[f"AR@{limit}"] == pytest.approx(result["fast"][f"AR@{limit}"])
     return [result[f"AR@{limit}"] for limit in metrics.LIMITS]
@@ -268,9 +271,20 @@ def test_recall_of_one_box(box):
     assert recall([box], []) == [0, 0, 0]
 
 
-def test_recall_with_equal_scores_goes_by_the_proposals_order():
+def test_recall_goes_by_the_proposals_order():
     assert recall([IMAGE], [PIXEL] * 150 + [IMAGE]) == [0, 1, 1]
     assert recall([IMAGE], [PIXEL] * 299 + [IMAGE] * 2) == [0, 1, 1]
+
+
+def test_recall_with_equal_scores_keeps_their_order_or_turns_it_round():
+    """The COCO API keeps it, the reference's fast recall does not; of few, NumPy keeps it too."""
+    boxes, proposals = np.float32([IMAGE]), np.float32([PIXEL, PIXEL, IMAGE])
+    equal = np.full(3, 0.5, np.float32)
+    for order, found in ((proposals, 1), (proposals[::-1], 0)):
+        assert metrics.fast_recall([boxes], [Result(order, equal)], (1,)).mean() == found
+    many = Result(np.float32([PIXEL] * 150 + [IMAGE]), np.full(151, 0.5, np.float32))
+    recalls = metrics.coco_recall(truth([IMAGE]), [many]).recall
+    assert recalls.mean(axis=1).tolist() == [0, 1, 1]
 
 
 @pytest.mark.slow

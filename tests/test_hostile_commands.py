@@ -78,13 +78,14 @@ def test_config_files_flags_and_paths(tmp_path):
         (tmp_path / f"{name}.py").write_text(text)
     pipe = tmp_path / "pipe.pth"
     os.mkfifo(pipe)
-    coco = "--config.data.name=coco"
+    coco, scale = "--config.data.name=coco", "--config.data.image_scale="
     cases = {
         **{(f"--config={tmp_path}/{name}.py",): f"{name}.py" for name in texts},
         ("--config=",): "no such config",
         ("--config=rpn_r51",): "rpn_r51: no such config",
         (f"--config={tmp_path}",): f"{tmp_path}: no such config",
         ("--mode=",): "--mode=",
+        (f"{scale}(64, 64)", f"{scale}(64,)"): "not (64,)",  # the last one counts
         ("--nonsense=1",): "nonsense",
         ("x\ny",): "x\\x0ay: not understood",
         ("--num_processes=x",): "num_processes",
@@ -124,10 +125,12 @@ def test_predict_names_bad_images_and_finishes_the_others(model, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
     for name in ("first", "last"):
         cv2.imwrite(str(folder / f"{name}.png"), noise)
-    whole = (folder / "first.png").read_bytes()
+    whole = (folder / "last.png").read_bytes()
     (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
     (folder / "page.jpg").write_text("<html>")
+    (folder / "first.png").rename(folder / "first.jfif")  # told by its content
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / "more").mkdir()
     predict = [*model, "--mode=predict", "--draw"]
     mixed, none, same = run(
         [*predict, f"--images={folder}", f"--out={out}"],
@@ -138,6 +141,7 @@ def test_predict_names_bad_images_and_finishes_the_others(model, tmp_path):
     assert code == 2
     assert "wrote proposals of 2 images" in said
     assert err.splitlines() == [
+        f"jaxdet: {folder}: passes over 1 folders and other files (more)",
         f"jaxdet: {folder}/page.jpg: not a JPEG, PNG, WebP, BMP, GIF or TIFF image, "
         "or cut off within its header",
         f"jaxdet: {folder}/cut.png: image cannot be decoded; it is damaged or cut off",
@@ -145,9 +149,11 @@ def test_predict_names_bad_images_and_finishes_the_others(model, tmp_path):
     names = ["first.json", "first.png", "last.json", "last.png"]
     assert sorted(path.name for path in out.iterdir()) == names
     assert len(json.loads((out / "last.json").read_text())["boxes"]) > 0
-    refused([none, same], ["none of 1 images can be read", "a drawing would replace"])
+    refused([none], ["none of 1 images can be read"])
+    assert same[0] == 2
+    assert "a drawing would replace" in same[2]
     assert not (tmp_path / "none").exists()
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in folder.glob("*.*")} == before
 
 
 @pytest.mark.slow

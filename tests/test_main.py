@@ -144,26 +144,139 @@ def test_eval_and_predict(trained, on_coco, coco, tmp_path):
     np.testing.assert_allclose(found.scores, record["scores"], atol=2e-6)
 
 
-def test_sigterm_saves_first(on_coco, tmp_path):
+def test_a_runs_own_config_is_the_default(trained, coco, tmp_path):
+    """Without it the demo's network would be asked for; with another scale a line says so."""
+    image = (f"--images={coco}/val2017/0.png", "--mode=predict")
+    other = (f"--config={trained}/config.json", "--config.data.image_scale=(96, 64)")
+    (code, _, errors), (other_code, _, line) = run_forked(
+        [*image, f"--checkpoint={trained}/checkpoints/4", f"--out={tmp_path}/a"],
+        [*other, *image, f"--checkpoint={trained}", f"--out={tmp_path}/b"],
+    )
+    assert (code, errors, other_code) == (0, "", 0)
+    assert line == (
+        f"jaxdet: {trained}/config.json: its run had other settings: "
+        "data.image_scale (64, 64) there, (96, 64) now\n"
+    )
+
+
+def test_results_of_something_else_stay(trained, on_coco, coco, tmp_path):
+    """An evaluation writes over none of another config, checkpoint or data set."""
+    own = tmp_path / "own"
+    shutil.copytree(trained, own)
+    before = (own / "eval.json").read_bytes()
+    more = tmp_path / "more"
+    shutil.copytree(coco, more)
+    path = more / "annotations" / "instances_val2017.json"
+    path.write_text(path.read_text().replace("20, 16", "20, 17"))
+    evaluate = (*on_coco, f"--workdir={own}", "--mode=eval")
+    config = "--config.proposals.nms_post=7"
+    refused(
+        {
+            (*evaluate, f"--checkpoint={trained}"): (own, f"checkpoint its own, not of {trained};"),
+            (*evaluate, config): ("config.json", "nms_post 2000 there, 7 now"),
+            (*evaluate, f"--config.data.root={more}"): ("data 6 images, 9 annotations (", own),
+            (*evaluate[:-1], "--mode=check", config): ("config.json", "nms_post"),
+        }
+    )
+    assert (own / "eval.json").read_bytes() == before
+
+
+def test_without_a_validation_set_nothing_is_measured(trained, coco, tmp_path):
+    """Neither while training, nor of a file of images alone, of which proposals are made."""
+    annotations = coco / "annotations" / "instances_train2017.json"
+    paths = [f"--config.data.train_{k}={v}" for k, v in
+             (("annotations", annotations), ("images", coco / "train2017"))]  # fmt: skip
+    content = json.loads(annotations.read_text())
+    (tmp_path / "info.json").write_text(json.dumps({"images": content["images"]}))
+    info = [f"--config.data.val_annotations={tmp_path}/info.json", *paths[1:]]
+    info += [f"--config.data.val_images={coco}/val2017", "--save_proposals", "--mode=eval"]
+    train, evaluation = run_forked(
+        [*TINY_FLAGS, "--config.data.name=coco", *paths, f"--workdir={tmp_path}/run",
+         "--config.train.num_steps=2"],
+        [*info, f"--checkpoint={trained}", f"--workdir={tmp_path}/info"],
+    )  # fmt: skip
+    assert (train[0], evaluation[0]) == (0, 0), (train, evaluation)
+    said = "config.data.val_annotations: no annotations to validate with; nothing is measured\n"
+    assert said in train[1]
+    assert train[1].endswith(f"wrote {tmp_path}/run/report.html\n")
+    assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
+    assert not (tmp_path / "run" / "eval.json").exists()
+    said = f"{tmp_path}/info.json: no annotations, so there is nothing to measure\n"
+    assert evaluation[1].endswith(said)
+    with np.load(tmp_path / "info" / "proposals.npz") as arrays:
+        assert arrays["image_id"].tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_a_run_began_with_may_be_gone(trained, on_coco, coco, tmp_path):
+    """It goes on without its pretrained weights; what changed since is said."""
+    workdir, grown = tmp_path / "run", tmp_path / "grown"
+    shutil.copytree(trained, workdir)
+    shutil.copytree(coco, grown)
+    path = grown / "annotations" / "instances_train2017.json"
+    content = json.loads(path.read_text())
+    content["images"].append({**content["images"][0], "id": 7})
+    path.write_text(json.dumps(content))
+    result = run(
+        *on_coco, f"--workdir={workdir}", f"--config.data.root={grown}", "--checkpoint=gone.pth",
+        "--config.train.num_steps=5",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert f"{workdir}: goes on from its own checkpoints; gone.pth is not read" in lines
+    (line,) = [line for line in lines if line.startswith("other training data than before: ")]
+    assert "6 images, 9 annotations (" in line
+    assert "7 images, 9 annotations (" in line
+
+
+@pytest.mark.parametrize(("number", "code", "workers"), [("SIGTERM", 143, 0), ("SIGINT", 130, 1)])
+def test_signals_save_first(on_coco, tmp_path, number, code, workers):
+    """Ctrl-C reaches the loader's processes too, which keep quiet."""
     workdir = tmp_path / "run"
     arguments = [*on_coco, f"--workdir={workdir}", "--config.train.num_steps=100000"]
+    arguments.append(f"--config.data.num_workers={workers}")
     process = subprocess.Popen(
         [sys.executable, "-m", "jaxdet.main", *arguments],
         env={**os.environ, "XLA_FLAGS": QUICK, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # not as in a background
     )
     deadline = time.monotonic() + 240
     log = workdir / "metrics.jsonl"
     while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.Signals[number])
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 143, errors
-    assert "saved step" in errors
+    assert process.returncode == code, errors
     saved = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
-    assert f"saved step {saved}" in errors
+    line = f"jaxdet: {number}: saved step {saved}; the same command goes on from there\n"
+    assert errors == line
+
+
+@pytest.mark.parametrize("lost", ["", "except KeyboardInterrupt: time.sleep(60)"])
+def test_ctrl_c_ends_what_does_not_train(lost):
+    """In a line, also where a callback of the garbage collector swallows the exception."""
+    program = f"""
+import os, signal, time
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+from jaxdet import console
+
+def main(argv):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+    {lost or "finally: pass"}
+
+console.GRACE = 0.1 if {bool(lost)} else 50
+console.start(main)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False
+    )
+    said = "jaxdet: interrupted; nothing half-written is left\n"
+    assert (result.returncode, result.stderr) == (130, said)
 
 
 def test_bad_flags_and_configs(coco, tmp_path):

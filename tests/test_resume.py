@@ -42,7 +42,7 @@ LEARNED = ("step", "epoch", "loss", "loss_cls", "loss_bbox", "num_positive", "gr
 class Run:
     """`python -m jaxdet.main` on the tiny set, or on shapes, in the background."""
 
-    def __init__(self, coco: Path | None, workdir: Path, steps: int = STEPS):
+    def __init__(self, coco: Path | None, workdir: Path, *flags: str, steps: int = STEPS):
         # To a file: nobody reads while it runs, and a full pipe would stop it.
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
         command = [sys.executable, "-m", "jaxdet.main", f"--workdir={workdir}"]
@@ -51,7 +51,7 @@ class Run:
         length = [f"--config.train.num_steps={steps}", "--config.train.eval_every=1000"]
         rhythm = ["--config.train.log_every=3", "--config.train.checkpoint_every=4"]
         self.process = subprocess.Popen(
-            [*command, *data, *length, *rhythm],
+            [*command, *data, *length, *rhythm, *flags],
             cwd=ROOT,
             env={**os.environ, "XLA_FLAGS": ""},
             stdout=self._log,

@@ -12,4 +12,5 @@ from jaxdet.config.fields import (
     TargetConfig,
     TrainConfig,
 )
-from jaxdet.config.parse import FOLDER, load_file, parse, to_config_dict
+from jaxdet.config.parse import FOLDER, load_file, load_run, parse, to_config_dict
+from jaxdet.config.runs import differing, find_run, warn_of_other_results

@@ -82,7 +82,14 @@ class DataConfig:
     """Where images come from and how large they become."""
 
     name: Literal["coco", "tfds", "shapes"] = "coco"
-    root: str = ""  # folder with annotations/, train2017/ and val2017/
+    # folder with annotations/, train2017/ and val2017/, or Roboflow's train/ and valid/
+    root: str = ""
+    # COCO files and folders of images elsewhere, as they are or in root; none: root's, and of
+    # images the file's own folder where root has none
+    train_annotations: str = ""
+    train_images: str = ""
+    val_annotations: str = ""
+    val_images: str = ""
     # bounds of the long and the short side
     image_scale: tuple[Annotated[int, Meta(ge=32, le=8192)], ...] = (1333, 800)
     # in training, each image's bound of the short side is one of these; none: as image_scale

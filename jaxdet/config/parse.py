@@ -19,6 +19,7 @@ import msgspec
 
 from jaxdet.config.fields import Config
 from jaxdet.errors import InputError
+from jaxdet.files import read_bytes
 from jaxdet.ops.boxes import CONVENTIONS
 
 FOLDER = Path(__file__).parents[1] / "configs"
@@ -32,9 +33,12 @@ def to_config_dict(config: Config) -> ml_collections.ConfigDict:
 def load_file(name: str | Path) -> ml_collections.ConfigDict:
     """Runs `get_config()` of a config's file, or of a name such as `rpn_r50_fpn_1x`.
 
-    Raises `InputError` if there is no such config, or the file is not one.
+    A run's `config.json` is such a file, too.  Raises `InputError` if there is no such config, or
+    the file is not one.
     """
     path = Path(name)
+    if path.suffix == ".json":
+        return to_config_dict(load_run(path))
     if not path.is_file():
         named = FOLDER / f"{name}.py"
         if path.name != str(name) or not named.is_file():
@@ -67,7 +71,7 @@ def parse(config: Any) -> Config:
         raise InputError(f"config: must be a ConfigDict, not {type(config).__name__}")
     try:
         values = config.to_dict()
-        given = _flat(values)
+        given = flat(values)
         for name, value in given.items():
             if isinstance(value, int) and abs(value) >= 2**64:  # perhaps too long to be said
                 raise InputError(f"config.{name}: too large")
@@ -80,7 +84,7 @@ def parse(config: Any) -> Config:
         raise InputError(f"config{path[:-1]}: {what[:80]}{seen}") from None
     except Exception as error:  # a placeholder without a value, or references in a circle
         raise InputError(f"config: cannot be read: {error}") from None
-    known = _flat(dataclasses.asdict(parsed))
+    known = flat(dataclasses.asdict(parsed))
     for name in (name for name in given if name not in known):
         near = difflib.get_close_matches(name, known, 3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
@@ -91,13 +95,28 @@ def parse(config: Any) -> Config:
     return parsed
 
 
-def _flat(values: dict[str, Any]) -> dict[str, Any]:
+def load_run(path: Path) -> Config:
+    """Returns the config in a `config.json`; a field that came later had its default then.
+
+    Raises `InputError` if it cannot be read or is none.
+    """
+    text, whole = read_bytes(path), dataclasses.asdict(Config())
+    try:
+        for name, value in msgspec.json.decode(text, type=dict).items():
+            group = "proposals" if name == "test" else name  # as earlier versions called it
+            whole[group] = {**whole.get(group, {}), **value} if isinstance(value, dict) else value
+        return parse(ml_collections.ConfigDict(whole))
+    except Exception as error:  # of many kinds, as of keys that no config can have
+        raise InputError(f"{path}: not a config: {error}") from error
+
+
+def flat(values: dict[str, Any]) -> dict[str, Any]:
     """Returns fields by names like `data.root`."""
-    flat: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for name, value in values.items():
-        inner = _flat(value) if isinstance(value, dict) else {"": value}
-        flat |= {f"{name}.{key}".rstrip("."): x for key, x in inner.items()}
-    return flat
+        inner = flat(value) if isinstance(value, dict) else {"": value}
+        fields |= {f"{name}.{key}".rstrip("."): x for key, x in inner.items()}
+    return fields
 
 
 def _seen(value: Any, path: str) -> str:
@@ -123,6 +142,8 @@ def _check_together(config: Config) -> None:
     wide = model.groups == 1 or model.stem_channels * model.base_width >= 64
     is_scale = len(sides) == 2 and sides[0] >= sides[1]
     shorts = all(short <= min(sides, default=0) for short in config.data.train_short_sides)
+    data = config.data
+    files = data.train_annotations, data.train_images, data.val_annotations, data.val_images
     targets, dense = config.targets, model.detector == "retinanet"
     ordered = targets.negative_iou <= targets.positive_iou
     counted = (targets.loss_count in ("positives", "per_image", "average")) == dense
@@ -142,12 +163,13 @@ def _check_together(config: Config) -> None:
         ("model.anchor_scales", smallest >= stretch, "so large that anchors have a pixel's side"),
         ("model.base_width", wide, "64 / model.stem_channels or more"),
         ("data.image_scale", is_scale, "(long side, short side)"),
+        ("data.name", config.data.name == "coco" or not any(files), "coco where files are named"),
         ("targets.negative_iou", ordered, "at most positive_iou"),
         ("targets.loss_count", counted, counts),
         ("targets.box_loss", dense or targets.box_loss == "smooth_l1", "smooth_l1 for an RPN"),
         ("train.num_epochs", config.train.num_epochs + config.train.num_steps > 0, "positive"),
     ]
-    fields = _flat(dataclasses.asdict(config))
+    fields = flat(dataclasses.asdict(config))
     # Text may become a file's name.
     rules += [(k, v.isprintable(), "printable text") for k, v in fields.items() if type(v) is str]
     for name, ok, what in rules:

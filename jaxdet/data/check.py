@@ -3,6 +3,7 @@
 Lengths are in original pixels unless they are said to be resized.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +16,7 @@ from jaxtyping import Float, Float64, Int64
 from jaxdet.config import Config, DataConfig, ModelConfig, TargetConfig
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.findings import Findings
-from jaxdet.data.image import resized_sizes
+from jaxdet.data.image import is_deep, resized_sizes
 from jaxdet.data.sampler import MIN_SIDE, aspect_groups, steps_per_epoch
 from jaxdet.errors import InputError
 from jaxdet.ops.anchors import base_anchors
@@ -32,6 +33,10 @@ _EDGES = {
     "aspect": (0, 1 / 4, 1 / 2, 1, 2, 4, np.inf),
 }
 
+_SCALES = (1.0, 2.0, 4.0, 5.6, 8.0, 11.2, 16.0, 32.0)
+
+_BLACK = "images of 16 bits of which 12 or less are used: nearly black, as the upper 8 are read"
+
 
 def check_images(
     dataset: Dataset, findings: Findings, progress: Callable[[int], None] = lambda done: None
@@ -42,19 +47,21 @@ def check_images(
     """
     with ThreadPool() as pool:  # decoding does not hold Python's lock
         faults = pool.imap(partial(_faults_of, dataset), range(len(dataset)), chunksize=16)
-        for index, (unreadable, no_masks) in enumerate(faults):
+        for index, (unreadable, no_masks, black) in enumerate(faults):
             number = dataset.image_ids[index]
             findings.add("unreadable images", [f"image {number}: {line}" for line in unreadable])
             findings.add("segmentations that are no masks", no_masks)
+            dark = [f"image {number}: {dataset.path_of(index)}"] if black else []
+            findings.add(_BLACK, dark, harmless=True)
             progress(index + 1)
 
 
-def _faults_of(dataset: Dataset, index: int) -> tuple[list[str], list[str]]:
-    """Returns what is wrong with an image's file, and with its masks if they are loaded."""
-    unreadable, no_masks = list[str](), list[str]()
+def _faults_of(dataset: Dataset, index: int) -> tuple[list[str], list[str], bool]:
+    """Returns what is wrong with an image's file, with its masks, and if it is dark."""
+    unreadable, no_masks, black = list[str](), list[str](), False
     # Errors are not kept themselves, because images hang on their tracebacks.
     try:
-        dataset.read(index)
+        black = bool(dataset.read(index).max() < 16) and is_deep(dataset.path_of(index))
     except InputError as error:
         unreadable.append(str(error))
     places = range(*dataset.offsets[index : index + 2].tolist())
@@ -63,7 +70,7 @@ def _faults_of(dataset: Dataset, index: int) -> tuple[list[str], list[str]]:
             dataset.bitmap(place)
         except InputError as error:
             no_masks.append(str(error))
-    return unreadable, no_masks
+    return unreadable, no_masks, black
 
 
 def count_classes(dataset: Dataset, findings: Findings) -> dict[str, int]:
@@ -157,6 +164,27 @@ def check_anchors(dataset: Dataset, findings: Findings, config: Config) -> dict[
     findings.add(what, ious < least, line, harmless=True)
     areas = dataset.area[dataset.usable]
     return summarise(boxes, areas, ious, config.targets, dataset.convention)
+
+
+def fitting_scales(dataset: Dataset, config: Config) -> tuple[list[float], float]:
+    """Returns up to three anchor scales, and the share of boxes that their anchors cover by 0.5.
+
+    Each is the one of `_SCALES` that adds most, while it adds a hundredth.  Of many boxes only
+    some are looked at.
+    """
+    boxes, sizes = boxes_as_trained(dataset, config.data)
+    step = max(1, len(boxes) // 20_000)
+    some, inside = (boxes[::step], sizes[::step]), config.targets.inside_only
+    models = [dataclasses.replace(config.model, anchor_scales=(scale,)) for scale in _SCALES]
+    covered = np.array([best_ious(*some, model, inside) >= 0.5 for model in models])
+    chosen, done = list[float](), np.zeros(len(some[0]), bool)
+    while len(chosen) < 3 and len(done):
+        shares = (covered | done).mean(axis=1)
+        if shares.max() < done.mean() + 0.01:
+            break
+        chosen.append(_SCALES[shares.argmax()])
+        done |= covered[shares.argmax()]
+    return sorted(chosen), float(done.mean()) if len(done) else 0.0
 
 
 def boxes_as_trained(

@@ -28,9 +28,9 @@ def with_classes(
     """Returns a data set with labels: of an annotation, the position of its category in `names`.
 
     Without names it is returned as it is.  A name that the data set lacks gets an id that no
-    category has; annotations of categories that are not named are findings, and then ignored.
-    `categories` are what `json` gives.  Raises `InputError` where a name or an id occurs twice, or
-    these are no categories.
+    category has.  Annotations of categories that are not named are left out; unless all names are
+    of categories, that is a fault.  `categories` are what `json` gives.  Raises `InputError` where
+    a name or an id occurs twice, or these are no categories.
     """
     if not names:
         return dataset
@@ -52,14 +52,16 @@ def with_classes(
         lacks = f"{said}, {name_of[number][:60]!a}, which config.model.class_names lacks"
         return f"{lacks}; {_advice(set(dataset.category_ids.tolist()), name_of)}"
 
-    findings.add("annotations of classes that the config lacks", labels < 0, line)
-    return dataclasses.replace(
-        dataset,
-        class_names=tuple(names),
-        class_ids=ids,
-        labels=np.maximum(labels, 0),
-        ignore=dataset.ignore | (labels < 0),
+    # Where all that the config names is there, the rest is left out on purpose.
+    others = (labels < 0) & np.isin(dataset.category_ids, [*name_of])
+    others &= all(name in id_of for name in names)
+    findings.add("annotations of classes that the config lacks", (labels < 0) & ~others, line)
+    what = "annotations of classes that config.model.class_names leaves out"
+    findings.add(what, others, line, harmless=True)
+    labelled = dataclasses.replace(
+        dataset, class_names=tuple(names), class_ids=ids, labels=np.maximum(labels, 0)
     )
+    return labelled.keeping(labels >= 0)
 
 
 def _checked(categories: Any, source: str) -> list[Category]:

@@ -22,17 +22,12 @@ from jaxdet.data.classes import with_classes
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.findings import Findings
 from jaxdet.data.masks import Segmentations
+from jaxdet.data.mend import NO_NAME_INSIDE, RENAMED, mend, names_in
 from jaxdet.errors import InputError
 from jaxdet.files import read_bytes
 
 # Larger coordinates and sides are typing errors, and would leave float32's exact integers.
 MAX_PIXELS_PER_SIDE = 1_000_000
-
-# Names that are empty, absolute (also on Windows), climb out, or that no file can have: of control
-# characters or halves of surrogate pairs.
-_NO_NAME_INSIDE = re.compile(
-    r"^\.?$|^[/\\]|^.:|(^|[/\\])\.\.([/\\]|$)|[\x00-\x1f\x7f\ud800-\udfff]"
-)
 
 Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Side = Annotated[int, msgspec.Meta(ge=1, le=MAX_PIXELS_PER_SIDE)]
@@ -50,7 +45,7 @@ class ImageRecord(msgspec.Struct, gc=False):
     width: Side
 
     def __post_init__(self) -> None:
-        if _NO_NAME_INSIDE.search(self.file_name):
+        if NO_NAME_INSIDE.search(self.file_name):
             name = self.file_name[:60]
             raise ValueError(f"file_name {name!a} is not a path inside the image folder")
 
@@ -83,7 +78,7 @@ Annotation = TypeVar("Annotation")
 
 class _File(msgspec.Struct, Generic[Image, Annotation]):
     images: Annotated[list[Image], msgspec.Meta(min_length=1)]
-    annotations: list[Annotation]
+    annotations: list[Annotation] = msgspec.field(default_factory=list)
     categories: Any = None
 
 
@@ -110,11 +105,13 @@ def load_coco(
     the annotations of an image keep the order of the file.
 
     Args:
-        annotation_file: JSON with `images` and `annotations`.  `area`, `iscrowd`, `ignore` and
-            `category_id` may be left out: width x height, 0, 0 and 0.
+        annotation_file: JSON with `images`, and `annotations` if there are any.  `area`, `iscrowd`,
+            `ignore` and `category_id` may be left out: width x height, 0, 0 and 0; see `mend` for
+            what else is read.
         image_dir: Folder that the `file_name`s are relative to.
         findings: Gets all that is wrong with single images and annotations, each of which is then
-            left out.  By default the first such thing is an error.
+            left out, and what was mended.  By default the first such thing is an error, and a line
+            says how much was mended.
         class_names: Of `categories`, in the order of their labels; without any, categories are not
             looked at.
         masks: Keep each annotation's `segmentation`, which it must have.
@@ -129,7 +126,7 @@ def load_coco(
     text = read_bytes(annotation_file)
     if not image_dir.is_dir():
         raise InputError(f"{image_dir}: no such folder of images (for {annotation_file})")
-    file = _decode(text, annotation_file, findings, masks)
+    file = _decode(text, annotation_file, image_dir, findings, masks, len(class_names) > 0)
     image_ids, firsts = _unique_ids("image", file.images, findings)
     images, rows = [file.images[i] for i in firsts], file.annotations
     owners = _column(rows, "image_id")
@@ -190,21 +187,33 @@ def _unique_ids(
     return unique, firsts
 
 
-def _decode(text: bytes, path: Path, findings: Findings, masks: bool) -> _File[ImageRecord, Any]:
-    """Returns the file's good records, without the annotations of wrong ones of images."""
+def _decode(
+    text: bytes, path: Path, folder: Path, findings: Findings, masks: bool, need_classes: bool
+) -> _File[ImageRecord, Any]:
+    """Returns the file's good records, mended, without the annotations of wrong ones of images."""
     kind: Any = OutlinedRecord if masks else AnnotationRecord
     try:
-        return msgspec.json.decode(text, type=_File[ImageRecord, kind])
+        file = msgspec.json.decode(text, type=_File[ImageRecord, kind])
+        names = names_in(folder, [image.file_name for image in file.images])
+        pairs = [
+            (x, name) for x, name in zip(file.images, names, strict=True) if x.file_name != name
+        ]
+        findings.add(RENAMED, [f"{x.file_name!a} is {name!a}" for x, name in pairs], harmless=True)
+        for image, name in pairs:
+            image.file_name = name
+        return file
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         pass
-    # Polygons become texts, or nothing.
-    with_texts = _OUTLINES.sub(_in_quotes if masks else b'"segmentation":0', text)
+    with_texts = _OUTLINES.sub(_in_quotes, text)
     try:  # Python's own reader knows NaN and infinities, so that their record can be named
         file = msgspec.convert(json.loads(with_texts), _File[Any, Any])
     except msgspec.ValidationError as error:
         raise InputError(f"{path}: not a COCO file ({error})") from None
     except (ValueError, RecursionError) as error:  # bad syntax, encoding or depth
         raise InputError(f"{path}: not a JSON file ({error})") from None
+    done = mend(file.images, file.annotations, file.categories, folder, need_classes)
+    for what, labels in done.items():
+        findings.add(what, labels, harmless=True)
     images = _good_records("images", file.images, ImageRecord, findings)
     left_out = {_id_of(record) for record in file.images} - {image.id for image in images}
     annotations = _good_records("annotations", file.annotations, kind, findings)

@@ -3,8 +3,10 @@
 `K` is annotations of all images, `n` of one.  Lengths are in pixels before any resizing.
 """
 
+import dataclasses
 import functools
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,6 +119,25 @@ class Dataset:
                 f"{self.image_ids[owner]} ({size[1]} x {size[0]} pixels): "
                 f"segmentation is no mask: {error}"
             ) from None
+
+    def keeping(self, kept: Bool[np.ndarray, " K"]) -> "Dataset":
+        """Returns the same images with some of their annotations."""
+        if kept.all():
+            return self
+        names = "annotation_ids", "category_ids", "xywh", "area", "iscrowd", "ignore", "labels"
+        columns = {k: x[kept] for k in names if (x := getattr(self, k)) is not None}
+        segmentations = self.segmentations and self.segmentations.keeping(kept)
+        offsets = np.append(0, np.cumsum(kept))[self.offsets]
+        return dataclasses.replace(self, **columns, offsets=offsets, segmentations=segmentations)
+
+    @functools.cached_property
+    def summary(self) -> str:
+        """Returns a line that other images, annotations or given proposals do not have."""
+        sums, given = 0, () if self.given is None else self.given[:2]
+        columns = self.image_ids, self.sizes, self.offsets, self.category_ids, self.xywh
+        for column in (*columns, *given):
+            sums = zlib.crc32(np.ascontiguousarray(column).tobytes(), sums)
+        return f"{len(self)} images, {len(self.xywh)} annotations ({sums:08x})"
 
     @functools.cached_property
     def usable(self) -> Bool[np.ndarray, " K"]:

@@ -1,11 +1,14 @@
 """What is wrong with a data set: stopped at, or collected."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxdet.errors import InputError
+
+_LOG = logging.getLogger(__name__)
 
 MAX_LINES = 100  # kept of each kind; the count goes on
 
@@ -14,7 +17,7 @@ class Findings:
     """What is wrong, by kind: dicts of `what`, `count` and `examples`, which are lines."""
 
     def __init__(self, stop_at: str = "") -> None:
-        """Collects; or else raises at the first fault, in the file that `stop_at` names."""
+        """Collects; or, for the file that `stop_at` names, logs warnings and raises faults."""
         self.faults: dict[str, dict[str, Any]] = {}  # would stop a run or teach it wrongly
         self.warnings: dict[str, dict[str, Any]] = {}  # the loader leaves out or repairs
         self._stop_at = stop_at
@@ -38,6 +41,8 @@ class Findings:
         if self._stop_at and not harmless:
             more = f" (and {len(where) - 1} more like it)" if len(where) > 1 else ""
             raise InputError(f"{self._stop_at}: {line(where[0])}{more}")
+        if self._stop_at:
+            _LOG.warning("%s: %d %s", self._stop_at, len(where), what)
         kinds = self.warnings if harmless else self.faults
         kind = kinds.setdefault(what, {"what": what, "count": 0, "examples": []})
         kind["count"] += len(where)

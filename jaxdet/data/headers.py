@@ -6,6 +6,7 @@ two sizes in a TIFF; a JPEG's size takes it twelve times as long.  Files of form
 listed here never reach a decoder.
 """
 
+import contextlib
 import io
 import struct
 import warnings
@@ -67,6 +68,24 @@ def is_whole(data: bytes) -> bool:
     except struct.error:
         return False
     return True
+
+
+def with_end(data: bytes) -> bytes:
+    """Returns a JPEG that lacks its end marker alone with one; other files as they are.
+
+    Pillow, which looks eight bytes ahead, refuses what ends before its last pixel; where it does
+    not, and whatever these bytes are the pixels are the same, nothing else is missing.  Of several
+    scans it refuses all, as a later one may be missing.
+    """
+    if not data.startswith(_JPEG) or is_whole(data):
+        return data
+    scan = data.rstrip(b"\xff")
+    with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):
+        texts = [io.BytesIO(scan + 8 * byte) for byte in (b"\0", b"\x55", b"\xaa", b"\xcc")]
+        first, *others = [Image.open(x, formats=("JPEG",)).tobytes() for x in texts]
+        if all(other == first for other in others):
+            return scan + b"\xff\xd9"
+    return data
 
 
 def _width_and_height(file: io.BufferedIOBase) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from jaxtyping import Float32, Int64, UInt8
 from PIL import Image
 
 from jaxdet.config import DataConfig
-from jaxdet.data.headers import FORMATS, is_sideways, is_whole, stored_size
+from jaxdet.data.headers import FORMATS, is_sideways, is_whole, stored_size, with_end
 from jaxdet.errors import InputError
 from jaxdet.files import open_regular
 from jaxdet.ops.boxes import MMDET1, BoxConvention, clip
@@ -58,9 +58,10 @@ def decode_image(
     image = _decode(data, name)
     size = image.shape[:2]
     if expected_size is not None and size != tuple(expected_size):
+        turned = size == expected_size[::-1] and is_sideways(io.BytesIO(data))
         raise InputError(
-            f"{name}: image of {size[1]} x {size[0]} pixels, "
-            f"annotated as {expected_size[1]} x {expected_size[0]}"
+            f"{name}: image of {size[1]} x {size[0]} pixels, annotated as {expected_size[1]} x "
+            f"{expected_size[0]}{'; its EXIF turns it: annotate it as turned' if turned else ''}"
         )
     return image
 
@@ -107,13 +108,24 @@ def _opened(path: str | Path) -> Iterator[io.BufferedIOBase]:
 
 
 def _decode(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
-    image = None
+    image = kind = None
+    data = with_end(data)
     if is_whole(data):
         with contextlib.suppress(cv2.error):
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+            pixels = np.frombuffer(data, np.uint8)
+            image = cv2.imdecode(pixels, cv2.IMREAD_COLOR)
+            kind = None if image is not None else cv2.imdecode(pixels, cv2.IMREAD_UNCHANGED)
+    if kind is not None:
+        raise InputError(f"{name}: samples are {kind.dtype}; save it with 8 or 16 bits, unsigned")
     if image is None:
         raise InputError(f"{name}: image cannot be decoded; it is damaged or cut off")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def is_deep(path: str | Path) -> bool:
+    """Returns whether a file that can be read has samples of 16 bits."""
+    stored = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    return stored is not None and stored.dtype == np.uint16
 
 
 def resized_sizes(

@@ -6,11 +6,13 @@ What comes out does not depend on how many there are, on where a run went on, or
 import gc
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Any, NamedTuple
 
 import cv2
@@ -52,7 +54,7 @@ def _elements(
     while True:
         made = iter(_in_background(_From(source, step), num_workers))
         try:
-            for element in made:
+            for element in _undisturbed(made) if num_workers else made:
                 if isinstance(element, str):
                     raise InputError(element)
                 for message in element.skipped if warn else ():
@@ -78,6 +80,21 @@ def _elements(
             gc.collect()  # of cycles that hold the last elements, or they are reported as leaked
         restarts += 1
         _LOG.warning("step %d: a loader process was killed; starting all anew", step)
+
+
+def _undisturbed(made: Iterator[Any]) -> Iterator[Any]:
+    """Yields what processes make that do not hear Ctrl-C: it is for the one that ends them."""
+    # Started with the first of them, this would let the signal through again.
+    resource_tracker.ensure_running()
+    while True:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            element = next(made, None)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if element is None:
+            return
+        yield element
 
 
 @dataclass(frozen=True)

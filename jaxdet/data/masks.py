@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple
 import cv2
 import msgspec
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 from pycocotools import mask as coco_mask
 
 from jaxdet.data.image import MAX_PIXELS
@@ -40,6 +40,11 @@ class Segmentations(NamedTuple):
     def joined(cls, texts: list[Any]) -> "Segmentations":
         """Returns those of annotations in the same order."""
         return cls(b"".join(texts), np.cumsum([0, *(len(memoryview(text)) for text in texts)]))
+
+    def keeping(self, kept: Bool[np.ndarray, " K"]) -> "Segmentations":
+        """Returns some of them."""
+        ends = zip(self.offsets[:-1][kept], self.offsets[1:][kept], strict=True)
+        return self.joined([self.text[start:end] for start, end in ends])
 
     def bitmap(self, place: int, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
         """Returns one's bitmap; see `bitmap_of`."""

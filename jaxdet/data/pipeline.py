@@ -37,10 +37,10 @@ def train_batches(
 ) -> Batches:
     """Returns this host's part of the batches of steps `start_step` to `num_steps - 1`.
 
-    An unreadable image is replaced by another of its aspect group, and named in `skipped`.  What
-    comes from `start_step` on does not depend on it.  `global_batch` is images per step over all
-    hosts, a multiple of their number.  Raises `InputError` if no image can be trained on; while
-    iterating, if `MAX_SKIPS` images in a row cannot be read.
+    An unreadable image is replaced by another, of its aspect group if one is left, and named in
+    `skipped`.  What comes from `start_step` on does not depend on it.  `global_batch` is images per
+    step over all hosts, a multiple of their number.  Raises `InputError` if no image can be trained
+    on; while iterating, if `MAX_SKIPS` images in a row cannot be read.
     """
     sampler = Sampler(dataset, data, global_batch=global_batch, seed=seed)
     rows = _host_rows(global_batch, host)
@@ -98,16 +98,21 @@ class _Source:
         return empty_batch(bucket, rows, self.data.pixel_dtype, self.max_boxes, has_classes, given)
 
     def fill_row(
-        self, batch: Batch, row: int, index: int, flip: bool = False, short_side: int = 0
+        self,
+        batch: Batch,
+        row: int,
+        index: int,
+        flip: bool = False,
+        image_scale: Size | None = None,
     ) -> None:
         """Writes an image and its objects into a batch, resized and perhaps mirrored.
 
-        `short_side` takes the place of the image scale's own.  Raises `InputError` if the image
-        cannot be read, or has a mask that is none; nothing is written then.
+        `image_scale` takes the place of the config's.  Raises `InputError` if the image cannot be
+        read, or has a mask that is none; nothing is written then.
         """
         data, dataset = self.data, self.dataset
-        if short_side:
-            data = dataclasses.replace(data, image_scale=(max(data.image_scale), short_side))
+        if image_scale:
+            data = dataclasses.replace(data, image_scale=image_scale)
         image = dataset.read(index)
         size, scale = resized_size(image.shape[:2], data)
         if batch.masks is not None:
@@ -148,12 +153,14 @@ class _TrainSource(_Source):
                 self._augmented(batch, row, planned, epoch)
             except InputError as error:
                 skipped.append(str(error))
-                for other in self.sampler.replacements(planned, bucket)[: MAX_SKIPS - 1].tolist():
+                others = self.sampler.replacements(planned, bucket)[: MAX_SKIPS - 1].tolist()
+                for other in others:
                     with contextlib.suppress(InputError):
                         self._augmented(batch, row, other, epoch)
                         break
                 else:
-                    what = f"no readable image to train on; the first of many: {error}"
+                    tried = len(others) + 1
+                    what = f"none of the {tried} images tried can be trained on; the first: {error}"
                     raise InputError(what) from None
         return Element(batch, tuple(skipped))
 
@@ -161,8 +168,13 @@ class _TrainSource(_Source):
         """Fills a row by an image's seed in an epoch; raises as `fill_row`."""
         seeds = image_seeds(self.sampler.seed, epoch, self.dataset.image_ids[[index]])
         flip, shorts = bool(flips(seeds, self.data.flip)[0]), self.data.train_short_sides
-        short = shorts[picks(seeds, len(shorts))[0]] if shorts else 0
-        self.fill_row(batch, row, index, flip, short)
+        scale = None
+        if shorts:
+            scale = max(self.data.image_scale), shorts[picks(seeds, len(shorts))[0]]
+        bucket = batch.image.shape[1:3]
+        if (self.sampler.sizes[index] > np.array(bucket)).any():  # a stand-in of another shape
+            scale = min(bucket), min(bucket)
+        self.fill_row(batch, row, index, flip, scale)
         batch.seed[row] = seeds[0]
 
 

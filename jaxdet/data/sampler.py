@@ -46,11 +46,16 @@ class Sampler:
         return indices, bucket_of((height, width), self.buckets)
 
     def replacements(self, index: int, bucket: Size) -> Int64[np.ndarray, " others"]:
-        """Returns images of the same group that fit the bucket, in the order to try them in."""
+        """Returns all other images in the order to try them in.
+
+        Those of the same group that fit the bucket come first; the rest must be made smaller.
+        """
+        everything = np.sort(np.concatenate(self.groups))
+        others = everything[self.has_use[everything] & (everything != index)]
+        others = np.roll(others, -int(np.searchsorted(others, index)))
         group = next(group for group in self.groups if index in group)
-        fits = self.has_use[group] & (self.sizes[group] <= np.array(bucket)).all(axis=1)
-        others = group[fits & (group != index)]
-        return np.roll(others, -int(np.searchsorted(others, index)))
+        fits = np.isin(others, group) & (self.sizes[others] <= np.array(bucket)).all(axis=1)
+        return np.concatenate([others[fits], others[~fits]])
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - a run has one sampler
     def _epoch(self, epoch: int) -> Int64[np.ndarray, "steps G"]:
@@ -88,9 +93,12 @@ def aspect_groups(dataset: Dataset, keep_empty: bool = False) -> list[Int64[np.n
     # A group in which no image could replace another has nothing to train on.
     groups = [group for group in groups if has_use[group].any()]
     if not groups:
+        rest = ~(dataset.usable | dataset.iscrowd | dataset.ignore)
         raise InputError(
-            f"{dataset.source}: no image to train on; each one lacks a usable box "
-            f"or has a side under {MIN_SIDE} pixels"
+            f"{dataset.source}: no image to train on: of {len(rest)} annotations "
+            f"{dataset.iscrowd.sum()} are crowds, {dataset.ignore.sum()} to be ignored and "
+            f"{rest.sum()} under a pixel; of {len(large)} images {(~large).sum()} have a side "
+            f"under {MIN_SIDE} pixels"
         )
     return groups
 

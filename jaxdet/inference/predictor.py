@@ -92,4 +92,6 @@ def load(config: str | Path | ml_collections.ConfigDict, checkpoint: str | Path)
     """
     if isinstance(config, str | Path):
         config = config_lib.load_file(config)
-    return load_predictor(config_lib.parse(config), checkpoint)
+    parsed = config_lib.parse(config)
+    config_lib.warn_of_other_results(checkpoint, parsed)
+    return load_predictor(parsed, checkpoint)

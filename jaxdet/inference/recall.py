@@ -55,7 +55,8 @@ def fast_recall(
     """
     matched = [np.zeros((len(limits), 0), np.float32)]
     for boxes, found in zip(gt_boxes, results, strict=True):
-        ious = iou(boxes, found.boxes[np.argsort(-found.scores, kind="stable")], convention)
+        # As the reference sorts, which turns ties round.
+        ious = iou(boxes, found.boxes[np.argsort(found.scores)[::-1]], convention)
         matched.append(np.stack([_greedy_ious(ious[:, :limit]) for limit in limits]))
     of_all = np.concatenate(matched, axis=1)
     if not of_all.size:

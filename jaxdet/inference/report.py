@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import msgspec
 import numpy as np
 from flax.traverse_util import flatten_dict
 from PIL import Image
@@ -22,12 +21,13 @@ from jaxdet.config import Config
 from jaxdet.distributed import is_first_host
 from jaxdet.environment import environment, peak_memory
 from jaxdet.errors import InputError
-from jaxdet.files import read_bytes, reported, write_json, write_whole
+from jaxdet.files import reported, write_json, write_whole
 from jaxdet.inference import average_precision
 from jaxdet.inference.average_precision import KINDS
 from jaxdet.inference.recall import LIMITS, SIZES, percent, table_rows
 from jaxdet.inference.results import kind_of, score_of
 from jaxdet.training.metric_writer import read_rows
+from jaxdet.training.workdir import read_record
 from jaxdet.zoo.published import PUBLISHED
 
 MAX_IMAGE_SIZE = (1800, 1900)  # pixels of the embedded image, (width, height)
@@ -78,9 +78,9 @@ def _render(workdir: Path, config: Config) -> str:
     ordered = [last[key] for key in sorted(last)]
     steps, evaluations = ([r for r in ordered if r["kind"] == k] for k in ("train", "eval"))
     names = _numeric_fields(steps)
-    result = _read_json(workdir / "eval.json")
+    result = read_record(workdir / "eval.json")
     kind = kind_of(result)
-    machine = _read_json(workdir / "environment.json") or _this_machine("wrote this page")
+    machine = read_record(workdir / "environment.json") or _this_machine("wrote this page")
     named = [row.ar1000 for row in PUBLISHED if row.config == config.name]
     published = named[0] if named and config.data.name != "shapes" else None
     values, defaults = (flatten_dict(dataclasses.asdict(c), sep=".") for c in (config, Config()))
@@ -115,15 +115,6 @@ def _numeric_fields(rows: Sequence[Row]) -> list[str]:
     items = [item for row in rows for item in row.items()]
     names = dict.fromkeys(name for name, value in items if type(value) in (int, float, type(None)))
     return [name for name in names if name != "step"]
-
-
-def _read_json(path: Path) -> Row:
-    try:
-        return msgspec.json.decode(read_bytes(path), type=Row) if path.exists() else {}
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise InputError(
-            f"{path}: not what a run writes ({error}); delete it or evaluate again"
-        ) from error
 
 
 def _tables(result: Row) -> list[average_precision.Table]:

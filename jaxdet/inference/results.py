@@ -40,7 +40,8 @@ def write_evaluation(
     `InputError` if an image cannot be read, or a file not be written.
     """
     kind = kind_of(result)
-    with_boxes = [i for i in range(len(dataset)) if len(dataset.boxes_of(i))]
+    everything = range(len(dataset))
+    with_boxes = [i for i in everything if len(dataset.boxes_of(i))] or everything
     # Spread over the data set, the same images at every evaluation.
     chosen = with_boxes[:: max(len(with_boxes) // NUM_IMAGES, 1)][:NUM_IMAGES]
     if kind == "detections":
@@ -59,7 +60,7 @@ def write_evaluation(
             for row in rows:
                 table.add_row(*map(Text, row))  # what a file says is no markup
             Console().print(table)
-        write_json(workdir / "eval.json", result)
+        write_json(workdir / "eval.json", {**result, "data": dataset.summary})
         visualize.write_png(workdir / f"{kind}.png", image)
         if kind == "detections":
             records = average_precision.coco_records(dataset, found)

@@ -187,8 +187,9 @@ def flip(boxes: Boxes, width: int, convention: BoxConvention = MMDET1) -> Boxes:
     """
     xp = boxes.__array_namespace__()
     x1, y1, x2, y2 = _columns(boxes)
-    last = np.float32(width - convention.offset)
-    return xp.stack([last - x2, y1, last - x1, y2], axis=-1)
+    # In the reference's order, which float32 tells from w - 1 - x.
+    left, right = (np.float32(width) - x - np.float32(convention.offset) for x in (x2, x1))
+    return xp.stack([left, y1, right, y2], axis=-1)
 
 
 def from_xywh(xywh: Boxes, convention: BoxConvention = MMDET1) -> Boxes:

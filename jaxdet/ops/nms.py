@@ -27,15 +27,16 @@ def nms(
     *,
     labels: Int[Array, " n"] | None = None,
     limit: int | None = None,
+    scores: Float[Array, " n"] | None = None,
 ) -> Bool[Array, " n"]:
     """Returns which boxes greedy suppression keeps.
 
     The same set as going through the boxes in order and dropping each whose IoU with a box
     already kept is above `threshold` (strictly, in float32, as the reference).  Boxes come in
-    descending order of score, without NaN; those that are not `valid` neither suppress nor are
-    kept, and those of different `labels` do not suppress one another.  From `limit` kept boxes on,
-    those of the block at hand are the last: the first `limit` are right, and work ends early, as
-    it does with the last valid box.
+    descending order of score, or in any with their `scores`, without NaN; those that are not
+    `valid` neither suppress nor are kept, and those of different `labels` do not suppress one
+    another.  From `limit` kept boxes on, those of the block at hand are the last: the first `limit`
+    are right, and work ends early, as it does with the last valid box.
 
     Work is O(n * kept) IoUs, plus O(n * block) for each round that a block needs to settle: as
     many as its longest chain of boxes that suppress one another (1 to 6 on clustered proposals),
@@ -46,9 +47,16 @@ def nms(
     >>> boxes = jnp.array([[0.0, 0, 9, 9], [0, 0, 9, 8], [20, 20, 29, 29]])
     >>> nms(boxes, jnp.array([True, True, True]), 0.7).tolist()
     [True, False, True]
+    >>> nms(boxes, jnp.array([True] * 3), 0.7, scores=jnp.array([0.1, 0.9, 0.2])).tolist()
+    [False, True, True]
     """
     if boxes.shape[0] == 0:
         return valid
+    if scores is not None:
+        order = jnp.argsort(-scores, stable=True)
+        given = None if labels is None else labels[order]
+        keep = nms(boxes[order], valid[order], threshold, convention, labels=given, limit=limit)
+        return jnp.zeros_like(keep).at[order].set(keep)
     suppress = partial(_nms, threshold=threshold, convention=convention, limit=limit)
     return jax.lax.platform_dependent(
         boxes,

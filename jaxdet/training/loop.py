@@ -1,5 +1,6 @@
 """Training from the first step to the last evaluation, resumable at any checkpoint."""
 
+import signal
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -13,6 +14,7 @@ from jax.sharding import Mesh
 from jaxdet.checkpoint import Checkpoints, read_backbone, read_params, save_best
 from jaxdet.config import Config
 from jaxdet.data.dataset import Dataset
+from jaxdet.data.load import has_split
 from jaxdet.data.pipeline import train_batches
 from jaxdet.detectors.build import build_detector
 from jaxdet.distributed import (
@@ -46,7 +48,16 @@ class TrainingError(RuntimeError):
 
 
 class Stopped(TrainingError):
-    """SIGTERM came; the state is saved."""
+    """A signal came; the state is saved.
+
+    Attributes:
+        code: what the command ends with.
+    """
+
+    def __init__(self, came: int, step: int) -> None:
+        name = signal.Signals(came).name
+        super().__init__(f"{name}: saved step {step}; the same command goes on from there")
+        self.code = 128 + came
 
 
 class Window:
@@ -65,7 +76,7 @@ class Run(NamedTuple):
     plan: Plan
     mesh: Mesh
     training: Dataset
-    validation: Dataset
+    validation: Dataset | None
     workdir: Path
     step: Programs  # of `step.make_train_step`
     predictor: Predictor
@@ -81,17 +92,27 @@ def train(
     `workdir` is claimed by `claim_workdir`; a checkpoint stands in for `config.model.pretrained`.
     `proposals` are files of the two splits; see `load_splits`.
     Raises `InputError` if data, checkpoint or work directory cannot be used, and `TrainingError` if
-    a loss or gradient is not finite, or SIGTERM came.
+    a loss or gradient is not finite, or SIGTERM or SIGINT came.
     """
     mesh = data_mesh()
-    training, validation = load_splits(config, ("train", "val"), proposals)
+    splits = ("train", "val") if has_split(config.data, "val") else ("train",)
+    training, *rest = load_splits(config, splits, proposals)
+    validation = next((dataset for dataset in rest if len(dataset.xywh)), None)
+    if validation is None:
+        what = rest[0].source if rest else "config.data.val_annotations"
+        print_once(f"{what}: no annotations to validate with; nothing is measured")
     plan = make_plan(config, training, mesh.size)
     detector = build_detector(config)
     optimizer = optim.make_optimizer(config.optimizer, plan.learning_rate)
     step = Programs(make_train_step(detector, config.train, optimizer, mesh), report=print_once)
     with Checkpoints(workdir, config.train.keep_checkpoints) as checkpoints:
-        state = init_state(detector, first_params(config, detector, checkpoint), optimizer)
-        state = replicate(resume(state, checkpoints, detector, plan, workdir), mesh)
+        # What a run began with is not read again, and may be gone.
+        goes_on = checkpoints.latest_step() is not None
+        if goes_on and checkpoint:
+            print_once(f"{workdir}: goes on from its own checkpoints; {checkpoint} is not read")
+        first = first_params(config, detector, checkpoint, fresh=goes_on)
+        state = init_state(detector, first, optimizer)
+        state = replicate(resume(state, checkpoints, detector, plan, workdir, training), mesh)
         start = int(state.step)
         print_once(describe(config, plan, mesh.size))
         predictor = make_predictor(config, detector, state.params, mesh)
@@ -129,7 +150,7 @@ def run_steps(run: Run, state: TrainState) -> dict[str, Any]:
             state, metrics = run.step(state, split(element.batch, run.mesh))
             pending.append((number, metrics, element.batch.index))
             stopping = stop(number)
-            due = stopping or plan.logging_due(number)
+            due = stopping > 0 or plan.logging_due(number)
             # Results are read one step late, so that the device never waits for the host.
             while len(pending) > (0 if due else 1):
                 window.metrics.append(read_metrics(run, *pending.pop(0)))
@@ -139,11 +160,12 @@ def run_steps(run: Run, state: TrainState) -> dict[str, Any]:
             window = Window(run.step)
             if stopping or plan.saving_due(number):
                 facts = {"config": run.config.name, "global_batch": plan.global_batch}
+                facts["data"] = run.training.summary
                 meta = {"step": number, **facts}
                 run.checkpoints.save(number, state.params, state.opt_state, meta)
             if stopping:
                 run.checkpoints.wait()
-                raise Stopped(f"SIGTERM: saved step {number}; the same command goes on from there")
+                raise Stopped(stopping, number)
             if plan.evaluation_due(number):
                 result = run_evaluation(run, state)
                 window = Window(run.step)
@@ -208,7 +230,12 @@ def progress_line(plan: Plan, number: int, row: dict[str, Any]) -> str:
 
 
 def run_evaluation(run: Run, state: TrainState) -> dict[str, Any]:
-    """Evaluates the state's parameters, keeps them if they are the best, and writes the result."""
+    """Evaluates the state's parameters, keeps them if they are the best, and writes the result.
+
+    Does nothing without validation images.
+    """
+    if run.validation is None:
+        return {}
     number, params = int(state.step), state.params
     figures, predictions = evaluate(run.predictor.with_params(params), run.validation)
     result = {"step": number, **figures}
@@ -219,10 +246,14 @@ def run_evaluation(run: Run, state: TrainState) -> dict[str, Any]:
     return result
 
 
-def first_params(config: Config, detector: Detector, checkpoint: str) -> Params:
+def first_params(
+    config: Config, detector: Detector, checkpoint: str, fresh: bool = False
+) -> Params:
     """Returns fresh parameters, or those of a checkpoint, or those with a pretrained backbone."""
     # Of jax's generators this one compiles in a third of the time.
     params = jax.jit(detector.init)(jax.random.key(config.train.seed, impl="rbg"))
+    if fresh:
+        return params
     if checkpoint:
         return read_params(checkpoint, params, config.model.convention)
     if config.model.pretrained:
@@ -234,9 +265,16 @@ def first_params(config: Config, detector: Detector, checkpoint: str) -> Params:
 
 
 def resume(
-    state: TrainState, checkpoints: Checkpoints, detector: Detector, plan: Plan, workdir: Path
+    state: TrainState,
+    checkpoints: Checkpoints,
+    detector: Detector,
+    plan: Plan,
+    workdir: Path,
+    training: Dataset,
 ) -> TrainState:
     """Returns the newest saved state, on the host, or `state` if none is saved.
+
+    Other images than it was trained on are a line.
 
     Raises `InputError` if it was made with other steps, on fewer devices perhaps.
     """
@@ -251,5 +289,10 @@ def resume(
             f"device x accumulation is {before}, or choose another --workdir"
         )
     print_once(f"going on from step {saved.step} of {workdir}")
+    if (data := saved.meta.get("data", training.summary)) != training.summary:
+        print_once(
+            f"other training data than before: {data} there, {training.summary} now; "
+            "epochs, and the decay of the learning rate by them, follow the new ones"
+        )
     parts = split_params(saved.params, detector.trainable)
     return TrainState(jax.numpy.int32(saved.step), *parts, saved.opt_state)

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import msgspec
-from flax.traverse_util import flatten_dict
 
-from jaxdet.config import Config
+from jaxdet.config import Config, differing, load_run
 from jaxdet.distributed import is_first_host, of_all_hosts
 from jaxdet.errors import InputError
 from jaxdet.files import make_folder, read_bytes, reported, write_json
@@ -20,19 +19,25 @@ from jaxdet.files import make_folder, read_bytes, reported, write_json
 # A run may be resumed with another value of these: they do not change what is learned.
 FREE_FIELDS = {
     "data.root",
+    "data.train_annotations",
+    "data.train_images",
+    "data.val_annotations",
+    "data.val_images",
     "data.num_workers",
     "train.accumulation",  # the images of a step are compared, see `loop.resume`
     *("train.num_epochs", "train.num_steps", "train.log_every", "train.eval_every"),
     *("train.checkpoint_every", "train.keep_checkpoints"),
 }
 ADVICE = "choose another --workdir"
+OWN = "its own"  # checkpoint, as `eval.json` calls it
 
 
 @contextlib.contextmanager
-def claim_workdir(workdir: Path, config: Config) -> Iterator[None]:
+def claim_workdir(workdir: Path, config: Config, evaluated: str = "") -> Iterator[None]:
     """Makes the folder, leaves `config.json` there and keeps other runs out while it lasts.
 
-    Raises `InputError` if it cannot be written, is of another config or used by another run.
+    `evaluated` is the checkpoint of a command that only evaluates.  Raises `InputError` if the
+    folder cannot be written, is of another config or checkpoint, or used by another run.
     """
     path = workdir / "config.json"
     fault = ""
@@ -42,8 +47,9 @@ def claim_workdir(workdir: Path, config: Config) -> Iterator[None]:
             if is_first_host():
                 held.enter_context(_lock(workdir / ".lock"))
             if path.exists():
-                _require_same_run(path, config)
-            if is_first_host():
+                require_same_run(path, config)
+            require_same_results(workdir, checkpoint=evaluated or OWN)
+            if is_first_host() and not (evaluated and path.exists()):
                 write_json(path, dataclasses.asdict(config))
         except InputError as error:
             fault = str(error)
@@ -71,27 +77,44 @@ def _lock(path: Path) -> IO[str]:
         return file
 
 
-def _require_same_run(path: Path, config: Config) -> None:
+def require_same_run(path: Path, config: Config) -> None:
     """Raises `InputError` unless the config in `path` learns what `config` does."""
-    try:
-        found = msgspec.json.decode(read_bytes(path), type=dict)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise InputError(f"{path}: not a config: {error}; {ADVICE}") from error
-    if "test" in found:  # the name of `proposals` in earlier versions
-        found["proposals"] = found.pop("test")
-    # A field that came after the run began had its default then.
-    found = _fields(Config()) | flatten_dict(found, sep=".")
-    wanted = _fields(config)
-    names = sorted((found.keys() | wanted.keys()) - FREE_FIELDS)
-    other = [name for name in names if found.get(name) != wanted.get(name)]
+    fields = differing(load_run(path), config)
+    other = {name: both for name, both in fields.items() if name not in FREE_FIELDS}
     if other:
-        first = ", ".join(f"{k} {found.get(k)} there, {wanted.get(k)} now" for k in other[:3])
+        parts = [f"{name} {there} there, {here} now" for name, (there, here) in other.items()]
         raise InputError(
             f"{path}: the work directory is of another config ({len(other)} fields differ: "
-            f"{first}); {ADVICE}"
+            f"{', '.join(parts[:3])}); {ADVICE}"
         )
 
 
-def _fields(config: Config) -> dict[str, Any]:
-    """Returns values by names like `data.root`, as JSON has them."""
-    return flatten_dict(msgspec.json.decode(msgspec.json.encode(config)), sep=".")
+def checkpoint_name(workdir: Path, checkpoint: str | Path) -> str:
+    """Returns what `eval.json` calls a checkpoint: `OWN` if it is the work directory itself."""
+    if "://" in str(checkpoint):
+        return str(checkpoint)
+    with reported(checkpoint, "read"):
+        there, here = (Path(path).resolve() for path in (checkpoint, workdir))
+    return OWN if there == here else str(there)
+
+
+def require_same_results(workdir: Path, **subject: str) -> None:
+    """Raises `InputError` if the evaluation in a folder is of another `checkpoint` or `data`."""
+    path = workdir / "eval.json"
+    found = read_record(path) if path.is_file() else {}
+    trained = any((workdir / "checkpoints").glob("*"))
+    found.setdefault("checkpoint", OWN if trained or found else subject.get("checkpoint"))
+    for name, wanted in subject.items():
+        if found.get(name, wanted) != wanted:
+            there = str(found[name])[:200]
+            raise InputError(
+                f"{workdir}: its results are of {name} {there}, not of {wanted}; {ADVICE}"
+            )
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Returns what a JSON file of a run holds; nothing if there is none."""
+    try:
+        return msgspec.json.decode(read_bytes(path), type=dict) if path.exists() else {}
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InputError(f"{path}: not what a run writes ({error}); delete it") from error

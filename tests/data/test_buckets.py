@@ -16,7 +16,9 @@ def test_buckets_of_coco():
 
 def test_small_scales_have_few_buckets():
     assert bucket_sizes((160, 128)) == ((96, 160), (160, 96), (128, 128), (128, 160), (160, 128))
-    assert bucket_sizes((800, 800)) == ((416, 800), (800, 416), (800, 800))
+    square = ((416, 800), (800, 416), (544, 800), (800, 544), (608, 800), (800, 608), (800, 800))
+    assert bucket_sizes((800, 800)) == square
+    assert bucket_of((120, 160), bucket_sizes((160, 144))) == (128, 160)  # 4:3
 
 
 def test_buckets_waste_little():

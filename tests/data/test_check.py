@@ -11,8 +11,14 @@ from hypothesis import strategies as st
 from odd_json import change_anywhere
 from tiny_coco import write_coco
 
-from jaxdet.config import DataConfig
-from jaxdet.data.check import boxes_as_trained, check_annotations, check_images, check_training
+from jaxdet.config import Config, DataConfig
+from jaxdet.data.check import (
+    boxes_as_trained,
+    check_annotations,
+    check_images,
+    check_training,
+    fitting_scales,
+)
 from jaxdet.data.coco import coco_paths, load_coco
 from jaxdet.data.findings import MAX_LINES, Findings
 from jaxdet.data.image import resize_boxes, resized_size
@@ -92,7 +98,7 @@ def test_faults_of_the_annotation_file_are_all_told_once(root):
             annotation(104, 1, [1, 2, 3, 10**400]),
             annotation(105, 1, area=float("inf")),
             annotation(106, 1, iscrowd="no"),
-            annotation("107", 1),
+            annotation("x107", 1),
             annotation(108, 10),  # of an image that is left out: not a fault of its own
             5,
         ],
@@ -292,7 +298,7 @@ def test_no_sound_image_at_all(root):
     path = root / "annotations" / "instances_train2017.json"
     content = json.loads(path.read_text())
     for each in content["images"]:
-        each["height"] = -1
+        each["height"] = 0
     path.write_text(json.dumps(content))
     dataset, faults, _ = check(root)
     assert len(dataset) == 0
@@ -358,3 +364,23 @@ def test_what_loads_has_no_fault_and_what_is_refused_has_one(shared, data):
     check_training(collected, findings, DataConfig(image_scale=SCALE), 4)
     boxes, _ = boxes_as_trained(collected, DataConfig(image_scale=SCALE))
     assert np.isfinite(boxes).all()
+
+
+def test_12_bit_data_in_16_bits_are_told(root):
+    """What is read of them are the upper eight bits, which hold four of the twelve."""
+    dark = np.random.default_rng(0).integers(0, 4096, (48, 64, 3), np.uint16)
+    cv2.imwrite(str(root / "train2017" / "3.png"), dark)
+    _, faults, warnings = check(root)
+    (lines,) = warnings.values()
+    assert (faults, lines) == ({}, [f"image 4: {root}/train2017/3.png"])
+
+
+@pytest.mark.parametrize(("side", "scales"), [(4, []), (6, [1.0]), (10, [2.0]), (46, [11.2])])
+def test_scales_that_fit_are_proposed(root, side, scales):
+    """Of squares: anchors have scales of 4, 8, ... pixels, and 32 covers (32 / 46)^2 = 0.48."""
+    boxes = [annotation(i + 1, 1 + i % 6, (1, 1, side, side)) for i in range(30)]
+    path = root / "annotations" / "instances_train2017.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": boxes}))
+    config = Config(data=DataConfig(image_scale=(64, 48)))
+    found = fitting_scales(load_coco(*coco_paths(root, "train")), config)
+    assert found == (scales, float(len(scales)))

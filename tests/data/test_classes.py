@@ -57,7 +57,7 @@ TWICE = [{"id": 7, "name": "cat"}, {"id": 3, "name": "cat"}]
     ("names", "categories", "said"),
     [
         (
-            ("cat",),
+            ("cat", "bird"),
             CATEGORIES,
             r"instances.json: annotation 1 is of category 7, 'dog', which config.model.class_names "
             r"lacks; name what to detect, as --config.model.class_names=\"\('dog','cat'\)\" "
@@ -77,11 +77,21 @@ def test_classes_that_cannot_be_used_are_one_line(load, names, categories, said)
     assert "\n" not in str(error.value)
 
 
-def test_annotations_of_other_classes_are_found_and_ignored(load):
+def test_a_subset_of_the_classes_leaves_the_others_out(load, caplog):
+    found = load(("cat",))
+    assert caplog.messages == [
+        f"{found.source}: 2 annotations of classes that config.model.class_names leaves out"
+    ]
+    assert (found.annotation_ids.tolist(), found.labels.tolist()) == ([3], [0])
+    assert found.offsets.tolist() == [0, 1]
+    assert found.xywh.tolist() == [[5, 2, 3, 4]]
+
+
+def test_annotations_of_unnamed_classes_are_faults_and_left_out(load):
+    """Where a name is of no category: which are meant is not clear."""
     findings = Findings()
-    dataset = load(("cat",), findings)
+    dataset = load(("cat", "bird"), findings)
     assert [kind["count"] for kind in findings.faults.values()] == [2]
-    assert dataset.usable.tolist() == [False, False, True]
     assert dataset.labels_of(0).tolist() == [0]
 
 

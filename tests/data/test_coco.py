@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from odd_json import change_anywhere
+from PIL import Image
 
 from jaxdet.data.coco import coco_paths, load_coco
 from jaxdet.errors import InputError
@@ -107,7 +108,6 @@ def test_coco_paths_join_the_usual_names(tmp_path):
     ("where", "value", "said"),
     [
         (("images",), ..., "missing required field `images`"),
-        (("annotations",), ..., "missing required field `annotations`"),
         (("images",), {}, r"Expected `array`.*\$\.images"),
         (("images",), [], r"of length >= 1.*\$\.images"),
         (("images", 1), 5, r"images\[1\]: Expected `object`"),
@@ -131,7 +131,7 @@ def test_coco_paths_join_the_usual_names(tmp_path):
         (("images", 1, "width"), 10**7, r"images\[1\] \(id 10\): .* <= 1000000 .*\$\.width"),
         (("images", 1, "width"), 10**30, r"images\[1\] \(id 10\): .* <= 1000000 .*\$\.width"),
         (("images", 1, "id"), 30, "image id 30 occurs more than once"),
-        (("images", 1, "id"), "10", r"images\[1\]: Expected `int`.*\$\.id"),
+        (("images", 1, "id"), "1O", r"images\[1\]: Expected `int`.*\$\.id"),
         (("annotations", 2, "id"), 1, "annotation id 1 occurs more than once"),
         (("annotations", 2, "image_id"), 11, "annotation 3 belongs to image 11"),
         (("annotations", 2, "image_id"), 99, "annotation 3 belongs to image 99"),
@@ -195,6 +195,105 @@ def test_missing_files_are_named(tmp_path):
     path.write_text(json.dumps(content()))
     with pytest.raises(InputError, match="elsewhere: no such folder"):
         load_coco(path, tmp_path / "elsewhere")
+
+
+def ids(value):
+    for record in (*value["images"], *value["annotations"]):
+        record |= {k: str(v) for k, v in record.items() if k.endswith("id")}
+
+
+def outlines(value):
+    for record in value["annotations"]:
+        x, y, w, h = record.pop("bbox")
+        record["segmentation"] = [[x, y, x + w, y], [x + w, y + h, x, y + h]]
+
+
+def each(name, **fields):
+    def change(value):
+        for record in value[name]:
+            record |= fields
+
+    return change
+
+
+def renamed(start, slash="/"):
+    def change(value):
+        for record in value["images"]:
+            record["file_name"] = start + record["file_name"].replace("/", slash)
+
+    return change
+
+
+def by_url(value):
+    for record in value["images"]:
+        record["coco_url"] = f"http://images.cocodataset.org/val2017/{record.pop('file_name')}"
+
+
+def no_ids(value):
+    for record in value["annotations"]:
+        del record["id"]
+
+
+def no_sides(value):
+    for record in value["images"]:
+        del record["width"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said", "count"),
+    [
+        (ids, "ids as text", 24),
+        (lambda value: value["images"][0].update(id=30.0), "ids as text", 1),
+        (no_ids, "annotations without ids", 7),
+        (outlines, "annotations without bbox", 7),
+        (each("annotations", iscrowd=None), "annotations whose iscrowd is null", 7),
+        (each("annotations", category_id=None), "annotations whose category_id is null", 7),
+        (each("images", width=-1), "images without sides", 3),
+        (no_sides, "images without sides", 3),
+        (renamed("", "\\"), "file names with backslashes", 1),
+        (renamed("images\\", "\\"), "file names with backslashes", 3),
+        (renamed("data/train/"), "folders that are not there", 3),
+        (renamed("/home/me/images/"), "folders that are not there", 3),
+        (renamed("C:\\me\\"), "folders that are not there", 3),
+        (by_url, "named by their coco_url", 3),
+    ],
+)
+def test_clear_dialects_are_read_as_what_they_mean(load, tmp_path, caplog, change, said, count):
+    """With a line that counts them; genuine COCO gets none."""
+    genuine, other = content(), content()
+    for value in (genuine, other):
+        for record in value["annotations"]:  # what is null below has its default
+            record |= {"iscrowd": 0, "category_id": 0, "area": 99}
+        value["images"][1]["file_name"] = "sub/a.png" if change is not by_url else "a.png"
+    change(other)
+    (tmp_path / "sub").mkdir()
+    for record in genuine["images"]:
+        path = tmp_path / record["file_name"]
+        Image.new("RGB", (record["width"], record["height"])).save(path, "PNG")
+    wanted = load(genuine)
+    assert caplog.messages == []
+    found = load(other)
+    (line,) = caplog.messages
+    assert f"instances.json: {count} " in line
+    assert said in line
+    assert found.summary == wanted.summary
+    assert found.file_names == wanted.file_names
+    assert found.annotation_ids.tolist() == wanted.annotation_ids.tolist()
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "..\\secret.png", "../secret.png"])
+def test_names_that_lead_out_are_mended_by_no_file_out_there(load, tmp_path, name):
+    (tmp_path.parent / "secret.png").write_bytes(b"")
+    value = content()
+    value["images"][1]["file_name"] = name
+    with pytest.raises(InputError, match="is not a path inside the image folder"):
+        load(value)
+
+
+def test_a_file_without_annotations_has_images(load):
+    value = content()
+    del value["annotations"]
+    assert load(value).num_annotations.tolist() == [0, 0, 0]
 
 
 @settings(max_examples=300)

@@ -116,10 +116,17 @@ def refusal(data):
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_an_image_cut_off_anywhere_is_refused(suffix):
-    """Also a JPEG without its last two bytes, of which older OpenCVs make up the rest."""
+    """Also a JPEG of which a few pixels are missing, which older OpenCVs make up."""
     data = encoded(suffix)
-    for length in (*range(0, len(data), len(data) // 40), len(data) - 2):
+    for length in (*range(0, len(data) - 3, len(data) // 40), len(data) - 3):
         refusal(data[:length])
+
+
+def test_a_jpeg_that_lacks_its_end_marker_alone_is_read():
+    data = encoded(".jpg")
+    for length in (len(data) - 2, len(data) - 1):
+        found = decode_image(data[:length], "an image")
+        np.testing.assert_array_equal(found, decode_image(data, "an image"))
 
 
 def test_progressive_jpeg_is_read_and_refused_when_cut_between_scans():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from jaxdet.config import DataConfig
 from jaxdet.data import image as transforms
@@ -145,6 +146,21 @@ def test_the_annotated_size_must_be_right(tmp_path):
         read_image(path, expected_size=(29, 13))
 
 
+def test_exif_is_named_where_it_is_the_cause(tmp_path):
+    path, exif = tmp_path / "a.jpg", Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(RGB).save(path, exif=exif)
+    with pytest.raises(InputError, match=r"13 x 29 .* as 29 x 13; its EXIF turns it: annotate"):
+        read_image(path, expected_size=(13, 29))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_samples_that_are_no_colours_are_named(tmp_path, kind):
+    path = write(tmp_path / "a.tiff", RGB[..., 0].astype(kind))
+    with pytest.raises(InputError, match=f"samples are {kind.__name__}; save it with 8 or 16"):
+        read_image(path)
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tiff"])
 def test_a_truncated_image_is_refused(tmp_path, suffix):
     path = write(tmp_path / f"cut{suffix}", RGB)
@@ -221,6 +237,10 @@ def test_flip_follows_the_image():
     np.testing.assert_array_equal(mirrored, [[5, 1, 7, 2]])  # x1' = w - 1 - x2
     assert (image[:, ::-1][1:3, 5:8] == 255).all()
     np.testing.assert_array_equal(flip(mirrored, 10), boxes)
+    # In float32 (101 - x) - 1 is not 100 - x: the reference's order.
+    x = np.float32(36.87612533569336)
+    wanted = np.float32(101) - x - np.float32(1)
+    assert flip(np.float32([[1, 1, x, 2]]), 101)[0, 0] == wanted != np.float32(100) - x
 
 
 TWICE = np.full(2, 2, np.float32)

@@ -172,9 +172,36 @@ def test_an_unreadable_image_is_replaced_and_counted(folder, dataset, tmp_path, 
         assert batch.image.shape == plan.image.shape
 
 
+@pytest.mark.parametrize("short_sides", [(), (40, 64)])
+def test_any_image_stands_in_where_no_other_has_the_shape(folder, tmp_path, short_sides):
+    """One image of nine is higher than wide, and cut off: others are made smaller to fit."""
+    (tmp_path / "5.png").write_bytes((folder / "5.png").read_bytes()[:60])
+    content = json.loads((folder / "a.json").read_text())
+    high = [3, 8, 1]  # not wider than high, as is 5
+    content["images"] = [image for i, image in enumerate(content["images"]) if i not in high]
+    kept = {image["id"] for image in content["images"]}
+    rows = [row for row in content["annotations"] if row["image_id"] in kept]
+    (tmp_path / "a.json").write_text(json.dumps({**content, "annotations": rows}))
+    for image in content["images"]:
+        if image["file_name"] != "5.png":
+            path = tmp_path / image["file_name"]
+            path.write_bytes((folder / path.name).read_bytes())
+    dataset, data = load_coco(tmp_path / "a.json", tmp_path), data_of(train_short_sides=short_sides)
+    with train_loader(dataset, data, global_batch=1, num_steps=20) as loader:
+        batches, lines = zip(*loader, strict=True)
+    stand_ins = [batch for batch, said in zip(batches, lines, strict=True) if said]
+    assert stand_ins
+    for batch in stand_ins:
+        (height, width), bucket = batch.image_size[0], batch.image.shape[1:3]
+        assert bucket == (96, 64)
+        assert (height <= 64) & (width == 64)
+        assert (batch.boxes[0, 0, 2:] < (width, height)).all()
+        assert batch.box_mask[0, 0]
+
+
 def test_a_folder_without_any_readable_image_is_refused(folder, tmp_path):
     broken = load_coco(folder / "a.json", tmp_path)
-    with pytest.raises(InputError, match=r"no readable image to train on; .* no such image"):
+    with pytest.raises(InputError, match=r"none of the 8 images tried can be .* no such image"):
         train(broken)
 
 

@@ -18,6 +18,7 @@ import jaxdet
 from jaxdet import cli
 from jaxdet.checkpoint import Checkpoints
 from jaxdet.config import Config, DataConfig, DetectionConfig, ModelConfig
+from jaxdet.data.load import load_dataset
 from jaxdet.data.masks import bitmap_of
 from jaxdet.detectors import build
 from jaxdet.inference import export
@@ -145,7 +146,9 @@ def test_evaluation_writes_what_the_coco_api_loads(coco, checkpoint, tmp_path, c
     assert result["bbox"]["AP"] == pytest.approx(67 / 101)
     assert result["per_class"]["thing"] == {"bbox": result["bbox"]["AP"]}
     assert result["per_class"]["cat"] == {"bbox": None}  # none is annotated
-    assert json.loads((tmp_path / "eval.json").read_text()) == result
+    summary = load_dataset(config, "val").summary
+    assert json.loads((tmp_path / "eval.json").read_text()) == {**result, "data": summary}
+    assert result["checkpoint"] == str(checkpoint)
     assert score_of(result) == ("box AP", result["bbox"]["AP"])  # what the best checkpoint is by
     assert "AP50" in capsys.readouterr().out
     with contextlib.redirect_stdout(io.StringIO()):

@@ -78,6 +78,17 @@ def test_keeps_what_the_reference_keeps(golden, transform, threshold, name):
     np.testing.assert_array_equal(np.sort(order[np.asarray(keep)]), ops[name])
 
 
+def test_boxes_in_any_order_with_their_scores():
+    boxes, scores = jnp.asarray(crowded_boxes(3, N)), jnp.linspace(1, 0, N)
+    valid, shuffled = jnp.ones(N, bool), np.random.default_rng(0).permutation(N)
+    for labels in (jnp.zeros(N, int), jnp.arange(N) % 2):
+        wanted = nms(boxes, valid, 0.5, labels=labels)
+        some = [x[shuffled] for x in (boxes, labels, scores)]
+        found = nms(some[0], valid, 0.5, labels=some[1], scores=some[2])
+        np.testing.assert_array_equal(found, wanted[shuffled])
+        assert 0 < wanted.sum() < N
+
+
 @EACH
 def test_all_but_one_suppressed_and_none_suppressed(program):
     same = jnp.tile(jnp.array([[3.0, 4.0, 30.0, 40.0]]), (N, 1))
