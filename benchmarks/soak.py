@@ -32,10 +32,10 @@ SCALE = (96, 80)
 SMALL = (
     *(f"--config.model.{name}={value}" for name, value in NARROW.items()),
     f"--config.data.image_scale={SCALE}",
-    "--config.data.images_per_device=4",  # half of the demo's; its epochs have twice the steps
+    "--config.data.images_per_device=4",
     "--config.train.eval_every=9",
 )
-STEPS_OF_AN_HOUR = 14_000  # the demo makes 1000 in 4.5 minutes on two cores
+STEPS_OF_AN_HOUR = 14_000  # at four a second
 PREDICTIONS = 10_000
 EVERY = 100  # steps or predictions from one look to the next
 FIRST = 60  # the first look; checkpoints, after 200, 400, ... steps, are written by then

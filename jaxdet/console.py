@@ -117,7 +117,7 @@ def _parse(argv: list[str]) -> list[str]:
         given = [a for a in argv if a.lstrip("-").startswith("config")]
         named = [a for a in given if names & set(a.split("=")[0].split(".")[1:])]
         flag = next(iter([*named, *given]), "--config")
-        fail(f"{flag}: no such field or value; see jaxdet/config.py ({what})", 2)
+        fail(f"{flag}: no such field or value; see jaxdet/config/fields.py ({what})", 2)
 
 
 @contextlib.contextmanager

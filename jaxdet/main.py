@@ -81,8 +81,6 @@ def main(argv: list[str]) -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
     workdir = Path(_WORKDIR.value or f"runs/{config.name}")
     checkpoint = _CHECKPOINT.value or workdir
-    if _CHECKPOINT.value or mode in ("predict", "export"):  # else the work directory is claimed
-        config_lib.warn_of_other_results(checkpoint, config)
     match mode:
         case "train":
             cli.run_train(config, workdir, _CHECKPOINT.value, _PROPOSALS.value)

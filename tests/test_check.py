@@ -62,8 +62,8 @@ def test_nothing_wrong(root, tmp_path, capsys, name):
     assert train["annotations"] == train["to_train_on"] == 9
     assert train["faults"] == train["warnings"] == []
     assert train["classes"] == {}
-    # Eight devices in the tests, eight images on each.
-    assert train["training"]["global_batch"] == 64
+    # Eight devices in the tests, four images on each.
+    assert train["training"]["global_batch"] == 32
     assert train["training"]["steps_per_epoch"] == 1
     assert "training" not in val
     assert train["anchors"] == val["anchors"]

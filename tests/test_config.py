@@ -174,6 +174,7 @@ def test_every_number_has_bounds_and_the_default_is_within_them():
         ("model.convention", "mmdet4", "one of mmdet1, mmdet2"),
         ("data.train_short_sides", (900,), "at most the short side"),
         ("train.num_epochs", 0, "positive"),
+        ("model.class_names", ("cat",), "() for an RPN"),
     ],
 )
 def test_values_that_only_go_wrong_together_or_later(path, value, said):

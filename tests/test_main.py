@@ -234,14 +234,16 @@ def test_signals_save_first(on_coco, tmp_path, number, code, workers):
     workdir = tmp_path / "run"
     arguments = [*on_coco, f"--workdir={workdir}", "--config.train.num_steps=100000"]
     arguments.append(f"--config.data.num_workers={workers}")
+    # SIGINT is not ignored, as it would be in the background.
+    heard = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL)"
+    heard += "; os.execv(sys.argv[1], sys.argv[1:])"
     process = subprocess.Popen(
-        [sys.executable, "-m", "jaxdet.main", *arguments],
+        [sys.executable, "-c", heard, sys.executable, "-m", "jaxdet.main", *arguments],
         env={**os.environ, "XLA_FLAGS": QUICK, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # not as in a background
     )
     deadline = time.monotonic() + 240
     log = workdir / "metrics.jsonl"

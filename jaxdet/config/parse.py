@@ -155,6 +155,7 @@ def _check_together(config: Config) -> None:
         ("model.convention", model.convention in CONVENTIONS, f"one of {', '.join(CONVENTIONS)}"),
         ("model.fpn_start", model.fpn_start < model.num_stages, "below num_stages"),
         ("model.fpn_channels", shared, "positive, or num_stages 3 and depth 50 or more"),
+        ("model.class_names", model.detector != "rpn" or not model.class_names, "() for an RPN"),
         ("data.train_short_sides", shorts, "at most the short side of image_scale"),
         ("model.pixel_mean", len(model.pixel_mean) == 3, "three numbers"),
         ("model.pixel_std", len(model.pixel_std) == 3, "three numbers"),

@@ -68,7 +68,7 @@ def _checked(categories: Any, source: str) -> list[Category]:
     if categories is None:
         raise InputError(f"{source}: has no 'categories', which give config.model.class_names ids")
     try:
-        known = msgspec.convert(categories, list[Category])
+        known = msgspec.convert(categories, list[Category], strict=False)  # ids may be text
     except (msgspec.MsgspecError, UnicodeError, OverflowError) as error:
         raise InputError(f"{source}: 'categories' cannot be used: {error}") from None
     for what in ("id", "name"):

@@ -85,7 +85,9 @@ def names_in(folder: Path, names: Sequence[str]) -> list[str]:
             if _is_in(folder, "/".join(some[start:])):
                 alike = (x[:start] == some[:start] for x in parts)
                 pairs = zip(parts, alike, strict=True)
-                return ["/".join(x[start:] if same else x) for x, same in pairs]
+                shorter = ["/".join(x[start:] if same else x) for x, same in pairs]
+                both = zip(names, shorter, strict=True)
+                return [name if NO_NAME_INSIDE.search(short) else short for name, short in both]
     return names
 
 

@@ -12,7 +12,7 @@ from jax import export
 
 import jaxdet
 from jaxdet.checkpoint import read_params
-from jaxdet.config import Config
+from jaxdet.config import Config, warn_of_other_results
 from jaxdet.data.buckets import Size, bucket_sizes
 from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.distributed import print_once
@@ -30,6 +30,7 @@ def run_export(config: Config, checkpoint: str | Path, out: Path) -> None:
         raise InputError("--mode=export: runs on one host; start it there, without --distributed")
     shapes = param_shapes(build_detector(config))
     params = read_params(checkpoint, shapes, config.model.convention)
+    warn_of_other_results(checkpoint, config)
     write_exported(config, params, out)
     print_once(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB), for jaxdet.load_exported")
 

@@ -81,7 +81,7 @@ def _render(workdir: Path, config: Config) -> str:
     result = read_record(workdir / "eval.json")
     kind = kind_of(result)
     machine = read_record(workdir / "environment.json") or _this_machine("wrote this page")
-    named = [row.ar1000 for row in PUBLISHED if row.config == config.name]
+    named = [row.ar1000 or row.box_ap for row in PUBLISHED if row.config == config.name]
     published = named[0] if named and config.data.name != "shapes" else None
     values, defaults = (flatten_dict(dataclasses.asdict(c), sep=".") for c in (config, Config()))
     fields = [(name, value, defaults[name]) for name, value in values.items()]

@@ -80,7 +80,7 @@ def draw_proposals(
 
 
 def draw_result(image: UInt8[np.ndarray, "h w 3"], result: Result) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Draws the 20 best proposals, or detections from a score of 0.3 on.
+    """Draws the 20 best proposals, or detections from a score of `SHOWN_SCORE` on.
 
     Each has a colour of its own, its mask too, and a label with its class and score; a label that
     would cover a better one is left out.  The best proposal is yellow, the last purple.  An image

@@ -2,6 +2,7 @@
 
 import signal
 import time
+import zlib
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxdet.checkpoint import Checkpoints, read_backbone, read_params, save_best
-from jaxdet.config import Config
+from jaxdet.config import Config, warn_of_other_results
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.load import has_split
 from jaxdet.data.pipeline import train_batches
@@ -98,6 +99,9 @@ def train(
     splits = ("train", "val") if has_split(config.data, "val") else ("train",)
     training, *rest = load_splits(config, splits, proposals)
     validation = next((dataset for dataset in rest if len(dataset.xywh)), None)
+    facts = f"{training.summary} {validation and validation.summary}"
+    if len(set(of_all_hosts(zlib.crc32(facts.encode()) & 0x7FFFFFFF))) > 1:
+        raise InputError(f"{training.source}: hosts read different data; give all the same files")
     if validation is None:
         what = rest[0].source if rest else "config.data.val_annotations"
         print_once(f"{what}: no annotations to validate with; nothing is measured")
@@ -255,7 +259,9 @@ def first_params(
     if fresh:
         return params
     if checkpoint:
-        return read_params(checkpoint, params, config.model.convention)
+        params = read_params(checkpoint, params, config.model.convention)
+        warn_of_other_results(checkpoint, config)
+        return params
     if config.model.pretrained:
         rooms = [room for room in ("backbone", "shared_head") if room in params]  # C4: stage 4
         stages = {name: x for room in rooms for name, x in params[room].items()}

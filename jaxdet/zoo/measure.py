@@ -80,6 +80,7 @@ def measure(
     whole = checkpoint and len(dataset) == len(everything)
     return {
         "config": config.name,
+        "detector": config.model.detector,
         "checkpoint": checkpoint or None,
         "images_per_step": optim.global_batch(config, mesh.size),
         "seconds_per_step": seconds,

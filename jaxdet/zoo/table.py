@@ -84,7 +84,7 @@ def markdown_table(measured: Sequence[Measured] = ()) -> str:
         header = HEADER if published[0].detector == "RPN" else DETECTOR_HEADER
         texts.append(title + _centred([header, *lines]))
     for header, figures in ((HEADER, ("AR1000",)), (DETECTOR_HEADER, ("box_AP", "mask_AP"))):
-        own = [x for x in others if (x["box_AP"] is not None) == (header == DETECTOR_HEADER)]
+        own = [x for x in others if (x["detector"] != "rpn") == (header == DETECTOR_HEADER)]
         lines = [header]
         for line in own:
             lines += [

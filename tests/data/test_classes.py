@@ -43,6 +43,12 @@ def test_labels_are_positions_in_the_configs_names(load):
     assert dataset.labels_of(0).dtype == np.int32
 
 
+def test_ids_of_categories_may_be_text(load):
+    texts = [{**category, "id": str(category["id"])} for category in CATEGORIES]
+    wanted, found = (load(("cat", "dog"), categories=x) for x in (CATEGORIES, texts))
+    assert found.labels.tolist() == wanted.labels.tolist()
+
+
 def test_without_class_names_all_boxes_are_alike(load):
     dataset = load((), categories="of no use")
     assert dataset.class_names == ()
@@ -65,7 +71,7 @@ TWICE = [{"id": 7, "name": "cat"}, {"id": 3, "name": "cat"}]
         ),
         (("cat",), CATEGORIES[1:], "annotation 1 is of category 7, which is not in 'categories'"),
         (("cat",), None, "json: has no 'categories', which give config.model.class_names ids"),
-        (("cat",), [{"id": "3"}], r"json: 'categories' cannot be used: .*`\$\[0\].id`"),
+        (("cat",), [{"id": "three"}], r"json: 'categories' cannot be used: .*`\$\[0\].id`"),
         (("cat",), TWICE, "json: two 'categories' have the name 'cat'"),
         (("cat",), [{"id": 0, "name": x} for x in "ab"], "two 'categories' have the id '0'"),
         (("cat", "dog", "cat"), CATEGORIES, "class_names: 'cat' occurs more than once"),
@@ -98,7 +104,7 @@ def test_annotations_of_unnamed_classes_are_faults_and_left_out(load):
 @pytest.fixture
 def config(tmp_path):
     """Of a detector of tiny_coco's one class, which has label 1."""
-    config = config_lib.load_file("rpn_r18_fpn_shapes")
+    config = config_lib.load_file("faster_rcnn_r18_fpn_shapes")
     config.model.class_names = ("other", "thing")
     config.data.update(
         {"name": "coco", "root": str(write_coco(tmp_path / "coco")), "image_scale": (64, 64)}

@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import json
 
@@ -288,6 +289,17 @@ def test_names_that_lead_out_are_mended_by_no_file_out_there(load, tmp_path, nam
     value["images"][1]["file_name"] = name
     with pytest.raises(InputError, match="is not a path inside the image folder"):
         load(value)
+
+
+@pytest.mark.parametrize("name", ["a//etc/hostname", "a", "a/../b.png"])
+def test_a_name_without_its_folder_must_be_one_too(load, tmp_path, name):
+    (tmp_path / "1.png").write_bytes(b"")
+    value = content()
+    value["images"][0]["file_name"], value["images"][1]["file_name"] = "a/1.png", name
+    inside = ".." not in name
+    refused = pytest.raises(InputError, match="is not a path inside the image folder")
+    with contextlib.nullcontext() if inside else refused:
+        assert name in load(value).file_names
 
 
 def test_a_file_without_annotations_has_images(load):

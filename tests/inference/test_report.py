@@ -144,7 +144,7 @@ def test_the_result_comes_first(run):
         ("AR@1000", "57.1"),
     ]
     assert "published 57.1" in page.text
-    assert "after 400 steps, on 22 boxes of 7 validation images" in page.text
+    assert "after 400 steps, on 22 boxes of 7 images" in page.text
 
 
 def test_only_what_was_published_is_compared_with(run):

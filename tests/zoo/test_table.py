@@ -16,6 +16,7 @@ def line(config: str, **changes):
     """What `measure.measure` returns."""
     return {
         "config": config,
+        "detector": "rpn",
         "checkpoint": f"zoo://{config}",
         "images_per_step": 16,
         "seconds_per_step": 0.12345,
@@ -69,6 +70,7 @@ def test_rows_of_one_config_are_told_by_their_checkpoints():
 def test_a_detectors_line_has_its_two_aps():
     name = "torchvision/maskrcnn_resnet50_fpn"
     found = {"checkpoint": f"zoo://{name}", "box_AP": 37.94, "mask_AP": 34.32, "AR1000": None}
+    found["detector"] = "mask_rcnn"
     table = cells(markdown_table(measured=[line("torchvision_mask_rcnn_r50_fpn", **found)]))
     below = next(i for i, row in enumerate(table) if f"[zoo://{name}]" in row[-1] and len(row) == 9)
     assert table[below][6:8] == ["37.9", "34.6"]
@@ -76,6 +78,9 @@ def test_a_detectors_line_has_its_two_aps():
     other = cells(markdown_table(measured=[line("mine", **found)]))
     assert other[-2] == ["mine", *"--------"]
     assert other[-1][6:8] == ["37.9", "34.3"]
+    unknown = {**found, "checkpoint": "", "box_AP": None, "mask_AP": None}
+    other = cells(markdown_table(measured=[line("mine", **unknown)]))
+    assert other[-1][6:8] == ["-", "-"]
 
 
 def test_what_was_not_measured_is_a_dash():
