@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from jaxdet import console
-from jaxdet.config import Config
+from jaxdet.config import Config, warn_of_other_results
 from jaxdet.configs.base import COCO_CLASSES, COCO_IDS
 from jaxdet.data.dataset import from_files
 from jaxdet.distributed import data_mesh, print_once
@@ -21,7 +21,7 @@ from jaxdet.inference.predictor import load_predictor
 from jaxdet.inference.report import write_report
 from jaxdet.inference.visualize import draw_result, write_png
 from jaxdet.training.loop import Stopped, TrainingError, train
-from jaxdet.training.workdir import checkpoint_name, claim_workdir, require_same_results
+from jaxdet.training.workdir import OWN, checkpoint_name, claim_workdir, require_same_results
 
 JPEG_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif"}
 IMAGE_SUFFIXES = JPEG_SUFFIXES | {".png", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp"}
@@ -54,6 +54,8 @@ def run_eval(
     (dataset,) = load_splits(config, (split,), proposals)
     predictor = load_predictor(config, checkpoint, data_mesh())
     name = checkpoint_name(workdir, checkpoint)
+    if name != OWN:  # which is refused if its run had other settings
+        warn_of_other_results(checkpoint, config)
     folder = workdir if split == "val" else workdir / split
     with claim_workdir(workdir, config, name):
         require_same_results(folder, checkpoint=name, data=dataset.summary)
@@ -90,6 +92,7 @@ def run_predict(
     dataset, unreadable = from_files(paths)
     make_folder(out)
     predictor = load_predictor(config, checkpoint, data_mesh())
+    warn_of_other_results(checkpoint, config)
     run = DatasetPredictions(predictor, dataset, skip_unreadable=True)
     categories = _category_ids(config.model.class_names)
     for i, found in run:

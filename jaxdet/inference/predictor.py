@@ -76,7 +76,6 @@ def load_predictor(config: Config, checkpoint: str | Path, mesh: Mesh | None = N
     """Returns the predictor of a configuration and a checkpoint; see `load`."""
     detector = build_detector(config)
     params = read_params(checkpoint, param_shapes(detector), config.model.convention)
-    config_lib.warn_of_other_results(checkpoint, config)
     return make_predictor(config, detector, params, mesh)
 
 
@@ -94,4 +93,6 @@ def load(config: str | Path | ml_collections.ConfigDict, checkpoint: str | Path)
     if isinstance(config, str | Path):
         config = config_lib.load_file(config)
     parsed = config_lib.parse(config)
-    return load_predictor(parsed, checkpoint)
+    predictor = load_predictor(parsed, checkpoint)
+    config_lib.warn_of_other_results(checkpoint, parsed)
+    return predictor
