@@ -41,9 +41,8 @@ def convert(
         system: a key of `SYSTEMS`; its files end in `suffix`.
         bn_eps: see `layout.to_params`.
 
-    Raises:
-        InputError: a name does not fit; the checkpoint cannot be read or is of another model, and
-            nothing is written; or the target cannot be written.
+    Raises `InputError` if a name does not fit, the checkpoint cannot be read or is of another
+    model, and then writes nothing; or if the target cannot be written.
     """
     reading = source.endswith(FILE_SUFFIXES) or "://" in source
     suffix, convention = SYSTEMS[system].suffix, config.model.convention

@@ -116,10 +116,9 @@ def load_coco(
             looked at.
         masks: Keep each annotation's `segmentation`, which it must have.
 
-    Raises:
-        InputError: The file is missing or not COCO, or there are no `findings` to collect an id
-            that occurs twice, an annotation of no image, a box that is not finite or of negative
-            size, a file name that leaves the folder, a category that is not in `class_names`.
+    Raises `InputError` if the file is missing or not COCO, or there are no `findings` to collect an
+    id that occurs twice, an annotation of no image, a box that is not finite or of negative size, a
+    file name that leaves the folder, a category that is not in `class_names`.
     """
     annotation_file, image_dir = Path(annotation_file), Path(image_dir)
     findings = findings or Findings(stop_at=str(annotation_file))

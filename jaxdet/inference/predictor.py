@@ -82,13 +82,12 @@ def load_predictor(config: Config, checkpoint: str | Path, mesh: Mesh | None = N
 def load(config: str | Path | ml_collections.ConfigDict, checkpoint: str | Path) -> Predictor:
     """Returns a detector with its weights, as a function of images.
 
+    Raises `InputError` if a file is missing, or the checkpoint is of another architecture.
+
     Args:
         config: a config file, or the ConfigDict that one returns, changed or not.
         checkpoint: a work directory, one of its checkpoints, a file of mmdet, detectron2
             or torchvision, or a name such as `zoo://rpn_r50_fpn_1x`.
-
-    Raises:
-        InputError: a file is missing, or the checkpoint is of another architecture.
     """
     if isinstance(config, str | Path):
         config = config_lib.load_file(config)

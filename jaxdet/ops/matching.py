@@ -56,8 +56,7 @@ def match(
     >>> match(anchors, every, boxes, mask, pos_iou=0.7, neg_iou=0.3, min_pos_iou=0.3).tolist()
     [1, -1, 0]
 
-    Raises:
-        InputError: if `pos_iou` is not above 0.
+    Raises `InputError` if `pos_iou` is not above 0.
     """
     if not pos_iou > 0:
         raise InputError(f"pos_iou is {pos_iou}: set an IoU above 0")

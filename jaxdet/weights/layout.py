@@ -90,9 +90,8 @@ def to_params(
         source: the file.
         bn_eps: of the batch norms of a torchvision file without counters.
 
-    Raises:
-        InputError: it holds no state dict, or tensors are missing, unused, misshaped or not
-            finite; the message names the first of each.
+    Raises `InputError` if it holds no state dict, or tensors are missing, unused, misshaped or not
+    finite; the message names the first of each.
     """
     params: dict[str, Any] = {}
     missing, misshaped = [], []
