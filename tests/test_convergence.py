@@ -13,8 +13,7 @@ import reference_weights
 from zoo_cases import config_of, forward_batch, golden_config, state_dict_of
 
 from jaxdet.config import Config
-from jaxdet.data import image as image_module
-from jaxdet.data import pipeline
+from jaxdet.data import buckets, pipeline
 from jaxdet.data.load import load_dataset
 from jaxdet.detectors.rpn import build_network
 from jaxdet.distributed import data_mesh
@@ -96,7 +95,7 @@ def test_four_steps_from_files(golden, tmp_path, monkeypatch):
     torch_file.write(tmp_path / "start.pth", {"state_dict": state_dict_of("r50_fpn")})
     # The golden run padded both images to the batch's size, as the reference's collation does.
     size = tuple(map(int, expected["batch_hw"]))
-    monkeypatch.setattr(image_module, "padded_size", lambda *_: size)
+    monkeypatch.setattr(buckets, "padded_size", lambda *_: size)
     mesh = data_mesh(jax.devices()[:1])
     monkeypatch.setattr(loop_module, "data_mesh", lambda: mesh)
 
