@@ -33,6 +33,7 @@ SMALL = (
     *(f"--config.model.{name}={value}" for name, value in NARROW.items()),
     f"--config.data.image_scale={SCALE}",
     "--config.data.images_per_device=4",
+    "--config.train.log_every=20",
     "--config.train.eval_every=9",
 )
 STEPS_OF_AN_HOUR = 14_000  # at four a second
