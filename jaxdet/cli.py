@@ -23,8 +23,9 @@ from jaxdet.inference.visualize import draw_result, write_png
 from jaxdet.training.loop import Stopped, TrainingError, train
 from jaxdet.training.workdir import OWN, checkpoint_name, claim_workdir, require_same_results
 
-JPEG_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif"}
-IMAGE_SUFFIXES = JPEG_SUFFIXES | {".png", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp")
+}
 
 
 def run_train(

@@ -163,9 +163,8 @@ def run_steps(run: Run, state: TrainState) -> dict[str, Any]:
             log(run, number, window, skipped)
             window = Window(run.step)
             if stopping or plan.saving_due(number):
-                facts = {"config": run.config.name, "global_batch": plan.global_batch}
-                facts["data"] = run.training.summary
-                meta = {"step": number, **facts}
+                facts = {"config": run.config.name, "data": run.training.summary}
+                meta = {"step": number, "global_batch": plan.global_batch, **facts}
                 run.checkpoints.save(number, state.params, state.opt_state, meta)
             if stopping:
                 run.checkpoints.wait()
@@ -280,9 +279,8 @@ def resume(
 ) -> TrainState:
     """Returns the newest saved state, on the host, or `state` if none is saved.
 
-    Other images than it was trained on are a line.
-
-    Raises `InputError` if it was made with other steps, on fewer devices perhaps.
+    Says if it was trained on other images.  Raises `InputError` if it was made with other steps, on
+    fewer devices perhaps.
     """
     saved = checkpoints.restore_newest(state.params, state.opt_state)
     if saved is None:
