@@ -73,7 +73,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("steps", 20, "Training steps to time; 0 leaves training out.", 0)
     flags.DEFINE_integer("num_images", 0, "Validation images; 0 for all, as AR1000 needs.", 0)
     flags.DEFINE_list(
-        "proposals", [], "Fast R-CNN's files: TRAIN,VAL, or VAL with --steps=0; .npz or .pkl."
+        "proposals", [], "Fast R-CNN's files: VAL,TRAIN, or VAL with --steps=0; .npz or .pkl."
     )
     flags.DEFINE_string("out", "zoo", "The folder for zoo.md and zoo.json.")
     FLAGS.set_gnu_getopt(True)  # configs may stand before flags

@@ -133,7 +133,7 @@ def test_fast_rcnn_is_given_proposals(config, tmp_path):
     result = measure(fast, steps=1, proposals=files)
     assert result["seconds_per_step"] > 0
     assert result["num_images"] == 4
-    with pytest.raises(InputError, match="--proposals: fast_rcnn needs a file of the train and"):
+    with pytest.raises(InputError, match="--proposals: fast_rcnn needs a file of the val and"):
         measure(fast, steps=1)
 
 
@@ -147,7 +147,7 @@ class Deadly(Config):
 
 def test_what_goes_wrong_in_the_other_process_is_one_line(config):
     nowhere = replace(config, data=replace(config.data, root="/nowhere"))
-    with pytest.raises(InputError, match=r"^/nowhere/annotations/instances_train.*json: [^\n]*$"):
+    with pytest.raises(InputError, match=r"^/nowhere/annotations/instances_val2017.json: [^\n]*$"):
         measure_apart(nowhere)
     with pytest.raises(InputError, match=r"^tiny: the process that measured it was killed[^\n]*$"):
         measure_apart(Deadly("tiny"))
