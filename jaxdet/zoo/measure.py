@@ -58,8 +58,8 @@ def measure(
     """Trains a few steps, then goes through the validation images; returns a record for JSON.
 
     Without a checkpoint, parameters are fresh; no `steps` leave training out, and `num_images` 0
-    takes all; Fast R-CNN's `proposals` are files, of the images to measure on and, where it trains, of
-    the training images.  `images_per_step` are over all devices; `AR1000`, `AR1000_fast`, `box_AP` and
+    takes all; Fast R-CNN's `proposals` are files: of the images measured, and if it trains
+    of the others.  `images_per_step` are over all devices; `AR1000`, `AR1000_fast`, `box_AP` and
     `mask_AP` are percent, None without a checkpoint, on a part of the images, or if of another
     kind of detector.
     """
