@@ -27,9 +27,16 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from benchmarks.images import write_images
 from benchmarks.inference import ones
-from benchmarks.loader import median_rates
 from benchmarks.setups import load_config, random_batch
-from benchmarks.timing import compared, paired_medians, save, shown, torch_device, use_same_threads
+from benchmarks.timing import (
+    compared,
+    median_rates,
+    paired_medians,
+    save,
+    shown,
+    torch_device,
+    use_same_threads,
+)
 from benchmarks.train_step import RATE, our_step
 from jaxdet.config import Config
 from jaxdet.configs.base import COCO_IDS
@@ -104,8 +111,9 @@ def inference(model: FasterRCNN, config: Config, params: Params, args: Any) -> d
         ours = partial(DatasetPredictions, predictor, dataset)
         theirs = partial(their_detections, model, paths, config.data.num_workers)
         check(dict(ours()), list(islice(theirs(), 4)))
-        runs = {"torchvision": lambda: ones(theirs()), "jaxdet": lambda: ones(iter(ours()))}
-        return {side: 1 / rate for side, rate in median_rates(runs, args.rounds).items()}
+        runs = {"torchvision": lambda: ones(theirs()), "jaxdet": lambda: ones(ours())}
+        rates = median_rates(runs, args.rounds)
+        return {side: 1 / rates[side] for side in runs}
 
 
 def their_step(model: FasterRCNN, config: Config, batch: Batch) -> Callable[[], float]:

@@ -1,18 +1,19 @@
-"""The network alone, from an image on the device to logits and deltas: jaxdet beside PyTorch.
+"""The network alone, from an image on the device to logits and deltas: jaxdet beside its peers.
 
     python -m benchmarks.forward
 
-Same weights and images for both, whose outputs must agree.  jaxdet takes bytes and normalises
-them; PyTorch is given normalised floats.
+Same weights and images for all, whose outputs must agree.  jaxdet takes bytes and normalises
+them; the others (`benchmarks/peers.py`) are given normalised floats.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from benchmarks import flops
+from benchmarks import flops, peers
 from benchmarks.setups import (
     load_config,
     on_device,
@@ -22,11 +23,19 @@ from benchmarks.setups import (
     plain_precision,
     random_batch,
     random_params,
-    wait,
 )
-from benchmarks.timing import compared, paired_medians, save, shown, torch, use_same_threads
+from benchmarks.timing import (
+    compared,
+    keep_freed_memory,
+    paired_medians,
+    save,
+    shown,
+    torch,
+    use_same_threads,
+)
 from jaxdet.config import Config
 from jaxdet.detectors.rpn import apply, build_network
+from jaxdet.models.layers import fold_norms
 from jaxdet.models.rpn_head import Outputs
 from jaxdet.types import Batch, Images, Params
 
@@ -45,80 +54,94 @@ def compiled_forward(config: Config, params: Params, batch: Batch) -> jax.stages
     return jax.jit(forward).lower(params, batch.images).compile()
 
 
-def plain_forward(config: Config, params: Params, batch: Batch) -> Callable[[], Any]:
-    """The same in PyTorch; returns its outputs."""
+def peers_forward(
+    config: Config, params: Params, batch: Batch, kinds: Sequence[str]
+) -> dict[str, Callable[[], list]]:
+    """The same by others; each returns all logits, then all deltas."""
+    if torch is None:
+        return {}
     model, images = plain_model(config, params), plain_images(batch.image, config)
-
-    def forward() -> Any:
-        with torch.inference_mode(), plain_precision(config):
-            outputs = model(images)
-        wait()
-        return outputs
-
-    return forward
+    precision = partial(plain_precision, config)
+    return {kind: partial(peers.forward(kind, model, images, precision), images) for kind in kinds}
 
 
-def check(ours: Outputs, theirs: Any, tolerance: float) -> None:
+def check(ours: Outputs, theirs: list, tolerance: float) -> None:
     """Both say the same.
 
     Raises:
         AssertionError: they do not.
     """
-    for name, levels, others in zip(("logits", "deltas"), ours, theirs, strict=True):
-        for a, b in zip(levels, others, strict=True):
-            b = b.cpu().numpy()
-            error = np.abs(np.asarray(a).reshape(b.shape) - b).max() / b.std()
-            assert error < tolerance, f"{name} differ by {error:.1e} standard deviations"
+    for a, b in zip([*ours.logits, *ours.deltas], theirs, strict=True):
+        b = b.cpu().numpy() if hasattr(b, "cpu") else b
+        error = np.abs(np.asarray(a).reshape(b.shape) - b).max() / b.std()
+        assert error < tolerance, f"outputs differ by {error:.1e} standard deviations"
 
 
-def measure(
-    name: str, size: tuple[int, int], count: int, precision: str, repeats: int, peak: float
-) -> dict[str, Any]:
-    """One row; `peak` in operations per second."""
-    config = load_config(name, precision)
-    params, batch = random_params(config), random_batch(size, count)
-    placed, weights = on_device(batch), jax.device_put(params)
+class Case(NamedTuple):
+    """What a row of the table is measured on."""
+
+    model: str
+    size: tuple[int, int]  # height, width
+    batch: int
+    precision: str
+    repeats: int
+    peak: float  # of the machine, in operations per second
+    kinds: Sequence[str] | None = None  # of peers; None: all that there are
+
+    def drawn(self) -> tuple[Config, Params, Batch]:
+        """Returns the config, and weights and images for every side."""
+        config = load_config(self.model, self.precision)
+        return config, random_params(config), random_batch(self.size, self.batch)
+
+    def peers(self, known: tuple[str, ...]) -> Sequence[str]:
+        """Returns those of `known` to measure beside."""
+        return peers.available(known, self.precision) if self.kinds is None else self.kinds
+
+
+def measure(case: Case) -> dict[str, Any]:
+    """Returns one row."""
+    config, params, batch = case.drawn()
+    placed, weights = on_device(batch), jax.device_put(fold_norms(params))
     program = compiled_forward(config, weights, placed)
-    thunks = {"jaxdet": lambda: jax.block_until_ready(program(weights, placed.images))}
-    if torch is not None:
-        theirs = plain_forward(config, params, batch)
-        check(program(weights, placed.images), theirs(), TOLERANCE[precision])
-        thunks = {"torch": theirs, **thunks}
-    row = compared(paired_medians(thunks, repeats))
-    total = count * flops.forward_operations(config.model, size)
-    return finished(name, size, count, precision, row, total, peak, program)
+    others = peers_forward(config, params, batch, case.peers(peers.FORWARD))
+    for thunk in others.values():
+        check(program(weights, placed.images), thunk(), TOLERANCE[case.precision])
+    ours = {"jaxdet": lambda: jax.block_until_ready(program(weights, placed.images))}
+    row = compared(paired_medians({**others, **ours}, case.repeats))
+    return finished(case, row, flops.forward_operations(config.model, case.size), program)
 
 
 def finished(
-    name: str,
-    size: tuple[int, int],
-    count: int,
-    precision: str,
-    row: dict[str, float],
-    total: float,
-    peak: float,
-    program: jax.stages.Compiled,
+    case: Case, row: dict[str, float], operations: int, program: jax.stages.Compiled
 ) -> dict[str, Any]:
-    """The row with operations and shares of the peak, printed."""
-    sides = {side: row[side] for side in ("jaxdet", "torch") if side in row}
-    shares = {f"{side}_share": total / seconds / peak for side, seconds in sides.items()}
-    text = ", ".join(f"{side} {shares[f'{side}_share']:.0%}" for side in sides)
-    print(f"{name:24} {size[0]:4} x {size[1]:4} {count:3} {precision} {shown(row)}", flush=True)
-    print(f"  {total / 1e9:.0f} GFLOP; of {peak / 1e9:.0f} GFLOP/s: {text}", flush=True)
+    """The row with `operations` (an image's) of all images and our share of the peak, printed."""
+    (height, width), total = case.size, case.batch * operations
+    share, text = total / row["jaxdet"] / case.peak, shown(row, *peers.FORWARD)
+    print(f"{case.model:24} {height:4} x {width:4} {case.batch:3} {case.precision} {text}")
+    print(f"  {total / 1e9:.0f} GFLOP: {share:.0%} of {case.peak / 1e9:.0f} GFLOP/s", flush=True)
     return {
-        "model": name,
-        "size": list(size),
-        "batch": count,
-        "precision": precision,
+        "model": case.model,
+        "size": list(case.size),
+        "batch": case.batch,
+        "precision": case.precision,
         **row,
         "gflop": total / 1e9,
         "xla_gflop": flops.xla_operations(program) / 1e9,
-        "peak_gflops": peak / 1e9,
-        **shares,
+        "peak_gflops": case.peak / 1e9,
+        "jaxdet_share": share,
     }
 
 
-def run_table(name: str, measure: Callable[..., dict[str, Any]], about: str, repeats: int) -> None:
+SMALL = ("rpn_r50_fpn_1x", (256, 320), 8)
+
+
+def run_table(
+    name: str,
+    measure: Callable[[Case], dict[str, Any]],
+    about: str,
+    repeats: int,
+    more: Sequence[tuple[str, tuple[int, int], int]] = (),
+) -> None:
     """Measures the models that the command line names, prints and saves the table.
 
     Args:
@@ -126,16 +149,18 @@ def run_table(name: str, measure: Callable[..., dict[str, Any]], about: str, rep
         measure: gives a row, as `measure` here does.
         about: what the command does, for its help.
         repeats: timed rounds, unless the command line says otherwise.
+        more: (model, size, batch) beside those of the command line.
     """
     args = parser(about, repeats=repeats).parse_args()
+    keep_freed_memory()
     use_same_threads()
     peak = flops.measured_peak(args.precision, load_config(args.config[0]).train.matmul_precision)
-    size = (args.size[0], args.size[1])
+    cases = [*((n, (args.size[0], args.size[1]), args.batch) for n in args.config), *more]
     save(
         name if args.precision == "float32" else f"{name}-{args.precision}",
-        [measure(n, size, args.batch, args.precision, args.repeats, peak) for n in args.config],
+        [measure(Case(*case, args.precision, args.repeats, peak)) for case in cases],
     )
 
 
 if __name__ == "__main__":
-    run_table("forward", measure, __doc__.splitlines()[0], repeats=7)
+    run_table("forward", measure, __doc__.splitlines()[0], repeats=7, more=[SMALL])

@@ -35,7 +35,8 @@ def main() -> None:
     for what in (forward, train_step):
         print(what.__name__)
         for size, count in CASES:
-            row = what.measure(args.config, size, count, "float32", args.repeats, peak)
+            settings = "float32", args.repeats, peak, ("eager",)
+            row = what.measure(forward.Case(args.config, size, count, *settings))
             rows.append({"what": what.__name__.split(".")[-1], **row})
     save("growth", rows)
 

@@ -11,13 +11,13 @@ import argparse
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.images import write_images
-from benchmarks.timing import save, torch
+from benchmarks.timing import median_rates, save, torch
 from jaxdet.config import Config
 from jaxdet.data.coco import coco_paths, load_coco
 from jaxdet.data.dataset import Dataset
@@ -58,24 +58,12 @@ def plain_images(dataset: Dataset, flip: bool) -> Any:
     return Images(paths, [dataset.boxes_of(i) for i in range(len(dataset))], settings)
 
 
-def images_per_second(batches: Iterator[int]) -> float:
-    """Of all batches after the first."""
+def after_the_first(batches: Iterator[int]) -> float:
+    """Images per second of all batches but the first."""
     next(batches)
     start = time.perf_counter()
     count = sum(batches)
     return count / (time.perf_counter() - start)
-
-
-def median_rates(runs: Mapping[str, Callable[[], Iterator[int]]], rounds: int) -> dict[str, float]:
-    """Median images per second of each, in turn; `ratio` is jaxdet's over the other's."""
-    rates: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(rounds):
-        for name in list(runs)[:: -1 if turn % 2 else 1]:
-            rates[name].append(images_per_second(runs[name]()))
-    medians = {name: sorted(values)[len(values) // 2] for name, values in rates.items()}
-    if "torch" in medians:
-        medians["ratio"] = medians["jaxdet"] / medians["torch"]
-    return medians
 
 
 def main() -> None:
@@ -88,11 +76,11 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         dataset = load_coco(*coco_paths(write_images(Path(folder), args.images), "train"))
-        sides = {"jaxdet": our_batches, **({"torch": plain_batches} if torch else {})}
+        sides = {"jaxdet": our_batches, **({"eager": plain_batches} if torch else {})}
         runs = {
             name: partial(side, dataset, args.steps, args.workers) for name, side in sides.items()
         }
-        row = median_rates(runs, args.rounds)
+        row = median_rates(runs, args.rounds, after_the_first)
     print(", ".join(f"{name} {value:.2f}" for name, value in row.items()), "(images/s)")
     save("loader", [{"workers": args.workers, "batch": BATCH, "steps": args.steps, **row}])
 

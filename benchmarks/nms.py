@@ -76,22 +76,33 @@ def proposals(count: int, seed: int = 0, spread: float = 0.12) -> np.ndarray:
 def reference(threshold: float = THRESHOLD):
     """`(name, function of a [n, 4] tensor, best first)`; the function returns once it is done."""
     if torch_device() == "cuda":
-        try:
-            import torchvision
-        except ImportError:
+        theirs = torchvision_nms(threshold)
+        if theirs is None:
             name, on_host = _sequential(threshold)
             return f"{name} on the host", lambda boxes: on_host(boxes.cpu()).to(boxes.device)
 
         def on_gpu(boxes: torch.Tensor) -> torch.Tensor:
-            scores = torch.arange(len(boxes), 0, -1, device=boxes.device, dtype=torch.float32)
-            # Its boxes are as wide as x2 - x1; ours hold both corners.
-            open_ended = boxes + boxes.new_tensor([0, 0, 1, 1])
-            kept = torchvision.ops.nms(open_ended, scores, threshold)
+            kept = theirs(boxes)
             torch.cuda.synchronize()
             return kept
 
         return "torchvision", on_gpu
     return _sequential(threshold)
+
+
+def torchvision_nms(threshold: float):
+    """A function of boxes, best first, by torchvision; None where it is not installed."""
+    try:
+        from torchvision.ops import nms as kernel
+    except ImportError:
+        return None
+
+    def kept(boxes: torch.Tensor) -> torch.Tensor:
+        scores = torch.arange(len(boxes), 0, -1, device=boxes.device, dtype=torch.float32)
+        # Its boxes are as wide as x2 - x1; ours hold both corners.
+        return kernel(boxes + boxes.new_tensor([0, 0, 1, 1]), scores, threshold)
+
+    return kept
 
 
 def _sequential(threshold: float):

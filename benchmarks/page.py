@@ -4,7 +4,7 @@ python -m benchmarks.page
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,101 +15,134 @@ Row = Mapping[str, Any]
 
 
 class Figure(NamedTuple):
-    """A line of the first table."""
+    """A line of the first table: the ratio of the first row that has these fields."""
 
     what: str
-    script: str  # and the name of its results
-    command: str  # for a GPU
-    pick: Callable[[Row], bool]  # the row that holds it
-    targets: tuple[str, str]  # CPU, GPU
+    results: str
+    fields: Row
+    cpu: str  # targets
+    gpu: str
 
 
-def _network(name: str) -> Callable[[Row], bool]:
-    return lambda row: row["model"].startswith(name) and row["size"] == [800, 1088]
-
-
-R50, X101 = _network("rpn_r50"), _network("rpn_x101")
-
-
-def _rois(what: str, direction: str) -> Callable[[Row], bool]:
-    return lambda row: (row["what"], row["direction"], row["points"]) == (what, direction, 2)
-
-
+LARGE, SMALL = [800, 1088], [256, 320]
+R50 = {"model": "rpn_r50_fpn_1x", "size": LARGE}
+X101 = {"model": "rpn_x101_32x4d_fpn_1x", "size": LARGE}
+ROIS = {"what": "boxes, test", "direction": "forward", "points": 2}
+ROIS_BACK = {"what": "boxes, training", "direction": "backward", "points": 2}
 FIGURES = (
-    Figure("R-50-FPN forward, 800 x 1088", "forward", "forward", R50, (">= 1.05", ">= 1.3")),
-    Figure("X-101-32x4d-FPN forward", "forward", "forward", X101, (">= 0.7", ">= 1.0")),
-    Figure("R-50-FPN training step", "train_step", "train_step", R50, (">= 1.0", ">= 1.5")),
-    Figure("X-101-32x4d-FPN training step", "train_step", "train_step", X101, (">= 0.7", ">= 1.0")),
-    Figure(
-        "NMS, 2000 boxes",
-        "nms",
-        "nms",
-        lambda row: row["boxes"] == 2000 and row["images"] == 1,
-        (">= 1.0", ">= 1.0"),
-    ),
-    Figure(
-        "NMS, 12000 boxes",
-        "nms",
-        "nms",
-        lambda row: row["boxes"] == 12000,
-        (">= 3", ">= 1.0"),
-    ),
-    Figure(
-        "matching, 268,569 anchors x 100 boxes",
-        "matching",
-        "matching",
-        lambda row: row["boxes"] == 100,
-        (">= 8", ">= 3"),
-    ),
-    Figure(
-        "RoIAlign, 1000 boxes, 7 x 7",
-        "roi_align",
-        "roi_align",
-        _rois("boxes, test", "forward"),
-        (">= 1.0", ">= 1.0"),
-    ),
-    Figure(
-        "RoIAlign's gradient, 512 boxes, 7 x 7",
-        "roi_align",
-        "roi_align",
-        _rois("boxes, training", "backward"),
-        (">= 1.0", ">= 1.0"),
-    ),
-    Figure(
-        "end to end, files to boxes", "inference", "inference", lambda row: True, (">= 1.0", "")
-    ),
-    Figure("training loader", "loader", "loader", lambda row: True, (">= 1.0", "")),
-    Figure(
-        "Faster R-CNN R-50-FPN, files to detections",
-        "detectors-inference",
-        "detectors inference",
-        lambda row: True,
-        (">= 1.0", ">= 1.0"),
-    ),
-    Figure(
-        "Faster R-CNN R-50-FPN, training step",
-        "detectors-train_step",
-        "detectors train_step",
-        lambda row: True,
-        (">= 1.0", ">= 1.0"),
-    ),
+    Figure("R-50-FPN forward, 800 x 1088", "forward", R50, ">= 1.1", ">= 1.3"),
+    Figure("R-50-FPN forward, 8 of 256 x 320", "forward", {"size": SMALL}, ">= 1.0", ">= 1.0"),
+    Figure("X-101-32x4d-FPN forward", "forward", X101, ">= 1.0", ">= 1.0"),
+    Figure("R-50-FPN training step", "train_step", R50, ">= 1.3", ">= 1.5"),
+    Figure("X-101-32x4d-FPN training step", "train_step", X101, ">= 1.0", ">= 1.0"),
+    Figure("end to end, files to boxes", "inference", {}, ">= 1.2", ""),
+    Figure("training loader", "loader", {}, ">= 1.0", ""),
+    Figure("NMS, 2000 boxes", "nms", {"boxes": 2000, "images": 1}, ">= 1.0", ">= 1.0"),
+    Figure("NMS, 12000 boxes", "nms", {"boxes": 12000}, ">= 3", ">= 1.0"),
+    Figure("matching, 268,569 anchors x 100 boxes", "matching", {"boxes": 100}, ">= 8", ">= 3"),
+    Figure("RoIAlign, 1000 boxes, 7 x 7", "roi_align", ROIS, ">= 1.0", ">= 1.0"),
+    Figure("RoIAlign's gradient, 512 boxes, 7 x 7", "roi_align", ROIS_BACK, ">= 1.0", ">= 1.0"),
+    Figure("Faster R-CNN, files to detections", "detectors-inference", {}, ">= 1.0", ">= 1.0"),
+    Figure("Faster R-CNN, training step", "detectors-train_step", {}, ">= 1.0", ">= 1.0"),
+)
+# Of a GPU alone: what, results, flags for it, field of the first row, how it is written, target.
+SHARE = "R-50-FPN training step, bf16: share of the measured bf16 peak"
+MANY, TARGET = " --images 500 --workers 8", ">= 88 (5 x 17.7)"
+GPU_ONLY = (
+    (SHARE, "train_step-bfloat16", "", "jaxdet_share", "**{:.0%}**", ">= 40 %"),
+    ("images per second, files to boxes", "inference", MANY, "jaxdet", "**{:.1f}**", TARGET),
 )
 
-# Figures of a GPU alone: what, results, command, field of the R-50 row, target, unit.
-GPU_ONLY = (
+TIME = "time"  # seconds, or images per second where the section says so
+# Every column that a table may have, in order: title, field, how it is written.
+COLUMNS = (
+    ("what", "what", "{}"),
+    ("model", "model", "{}"),
+    ("side", "side", "{}"),
+    ("direction", "direction", "{}"),
+    ("convolutions", "kind", "{}"),
+    ("how many", "count", "{}"),
+    ("image", "size", "{0[0]} x {0[1]}"),
+    ("batch", "batch", "{}"),
+    ("images", "images", "{}"),
+    ("processes", "workers", "{}"),
+    ("file", "file_mb", "{:.0f} MB"),
+    ("bins", "bins", "{0} x {0}"),
+    ("points", "points", "{}"),
+    ("boxes", "boxes", "{}"),
+    ("C++", "C++", TIME),
+    ("C++", "C++ on the host", TIME),
+    ("torchvision", "torchvision", TIME),
+    ("PyTorch", "torch", TIME),
+    ("PyTorch", "eager", TIME),
+    ("channels last", "channels_last", TIME),
+    ("torch.compile", "compile", TIME),
+    ("ONNX Runtime", "onnxruntime", TIME),
+    ("OpenVINO", "openvino", TIME),
+    ("jaxdet", "jaxdet", TIME),
+    ("ratio", "ratio", "{:.2f}"),
+    ("time", "seconds", TIME),
+    ("memory", "memory_gb", "{:.2f} GB"),
+    ("before", "memory_before_gb", "{:.2f} GB"),
+    ("GFLOP", "gflop", "{:.0f}"),
+    ("XLA counts", "xla_gflop", "{:.0f}"),
+    ("peak GFLOP/s", "peak_gflops", "{:.0f}"),
+    ("share, jaxdet", "jaxdet_share", "{:.0%}"),
+    ("forward", "forward", TIME),
+    ("share of the peak", "forward_share", "{:.0%}"),
+    ("kernel's gradient", "kernel", TIME),
+    ("its share", "kernel_share", "{:.0%}"),
+    ("input's gradient", "input", TIME),
+    ("its share", "input_share", "{:.0%}"),
+)
+
+RATE = "Images per second"
+# Title, results, what is said of them.
+SECTIONS = (
+    ("Forward", "forward", ""),
+    ("Forward, bf16", "forward-bfloat16", ""),
+    ("Training step", "train_step", ""),
+    ("Training step, bf16", "train_step-bfloat16", ""),
+    ("Where the time goes", "parts", "Each convolution alone; those of one kind are added up."),
     (
-        "R-50-FPN training step, bf16: share of the measured bf16 peak",
-        "train_step-bfloat16",
-        "train_step --precision bfloat16",
-        "jaxdet_share",
-        ">= 40 %",
+        "Peak memory of training",
+        "memory",
+        "Each side in a process of its own; before: with the libraries and the weights.",
+    ),
+    ("Growth with image and batch", "growth", ""),
+    ("NMS", "nms", "Beside a sequential C++ loop, or torchvision on a GPU."),
+    (
+        "Matching",
+        "matching",
+        "Of 268,569 anchors. PyTorch's table of 1000 boxes would take some 6 GB.",
     ),
     (
-        "images per second, files to boxes",
-        "inference",
-        "inference --images 500 --workers 8",
-        "jaxdet",
-        ">= 88 (5 x 17.7)",
+        "RoIAlign",
+        "roi_align",
+        "On 800 x 1088, from four levels of 256 channels (C4: one of 1024). Points are per bin and "
+        "axis; 0: the side of the box in cells / bins, rounded up.",
+    ),
+    ("End to end", "inference", f"{RATE}, from JPEGs to boxes in their own pixels."),
+    (
+        "Faster R-CNN R-50-FPN, files to detections",
+        "detectors-inference",
+        "Seconds per image, beside torchvision's own model.",
+    ),
+    (
+        "Faster R-CNN R-50-FPN, training step",
+        "detectors-train_step",
+        "On 800 x 1088, beside torchvision's own model.",
+    ),
+    (
+        "Training loader",
+        "loader",
+        f"{RATE}, from JPEGs to batches of two; PyTorch's side is the reference's recipe.",
+    ),
+    (
+        "Annotations",
+        "annotations",
+        "A generated file of COCO's size, each in a process of its own; memory is the largest "
+        "resident, and what the process held before.",
     ),
 )
 
@@ -120,159 +153,52 @@ def read(name: str, device: str) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
+def command(name: str) -> str:
+    """What measures the results of a name."""
+    script = name.replace("-bfloat16", " --precision bfloat16").replace("detectors-", "detectors ")
+    return f"python -m benchmarks.{script}"
+
+
 def measured(figure: Figure, device: str) -> str:
     """The ratio, or how to get it."""
-    results = read(figure.script, device)
-    rows = [row for row in results["rows"] if figure.pick(row)] if results else []
-    if rows and "ratio" in rows[0]:
-        return f"**{rows[0]['ratio']:.2f}**"
-    return f"not measured: `python -m benchmarks.{figure.command}`"
+    results = read(figure.results, device)
+    for row in results["rows"] if results else []:
+        if "ratio" in row and figure.fields.items() <= row.items():
+            return f"**{row['ratio']:.2f}**"
+    return f"not measured: `{command(figure.results)}`"
 
 
 def ratios() -> Iterable[str]:
     """The table of what has to be shown."""
-    yield "| PyTorch's time / jaxdet's | CPU: target | CPU | GPU: target | GPU |"
+    yield "| the best other's time / jaxdet's | CPU: target | CPU | GPU: target | GPU |"
     yield "| --- | --- | --- | --- | --- |"
     for figure in FIGURES:
         cpu, gpu = (measured(figure, device) for device in DEVICES)
-        yield f"| {figure.what} | {figure.targets[0]} | {cpu} | {figure.targets[1]} | {gpu} |"
-    for what, name, command, field, target in GPU_ONLY:
+        yield f"| {figure.what} | {figure.cpu} | {cpu} | {figure.gpu} | {gpu} |"
+    for what, name, flags, field, form, target in GPU_ONLY:
         results = read(name, "gpu")
-        found = f"not measured: `python -m benchmarks.{command}`"
-        if results:
-            value = results["rows"][0][field]
-            found = f"**{value:.0%}**" if field.endswith("share") else f"**{value:.1f}**"
+        found = f"not measured: `{command(name)}{flags}`"
+        found = form.format(results["rows"][0][field]) if results else found
         yield f"| {what} | | | {target} | {found} |"
 
 
-def table(rows: list[Row], columns: Mapping[str, Callable[[Row], str]]) -> Iterable[str]:
-    """Rows as Markdown."""
-    yield "| " + " | ".join(columns) + " |"
+def written(value: Any, form: str, rates: bool) -> str:
+    """A cell's text."""
+    if form != TIME:
+        return form.format(value)
+    if rates:
+        return f"{value:.2f}"
+    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.2f} ms"
+
+
+def table(rows: list[Row], rates: bool) -> Iterable[str]:
+    """Rows as Markdown, with the columns that any of them has."""
+    columns = [column for column in COLUMNS if any(column[1] in row for row in rows)]
+    yield "| " + " | ".join(title for title, _, _ in columns) + " |"
     yield "| " + " | ".join("---" for _ in columns) + " |"
     for row in rows:
-        yield "| " + " | ".join(cell(row) for cell in columns.values()) + " |"
-
-
-def _seconds(*names: str) -> Callable[[Row], str]:
-    def cell(row: Row) -> str:
-        found = [row[name] for name in names if name in row]
-        if not found:
-            return ""
-        return f"{found[0]:.2f} s" if found[0] >= 1 else f"{found[0] * 1e3:.2f} ms"
-
-    return cell
-
-
-def _ratio(row: Row) -> str:
-    return f"{row['ratio']:.2f}" if "ratio" in row else ""
-
-
-def _percent(name: str) -> Callable[[Row], str]:
-    return lambda row: f"{row[name]:.0%}" if name in row else ""
-
-
-NETWORK: dict[str, Callable[[Row], str]] = {
-    "model": lambda row: row["model"],
-    "image": lambda row: "{} x {}".format(*row["size"]),
-    "batch": lambda row: str(row["batch"]),
-    "PyTorch": _seconds("torch"),
-    "jaxdet": _seconds("jaxdet"),
-    "ratio": _ratio,
-    "GFLOP": lambda row: f"{row['gflop']:.0f}",
-    "XLA counts": lambda row: f"{row['xla_gflop']:.0f}",
-    "peak GFLOP/s": lambda row: f"{row['peak_gflops']:.0f}",
-    "share, PyTorch": _percent("torch_share"),
-    "share, jaxdet": _percent("jaxdet_share"),
-}
-BOXES: dict[str, Callable[[Row], str]] = {
-    "boxes": lambda row: str(row["boxes"]),
-    "the other": _seconds("C++", "C++ on the host", "torchvision", "torch"),
-    "jaxdet": _seconds("jaxdet"),
-    "ratio": _ratio,
-}
-RATES: dict[str, Callable[[Row], str]] = {
-    "processes": lambda row: str(row["workers"]),
-    "PyTorch, images/s": lambda row: f"{row['torch']:.2f}" if "torch" in row else "",
-    "jaxdet, images/s": lambda row: f"{row['jaxdet']:.2f}",
-    "ratio": _ratio,
-}
-DETECTOR: dict[str, Callable[[Row], str]] = {
-    "images": lambda row: str(row["images"]),
-    "torchvision": _seconds("torchvision"),
-    "jaxdet": _seconds("jaxdet"),
-    "ratio": _ratio,
-}
-# Title, results, what is said of them, columns.
-SECTIONS = (
-    ("Forward", "forward", "", NETWORK),
-    ("Forward, bf16", "forward-bfloat16", "", NETWORK),
-    ("Training step", "train_step", "", NETWORK),
-    ("Training step, bf16", "train_step-bfloat16", "", NETWORK),
-    (
-        "Growth with image and batch",
-        "growth",
-        "",
-        {"what": lambda row: row["what"].replace("_", " "), **NETWORK},
-    ),
-    (
-        "NMS",
-        "nms",
-        "Beside a sequential C++ loop, or torchvision on a GPU.",
-        {"images": lambda row: str(row["images"]), **BOXES},
-    ),
-    (
-        "Matching",
-        "matching",
-        "Of 268,569 anchors. PyTorch's table of 1000 boxes would take some 6 GB.",
-        BOXES,
-    ),
-    (
-        "RoIAlign",
-        "roi_align",
-        "On 800 x 1088, from four levels of 256 channels (C4: one of 1024). Points are per bin and "
-        "axis; 0: the side of the box in cells / bins, rounded up.",
-        {
-            "what": lambda row: row["what"],
-            "direction": lambda row: row["direction"],
-            "bins": lambda row: "{0} x {0}".format(row["bins"]),
-            "points": lambda row: str(row["points"]),
-            **BOXES,
-        },
-    ),
-    ("End to end", "inference", "From JPEGs to boxes in their own pixels.", RATES),
-    (
-        "Faster R-CNN R-50-FPN, files to detections",
-        "detectors-inference",
-        "Seconds per image, beside torchvision's own model.",
-        DETECTOR,
-    ),
-    (
-        "Faster R-CNN R-50-FPN, training step",
-        "detectors-train_step",
-        "On 800 x 1088, beside torchvision's own model.",
-        DETECTOR,
-    ),
-    (
-        "Training loader",
-        "loader",
-        "From JPEGs to batches of two; PyTorch's side is the reference's recipe.",
-        RATES,
-    ),
-    (
-        "Annotations",
-        "annotations",
-        "A generated file of COCO's size, each in a process of its own; memory is the largest "
-        "resident, and what the process held before.",
-        {
-            "side": lambda row: row["side"],
-            "file": lambda row: f"{row['file_mb']:.0f} MB",
-            "boxes": lambda row: str(row["boxes"]),
-            "time": _seconds("seconds"),
-            "memory": lambda row: f"{row['memory_gb']:.2f} GB",
-            "before": lambda row: f"{row['memory_before_gb']:.2f} GB",
-        },
-    ),
-)
+        cells = (written(row[x], form, rates) if x in row else "" for _, x, form in columns)
+        yield "| " + " | ".join(cells) + " |"
 
 
 def machine(record: Row) -> str:
@@ -284,38 +210,35 @@ def machine(record: Row) -> str:
     parts.append(f"jax {versions['jax']}, Python {versions['python']}")
     if "torch" in record:
         parts.append(f"torch {record['torch']}, {record['torch_threads']} threads")
-    if "torchvision" in record:
-        parts.append(f"torchvision {record['torchvision']}")
-    parts.append(f"load {record['load']}")
-    if "nice" in record:
-        parts.append(f"niceness {record['nice']}")
+    others = (("torchvision", "torchvision"), ("load", "load"), ("niceness", "nice"))
+    parts += [f"{name} {record[field]}" for name, field in others if field in record]
     return "; ".join(parts) + "."
 
 
 def sections() -> Iterable[str]:
     """Everything that was measured."""
-    for title, name, text, columns in SECTIONS:
+    for title, name, text in SECTIONS:
         for device in DEVICES:
-            results = read(name, device)
-            if results is None:
-                continue
-            command = name.replace("-bfloat16", " --precision bfloat16")
-            command = command.replace("detectors-", "detectors ")
-            yield f"\n## {title}, {device.upper()}\n"
-            yield f"`python -m benchmarks.{command}`. {text}".rstrip() + "\n"
-            yield from table(results["rows"], columns)
-            yield f"\n{machine(results['environment'])}"
+            if results := read(name, device):
+                yield f"\n## {title}, {device.upper()}\n"
+                yield f"`{command(name)}`. {text}".rstrip() + "\n"
+                yield from table(results["rows"], RATE in text)
+                yield f"\n{machine(results['environment'])}"
 
 
 INTRODUCTION = """# Measured side by side
 
 Made by `python -m benchmarks.page` from the JSON files beside it. All times are medians of runs
-that take turns with PyTorch's in one process, on the same threads, weights and images; only
-annotations are loaded by a process for each side, whose memory is measured too. "Not
-measured" means that no such machine was at hand; the command beside it measures there.
+that take turns with the others' in one process, on the same threads, weights and images; where
+memory is measured, each side has a process of its own. Forward, training step and end to end
+are measured on a heap that keeps what is freed, for all sides alike (`keep_freed_memory` in
+`benchmarks/timing.py`). A ratio is beside the best of the others: PyTorch's network eager, in
+`channels_last` or by `torch.compile`, ONNX Runtime and OpenVINO, which fold batch norms when they
+load. A table has the columns that were measured. "Not measured" means that no such machine was at
+hand; the command beside it measures there.
 
 PyTorch's network is `benchmarks/plain_rpn.py`, whose outputs, losses and gradients the tests hold
-against jaxdet's. On a CPU both compute in float32; on a GPU in TensorFloat-32, eager PyTorch.
+against jaxdet's. On a CPU both compute in float32; on a GPU in TensorFloat-32.
 
 Operations are counted from the network's shapes, two for a multiply-add, as direct sums; tests
 hold them against PyTorch's and XLA's counters. Winograd's convolution needs fewer, so a share of

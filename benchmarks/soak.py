@@ -5,15 +5,19 @@
 Training is `python -m jaxdet.main` with the demo's images and its rhythm of lines, checkpoints
 and evaluations, but smaller batches and layers, so that the steps of an hour take minutes: what
 is forgotten after a step, a line or a checkpoint would add up just the same.  Predictions go
-through `jaxdet.load`, from files and arrays, every image of another size.  What a process holds
-is read from `/proc`, as Linux has it.
+through `jaxdet.load`, from files and arrays, every image of another size, and through
+`--mode=predict --shards=jsonl`, from files alone, by one process and by two with a core each, which
+also shows how images per second grow.  What a process holds is read from `/proc`, as Linux has it.
 """
 
 import argparse
+import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +28,7 @@ import numpy as np
 import jaxdet
 from benchmarks.timing import save
 from jaxdet import config as config_lib
+from jaxdet.data.images import PART
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "rpn_r18_fpn_shapes.py"
@@ -124,6 +129,54 @@ def predict_here(count: int, workdir: Path) -> None:
             print(f"step {number}/{count}", flush=True)
 
 
+def write_images(folder: Path, count: int) -> None:
+    """As many files of noise, of a hundred different images."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for number in range(count):
+        path = folder / f"{number:06}.png"
+        if number < 100:
+            height, width = rng.integers(*SIDES, 2)
+            cv2.imwrite(str(path), rng.integers(0, 256, (height, width, 3), np.uint8))
+        else:
+            path.hardlink_to(folder / f"{number % 100:06}.png")
+
+
+def predict_in_shards(
+    images: Path, workdir: Path, out: Path, processes: int
+) -> tuple[list[Sample], float]:
+    """Predicts a folder of images with what `train` has left, by processes that have a core each.
+
+    Returns:
+        A sample of the first process after each of its files, and images per second, from the
+        first file of each process to the last.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "jaxdet.main", f"--checkpoint={workdir}", "--mode=predict"]
+    command += [f"--images={images}", f"--out={out}", "--shards=jsonl", "--top=100"]
+    command += ["--config.data.num_workers=0"]
+    if processes > 1:
+        command += [f"--coordinator_address={address}", f"--num_processes={processes}"]
+    cores = sorted(os.sched_getaffinity(0))
+    started = []
+    for i in range(processes):
+        own = ["taskset", "-c", str(cores[i % len(cores)]), *command]
+        own += [f"--process_id={i}"] if processes > 1 else []
+        started.append(subprocess.Popen(own, cwd=ROOT, stdout=subprocess.DEVNULL))
+    samples: list[Sample] = []
+    while any(process.poll() is None for process in started):
+        done = PART * len([*out.glob("*.jsonl")])
+        if done and (not samples or samples[-1].done < done) and started[0].poll() is None:
+            samples.append(held_by(started[0].pid, done))
+        time.sleep(0.05)
+    if any(process.returncode for process in started):
+        raise RuntimeError(f"{' '.join(command)} failed")
+    ends = sorted(path.stat().st_mtime for path in out.glob("*.jsonl"))
+    return samples, PART * (len(ends) - processes) / (ends[-1] - ends[processes - 1])
+
+
 def summary(samples: Sequence[Sample]) -> dict[str, Any]:
     """The line through the samples that follow the warm-up.
 
@@ -182,6 +235,13 @@ def main() -> None:
             samples = work(getattr(args, name), workdir)
             rows.append({"of": name, **summary(samples)})
             print(shown(name, rows[-1]), flush=True)
+        write_images(Path(folder) / "images", args.predictions)
+        for processes in (1, 2):
+            out = Path(folder) / f"out{processes}"
+            samples, rate = predict_in_shards(Path(folder) / "images", workdir, out, processes)
+            name = f"predictions in shards, {processes} x 1 core"
+            rows.append({"of": name, **summary(samples), "images_per_second": round(rate, 1)})
+            print(shown(name, rows[-1]), f"{rate:.1f} images/s", flush=True)
     save("soak", rows)
 
 

@@ -12,15 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks import flops
-from benchmarks.forward import finished, run_table
+from benchmarks import flops, peers
+from benchmarks.forward import Case, finished, run_table
 from benchmarks.setups import (
-    load_config,
     plain_images,
     plain_model,
     plain_precision,
-    random_batch,
-    random_params,
 )
 from benchmarks.timing import (
     compared,
@@ -60,11 +57,14 @@ def our_step(
     return step, program
 
 
-def plain_step(config: Config, params: Params, batch: Batch) -> Callable[[], float]:
-    """The same in PyTorch."""
+def plain_step(
+    config: Config, params: Params, batch: Batch, kind: str = "eager"
+) -> Callable[[], float]:
+    """The same in PyTorch, by one of `peers.TRAINING`."""
     from benchmarks import plain_rpn
 
-    model, images = plain_model(config, params), plain_images(batch.image, config)
+    plain, images = plain_model(config, params), plain_images(batch.image, config)
+    model, images = peers.variant(kind, plain), peers.laid_out(kind, images)
     trained = [p for p in model.parameters() if p.requires_grad]
     settings = config.optimizer
     optimizer = torch.optim.SGD(
@@ -88,19 +88,14 @@ def plain_step(config: Config, params: Params, batch: Batch) -> Callable[[], flo
     return step
 
 
-def measure(
-    name: str, size: tuple[int, int], count: int, precision: str, repeats: int, peak: float
-) -> dict[str, Any]:
-    """One row; `peak` in operations per second."""
-    config = load_config(name, precision)
-    params, batch = random_params(config), random_batch(size, count)
+def measure(case: Case) -> dict[str, Any]:
+    """Returns one row."""
+    config, params, batch = case.drawn()
     step, program = our_step(config, params, batch)
-    thunks = {"jaxdet": step}
-    if torch is not None:
-        thunks = {"torch": plain_step(config, params, batch), **thunks}
-    row = compared(paired_medians(thunks, repeats))
-    total = count * flops.step_operations(config.model, size)
-    return finished(name, size, count, precision, row, total, peak, program)
+    kinds = case.peers(peers.TRAINING)
+    thunks = {kind: plain_step(config, params, batch, kind) for kind in kinds}
+    row = compared(paired_medians({**thunks, "jaxdet": step}, case.repeats))
+    return finished(case, row, flops.step_operations(config.model, case.size), program)
 
 
 if __name__ == "__main__":

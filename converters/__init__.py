@@ -30,6 +30,6 @@ def run(system: str) -> None:
         from jaxdet.convert import convert
 
         convert(argv[1], argv[2], config, FLAGS.with_optimizer, system, float(FLAGS.bn_eps))
-        print(f"wrote {argv[2]}")
+        console.say(f"wrote {argv[2]}")
 
     console.start(main)

@@ -1,7 +1,6 @@
 """Other systems' checkpoints to work directories and back; mmdet's with optimiser state, too."""
 
 import operator
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,20 @@ import jax
 import numpy as np
 import optax
 
-from jaxdet.checkpoint import FILE_SUFFIXES, Checkpoints, params_of_file, read_params
+from jaxdet.checkpoint import params_of_file, read_params, write_first
 from jaxdet.config import Config
 from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.errors import InputError
-from jaxdet.files import make_folder, write_whole
+from jaxdet.files import is_file, write_whole
 from jaxdet.models.params import split_params
 from jaxdet.training import optimizer as optim
 from jaxdet.types import Params
-from jaxdet.weights import layout, spelling, torch_file
+from jaxdet.weights import layout, spelling, torch_file, write_pickle
+from jaxdet.weights.state_dict import StateDict, state_dict
 from jaxdet.weights.systems import COUNTER, SYSTEMS
 from jaxdet.zoo.download import fetch
+
+_SUFFIXES = (".pth", ".pt", ".pkl", ".tar", ".ckpt", ".bin", ".safetensors")  # of no folder
 
 
 def convert(
@@ -44,10 +46,10 @@ def convert(
     Raises `InputError` if a name does not fit, the checkpoint cannot be read or is of another
     model, and then writes nothing; or if the target cannot be written.
     """
-    reading = source.endswith(FILE_SUFFIXES) or "://" in source
+    reading = "://" in source or is_file(Path(source)) or source.endswith(_SUFFIXES)
     suffix, convention = SYSTEMS[system].suffix, config.model.convention
-    if reading == target.endswith(FILE_SUFFIXES):
-        raise InputError(f"exactly one of source and target must be a {suffix} file")
+    if reading == target.endswith(_SUFFIXES):
+        raise InputError(f"exactly one of {source} and {target} must be a file of weights")
     if with_optimizer and (not reading or system != "mmdet" or config.optimizer.name != "sgd"):
         raise InputError("--with_optimizer: only to read mmdet's, and config.optimizer.name=sgd")
     for name, other in SYSTEMS.items():
@@ -63,10 +65,8 @@ def convert(
     params = read_params(source, param_shapes(build_detector(config)))
     tensors = layout.to_state_dict(params, system, convention)
     if system == "detectron2":
-        # For NumPy 1, too: the newer name is text in the last protocol without lengths of it.
-        pickled = pickle.dumps({"model": dict(tensors), "__author__": "jaxdet"}, 3)
-        old = pickled.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
-        write_whole(Path(target), old)
+        model = {"model": dict(tensors), "__author__": "jaxdet"}
+        write_whole(Path(target), write_pickle.plain(model))
     elif system == "torchvision":
         torch_file.write(target, tensors)
     else:
@@ -96,10 +96,8 @@ def _import(source: str, workdir: str, config: Config, with_optimizer: bool, bn_
         optimizer = optim.make_optimizer(config.optimizer, optax.constant_schedule(0.0))
         opt_state = jax.tree.map(np.asarray, optimizer.init(trainable))
         opt_state = optax.tree_utils.tree_set(opt_state, trace=trace, count=np.int32(step))
-    make_folder(Path(workdir))
-    with Checkpoints(workdir) as checkpoints:
-        meta = {"config": config.name, "source": path.name, "step": step}
-        checkpoints.save(step, params, opt_state, meta)
+    meta = {"config": config.name, "source": path.name, "step": step}
+    write_first(Path(workdir), step, params, opt_state, meta)
 
 
 def read_momentum(checkpoint: Any, trainable: Params, source: str = "the checkpoint") -> Params:
@@ -115,7 +113,7 @@ def read_momentum(checkpoint: Any, trainable: Params, source: str = "the checkpo
         buffers = {n: slots[n]["momentum_buffer"] for n in numbers if n in slots}
     except (KeyError, TypeError) as error:
         raise InputError(f"{source}: holds no optimizer state of SGD with momentum") from error
-    tensors = layout.state_dict(checkpoint, source)
+    tensors = state_dict(checkpoint, source)
     own = {spelling.AS_2018(name): name for name in tensors}
     statistics = ("running_mean", "running_var", COUNTER)
     names = [name for name in own.values() if not name.endswith(statistics)]
@@ -128,4 +126,5 @@ def read_momentum(checkpoint: Any, trainable: Params, source: str = "the checkpo
         )
     named = zip(names, map(buffers.get, numbers), strict=True)
     present = {name: array for name, array in named if array is not None}
+    present = StateDict(present, tensors.own)
     return layout.to_params(present, trainable, source=f"{source}: momentum")

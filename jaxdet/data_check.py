@@ -1,7 +1,5 @@
 """`--mode=check`: what is wrong with a data set, before half a day is lost."""
 
-import io
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 
 from jaxdet import console
 from jaxdet.config import Config
+from jaxdet.console import say
 from jaxdet.data.check import (
     check_anchors,
     check_annotations,
@@ -38,8 +37,6 @@ def run_check(config: Config, workdir: Path) -> None:
     """
     if not is_first_host():
         return
-    if isinstance(sys.stdout, io.TextIOWrapper):  # file names in whatever letters it has
-        sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
     path = workdir / "check.json"
     make_folder(workdir)
     if (run := workdir / "config.json").exists():
@@ -50,7 +47,7 @@ def run_check(config: Config, workdir: Path) -> None:
     # Both before the images of either, which take minutes.
     datasets = {split: load_dataset(config, split, findings[split]) for split in findings}
     if "val" not in datasets:
-        print("no validation set: config.data.val_annotations is not set; nothing is measured")
+        say("no validation set: config.data.val_annotations is not set; nothing is measured")
     splits = {}
     for split, dataset in datasets.items():
         splits[split] = examine(config, split, dataset, findings[split])
@@ -61,7 +58,7 @@ def run_check(config: Config, workdir: Path) -> None:
         "warnings": sum(kind["count"] for each in splits.values() for kind in each["warnings"]),
     }
     write_json(path, {"config": config.name, **counts, "splits": splits})
-    print(f"{counts['faults']} faults, {counts['warnings']} warnings; wrote {path}")
+    say(f"{counts['faults']} faults, {counts['warnings']} warnings; wrote {path}")
     if faults:
         said = ", ".join(f"{kind['count']} {kind['what']} ({split})" for split, kind in faults)
         console.fail(f"{counts['faults']} faults: {said}", 1)
@@ -99,31 +96,31 @@ def examine(config: Config, split: str, dataset: Dataset, findings: Findings) ->
 def _print_split(split: str, result: dict[str, Any]) -> None:
     parts = ("images", "annotations", "to_train_on", "crowds", "ignored")
     counts = ", ".join(f"{result[part]} {part.replace('_', ' ')}" for part in parts)
-    print(f"\n{split}: {result['source']}\n{counts}")
+    say("", f"{split}: {result['source']}", counts)
     if result["classes"]:
-        print("boxes of " + ", ".join(f"{name} {n}" for name, n in result["classes"].items()))
+        say("boxes of " + ", ".join(f"{name} {n}" for name, n in result["classes"].items()))
     if "training" in result:
         plan = result["training"]
-        print(
+        say(
             f"training: {plan['images']} images, {plan['steps_per_epoch']} steps an epoch at "
             f"{plan['global_batch']} images per step (devices: {jax.device_count()})"
         )
     if result["anchors"]:
-        print(
-            "boxes by the square root of COCO's area, that of width x height when resized and\n"
-            "height over width, with the share of each bin whose best anchor overlaps so much:"
+        say(
+            "boxes by the square root of COCO's area, that of width x height when resized and",
+            "height over width, with the share of each bin whose best anchor overlaps so much:",
         )
-        print(f"{'boxes by':20}" + "".join(f"{name:>11}" for name in result["anchors"]["all"]))
+        say(f"{'boxes by':20}" + "".join(f"{name:>11}" for name in result["anchors"]["all"]))
         for name, fit in result["anchors"].items():
-            print(f"{name:20}" + "".join(f"{value:>11}" for value in fit.values()))
+            say(f"{name:20}" + "".join(f"{value:>11}" for value in fit.values()))
     if result.get("fitting", {}).get("anchor_scales"):
         scales, share = result["fitting"].values()
         flag = f'--config.model.anchor_scales="{tuple(scales)}"'
-        print(f"{flag} would cover a share of {share:g} from 0.5")
+        say(f"{flag} would cover a share of {share:g} from 0.5")
     for name in ("faults", "warnings"):
         for kind in result[name]:
-            print(f"{name[:-1].upper()}: {kind['count']} {kind['what']}")
+            say(f"{name[:-1].upper()}: {kind['count']} {kind['what']}")
             for line in kind["examples"][:SHOWN]:
-                print(f"    {line}")
+                say(f"    {line}")
             if kind["count"] > SHOWN:
-                print(f"    and {kind['count'] - SHOWN} more")
+                say(f"    and {kind['count'] - SHOWN} more")

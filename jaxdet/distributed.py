@@ -15,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxdet.console import say
 from jaxdet.errors import InputError
 
 AXIS = "data"
@@ -46,9 +47,11 @@ def split(tree: Tree, mesh: Mesh) -> Tree:
     return jax.tree.map(place, tree)
 
 
-def gather(tree: Tree) -> Tree:
-    """Returns every host's rows, as NumPy arrays, on every host."""
-    return multihost_utils.process_allgather(tree, tiled=True)
+def gather(tree: Tree, mesh: Mesh) -> Tree:
+    """Returns the rows of every host that a mesh spans, as NumPy arrays, on each of them."""
+    if mesh.is_multi_process:
+        return multihost_utils.process_allgather(tree, tiled=True)
+    return jax.device_get(tree)
 
 
 def join_hosts(address: str, count: int | None, index: int | None) -> None:
@@ -85,7 +88,7 @@ def is_first_host() -> bool:
 def print_once(text: str) -> None:
     """Prints a line, on the first host only, at once."""
     if is_first_host():
-        print(text, flush=True)
+        say(text)
 
 
 def of_all_hosts(value: int) -> list[int]:

@@ -1,5 +1,6 @@
 """What figures were measured with: the machine and the versions."""
 
+import contextlib
 import os
 import platform
 import resource
@@ -20,13 +21,11 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "numpy", "opencv-python-h
 def environment() -> dict[str, Any]:
     """Returns hardware and versions, ready for JSON; devices are counted over all hosts."""
     devices = jax.devices()
-    # In reverse, as the first of a name on the path is what is imported.
-    installed = {p.name: p.version for p in reversed([*metadata.distributions()])}
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "system": platform.platform(),
-        "cpu": _cpu_model(),
+        "cpu": _cpu_line("model name") or platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
         "memory_gb": round(memory / 1e9, 1),
         "devices": {
@@ -34,12 +33,22 @@ def environment() -> dict[str, Any]:
             "count": len(devices),
             "runtime": " ".join(get_backend().platform_version.split()),
         },
-        "versions": {
-            "jaxdet": jaxdet.__version__,
-            "python": platform.python_version(),
-            **{name: installed[name] for name in PACKAGES if name in installed},
-        },
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of jaxdet, Python and of what computes, reads and trains."""
+    found = {"jaxdet": jaxdet.__version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def cpu_features() -> str:
+    """Returns what machine code may make use of here."""
+    return f"{platform.machine()} {_cpu_line('flags') or _cpu_line('Features')}"
 
 
 def peak_memory() -> tuple[float, str]:
@@ -54,8 +63,8 @@ def peak_memory() -> tuple[float, str]:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, "process"
 
 
-def _cpu_model() -> str:
+def _cpu_line(name: str) -> str:
+    """Returns what the system says of the first CPU, if it does."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")

@@ -1,6 +1,7 @@
 """Checkpoints of a run: whole or put aside, and the best one."""
 
 import json
+import os
 import shutil
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdet.checkpoint import Checkpoints, read_params, save_best
+from jaxdet.checkpoint import Checkpoints, read_params, save_best, write_first
 from jaxdet.errors import InputError
 
 
@@ -104,9 +105,59 @@ def test_best_of_steps_that_were_undone_gives_way(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found, params_at(5))
 
 
+@pytest.mark.parametrize("name", ["\u00b2", "\u0663", "12345678901", "007", "x_7"])
+def test_a_folder_that_no_step_is_called_is_named(tmp_path, name):
+    (tmp_path / "checkpoints" / name / "params").mkdir(parents=True)
+    with pytest.raises(InputError, match="no step of a run; move it out") as caught:
+        Checkpoints(tmp_path)
+    assert name in str(caught.value)
+    with pytest.raises(InputError, match="no such checkpoint"):
+        read_params(tmp_path, {})
+
+
 def test_a_damaged_best_gives_way(tmp_path):
     save_best(tmp_path, 1, params_at(1), 0.9)
     (tmp_path / "best" / "1" / "meta" / "metadata").write_text("{")
     save_best(tmp_path, 2, params_at(2), 0.1)
     found = read_params(tmp_path / "best", params_at(0))
     jax.tree.map(np.testing.assert_array_equal, found, params_at(2))
+
+
+def test_a_killed_process_leaves_one_best(tmp_path):
+    save_best(tmp_path, 1, params_at(1), 0.5)
+    shutil.copytree(tmp_path / "best" / "1", tmp_path / "best" / "2")  # killed before 1 went
+    save_best(tmp_path, 3, params_at(3), 0.1)
+    assert [p.name for p in (tmp_path / "best").iterdir()] == ["2"]
+
+
+def test_a_checkpoint_that_is_a_link_takes_its_turn(tmp_path):
+    """It is deleted like others, and what it names is not."""
+    save(tmp_path / "other", 1)
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "1").symlink_to(tmp_path / "other" / "checkpoints" / "1")
+    with Checkpoints(tmp_path / "run", keep=1) as checkpoints:
+        assert checkpoints.restore_newest(params_at(0), slots_at(0)).step == 1
+        checkpoints.save(2, params_at(2), slots_at(2), {})
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["2"]
+    assert newest(tmp_path / "other").step == 1
+
+
+def test_a_folder_that_the_locale_does_not_know_is_refused_and_not_made(tmp_path):
+    folder = tmp_path / os.fsdecode(b"gr\xc3\xb6\xdfe")
+    with pytest.raises(InputError, match="LC_ALL"):
+        write_first(folder, 3, params_at(3), None, {})
+    assert not folder.exists()
+
+
+def test_the_first_of_a_work_directory_is_whole_or_absent(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("orbax.checkpoint.CheckpointManager.save", full)
+        with pytest.raises(InputError, match="run/checkpoints: cannot be written: No space"):
+            write_first(tmp_path / "run", 3, params_at(3), None, {})
+    assert list(tmp_path.iterdir()) == []
+    write_first(tmp_path / "run", 3, params_at(3), None, {})
+    found = read_params(tmp_path / "run", params_at(0))
+    jax.tree.map(np.testing.assert_array_equal, found, params_at(3))

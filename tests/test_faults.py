@@ -48,7 +48,8 @@ def test_full_disk_ends_the_run_and_keeps_the_checkpoint_before(coco, tmp_path):
     assert output.strip().splitlines()[-1].startswith(f"jaxdet: {workdir}/checkpoints: cannot")
     kept = saved(workdir)
     assert kept
-    assert f"going on from step {kept[-1]} of" in Run(coco, workdir).end(0)
+    longer = Run(coco, workdir, f"--config.train.num_steps={kept[-1] + 6}")
+    assert f"going on from step {kept[-1]} of" in longer.end(0)
     steps = [row["step"] for row in rows_of(workdir)]
     assert steps == sorted(set(steps))
 
@@ -123,7 +124,7 @@ def test_clock_set_back(coco, tmp_path, monkeypatch):
     """An hour earlier at every start: the log, the events and the checkpoints stay in order."""
     config = tiny_config(coco)
     now = time.time()
-    for start_number in range(3):
+    for start_number in range(2):
         shift = 3600.0 * start_number
         monkeypatch.setattr(time, "time", lambda shift=shift: now - shift)
         steps = 2 * (start_number + 1)
@@ -131,9 +132,9 @@ def test_clock_set_back(coco, tmp_path, monkeypatch):
         train(dataclasses.replace(config, train=longer), tmp_path / "run")
         assert saved(tmp_path / "run")[-1] == steps
     events = sorted(p.name for p in (tmp_path / "run").glob("events.out.tfevents.*"))
-    assert len(events) == 3
+    assert len(events) == 2
     rows = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows if row["kind"] == "eval"] == [2, 4, 6]
+    assert [row["step"] for row in rows if row["kind"] == "eval"] == [2, 4]
 
 
 def test_read_only_work_directory(coco, tmp_path):

@@ -7,6 +7,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
+from forked_commands import AS_A_USER
 from forked_commands import run_forked as run
 from tiny_coco import TINY_MODEL, write_coco
 
@@ -63,6 +64,7 @@ def test_overrides():
     refused(results, OVERRIDES.values())
 
 
+@pytest.mark.slow
 def test_overrides_are_not_executed(tmp_path):
     target = tmp_path / "executed"
     call = f"__import__('pathlib').Path({str(target)!r}).touch()"
@@ -87,21 +89,69 @@ def test_config_files_flags_and_paths(tmp_path):
         ("--mode=",): "--mode=",
         (f"{scale}(64, 64)", f"{scale}(64,)"): "not (64,)",  # the last one counts
         ("--nonsense=1",): "nonsense",
-        ("x\ny",): "x\\x0ay: not understood",
+        ("x\ny",): "x\\ny: not understood",
         ("--num_processes=x",): "num_processes",
         ("--mode=predict",): "--images",
-        ("--mode=predict", f"--images={pipe}"): "pipe.pth: cannot be read",
+        ("--mode=predict", f"--images={pipe}"): "pipe.pth: cannot be read: Not a directory",
         ("--mode=predict", f"--images={tmp_path}"): "holds no images",
         ("--mode=eval", f"--checkpoint={pipe}"): "not a regular file",
-        ("--mode=eval", f"--checkpoint={'a' * 5000}"): "no such checkpoint; give",
+        ("--mode=eval", f"--checkpoint={'a' * 5000}"): "File name too long",
         ("--mode=eval", "--checkpoint=zoo://../../x"): "nothing of this name is published",
-        ("--mode=export", "--checkpoint=/dev/null"): "no such checkpoint; give",
+        ("--mode=export", "--checkpoint=/dev/null"): "not a regular file",
         ("--mode=eval", coco, f"--config.data.root={tmp_path}"): "instances_val2017.json",
     }
     out = f"--out={tmp_path}/out"
     refused(run(*([*case, out, f"--workdir={tmp_path}/run"] for case in cases)), cases.values())
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "run").exists()
+
+
+def test_what_the_system_refuses_an_ordinary_user(tmp_path):
+    """Private folders, names that no file can have, pipes: a line each with the name."""
+    private, pipe, long = tmp_path / "private", tmp_path / "pipe", f"{tmp_path}/{300 * 'n'}"
+    write_coco(private / "coco")
+    (private / "x.pth").touch()
+    os.mkfifo(pipe)
+    private.chmod(0)
+    coco, run_folder = "--config.data.name=coco", f"--workdir={tmp_path}/run"
+    evaluate = ("--mode=eval", run_folder)
+    denied, too_long = "Permission denied; choose another", "File name too long"
+    cases = {
+        (coco, f"--config.data.root={private}/coco", run_folder): denied,
+        (
+            coco,
+            f"--config.data.root={private}/coco",
+            f"--workdir={tmp_path}/check",
+            "--mode=check",
+        ): denied,
+        (*evaluate, f"--checkpoint={private}/x.pth"): denied,
+        (*evaluate, f"--checkpoint={private}/run"): denied,
+        (f"--workdir={private}/run",): denied,
+        ("--mode=eval", f"--workdir={private}/run/x"): denied,
+        (f"--config={private}/x.py",): denied,
+        ("--mode=predict", f"--images={private}/x.png"): denied,
+        (f"--workdir={long}",): too_long,
+        (coco, f"--config.data.root={long}", run_folder): too_long,
+        (coco, f"--config.data.train_annotations={long}", run_folder): too_long,
+        (*evaluate, f"--checkpoint={long}"): too_long,
+        (*evaluate, f"--checkpoint={long}.pth"): too_long,
+        (f"--config={long}",): too_long,
+        ("--mode=predict", f"--images={long}"): too_long,
+        ("--flagfile=/nonexistent",): "/nonexistent: cannot be read: No such file",
+        ("--flagfile", str(pipe)): "pipe: cannot be read: not a regular file",
+        (f"--config={pipe}",): "pipe: no such config",
+    }
+    try:
+        results = run(*([CONFIG, *case] for case in cases), before=AS_A_USER)
+    finally:
+        private.chmod(0o700)
+    refused(results, cases.values())
+    assert not (tmp_path / "run").exists()
+
+
+def test_flag_files_are_read(tmp_path):
+    (tmp_path / "flags").write_text("# of a colleague\n--mode=dance\n\n")
+    refused(run([CONFIG, f"--flagfile={tmp_path}/flags"]), ["--mode=dance"])
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +179,8 @@ def test_predict_names_bad_images_and_finishes_the_others(model, tmp_path):
     (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
     (folder / "page.jpg").write_text("<html>")
     (folder / "first.png").rename(folder / "first.jfif")  # told by its content
+    (folder / "notes.md").touch()
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    (folder / "more").mkdir()
     predict = [*model, "--mode=predict", "--draw"]
     mixed, none, same = run(
         [*predict, f"--images={folder}", f"--out={out}"],
@@ -141,19 +191,19 @@ def test_predict_names_bad_images_and_finishes_the_others(model, tmp_path):
     assert code == 2
     assert "wrote proposals of 2 images" in said
     assert err.splitlines() == [
-        f"jaxdet: {folder}: passes over 1 folders and other files (more)",
+        f"jaxdet: {folder}: passes over 1 links and other files (notes.md)",
+        f"jaxdet: {folder}/cut.png: image cannot be decoded; it is damaged or cut off",
         f"jaxdet: {folder}/page.jpg: not a JPEG, PNG, WebP, BMP, GIF or TIFF image, "
         "or cut off within its header",
-        f"jaxdet: {folder}/cut.png: image cannot be decoded; it is damaged or cut off",
     ]
     names = ["first.json", "first.png", "last.json", "last.png"]
     assert sorted(path.name for path in out.iterdir()) == names
     assert len(json.loads((out / "last.json").read_text())["boxes"]) > 0
-    refused([none], ["none of 1 images can be read"])
+    refused([none], [f"{folder}/page.jpg: not a JPEG"])
     assert same[0] == 2
     assert "a drawing would replace" in same[2]
-    assert not (tmp_path / "none").exists()
-    assert {path.name: path.read_bytes() for path in folder.glob("*.*")} == before
+    assert not [*(tmp_path / "none").iterdir()]
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 @pytest.mark.slow
@@ -182,7 +232,7 @@ def test_results_have_no_place(model, tmp_path):
         "run2/proposals.npz: cannot be written: Is a directory",
     ]
     for (code, _, err), words in zip(outcomes, said, strict=True):
-        line = f"jaxdet: {tmp_path}/{words}; make room there or choose another folder"
+        line = f"jaxdet: {tmp_path}/{words}"
         assert (code, err.splitlines()) == (2, [line])
     assert (tmp_path / "file").read_text() == "precious"
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["0.json"]

@@ -93,11 +93,41 @@ def test_training_leaves_what_the_contract_names(trained):
 def test_second_run_goes_on(trained, on_coco, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(trained, workdir)
-    result = run(*on_coco, f"--workdir={workdir}", "--config.train.num_steps=6")
+    new = ("--config.train.num_steps=6", "--config.optimizer.learning_rate=0.001")
+    result = run(*on_coco, f"--workdir={workdir}", *new)
     assert result.returncode == 0, result.stderr
     assert "going on from step 4" in result.stdout
+    assert "from here on: optimizer.learning_rate 0.0015 there, 0.001 now" in result.stdout
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["kind"] == "train"] == [2, 4, 6]
+
+
+def test_help_shows_every_field_and_quiet_only_errors(trained, coco, tmp_path):
+    predict = (f"--checkpoint={trained}", "--mode=predict", f"--out={tmp_path / 'out'}", "--quiet")
+    good, broken = coco / "val2017" / "0.png", tmp_path / "broken.png"
+    broken.write_bytes(good.read_bytes()[:60])
+    shown, quiet = run_forked(["--help"], [*predict, f"--images={good},{broken}"])
+    assert shown[0] == 0
+    assert "--[no]quiet" in shown[1]
+    assert "--config.data.flip=0.5\n    probability of a horizontal mirror image" in shown[1]
+    code, output, errors = quiet
+    assert (code, output) == (2, "")
+    assert errors.startswith(f"jaxdet: {broken}: ")
+    assert len(errors.splitlines()) == 1
+    assert (tmp_path / "out" / "0.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("trained")
+def test_heads_that_do_not_fit_begin_anew_when_asked_for(trained, on_coco, tmp_path):
+    other = (*on_coco, f"--checkpoint={trained}", "--config.model.anchor_ratios=(1.0, 2.0)")
+    other = (*other, "--config.train.num_steps=1")
+    asked = (*other, "--config.train.fresh_heads=True", f"--workdir={tmp_path / 'b'}")
+    refusal, done = run_forked([*other, f"--workdir={tmp_path / 'a'}"], [*asked])
+    said = "; with --config.train.fresh_heads=True they begin anew"
+    is_refusal(refusal[0], refusal[2], "rpn_head/rpn_cls", said)
+    assert done[0] == 0, done[2]
+    assert "begin anew: rpn_head/rpn_cls, rpn_head/rpn_reg" in done[2]
 
 
 def test_eval_and_predict(trained, on_coco, coco, tmp_path):
@@ -144,6 +174,8 @@ def test_eval_and_predict(trained, on_coco, coco, tmp_path):
     np.testing.assert_allclose(found.scores, record["scores"], atol=2e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("trained")
 def test_a_runs_own_config_is_the_default(trained, coco, tmp_path):
     """Without it the demo's network would be asked for; with another scale a line says so."""
     image = (f"--images={coco}/val2017/0.png", "--mode=predict")
@@ -159,6 +191,8 @@ def test_a_runs_own_config_is_the_default(trained, coco, tmp_path):
     )
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("trained")
 def test_results_of_something_else_stay(trained, on_coco, coco, tmp_path):
     """An evaluation writes over none of another config, checkpoint or data set."""
     own = tmp_path / "own"
@@ -181,6 +215,8 @@ def test_results_of_something_else_stay(trained, on_coco, coco, tmp_path):
     assert (own / "eval.json").read_bytes() == before
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("trained")
 def test_without_a_validation_set_nothing_is_measured(trained, coco, tmp_path):
     """Neither while training, nor of a file of images alone, of which proposals are made."""
     annotations = coco / "annotations" / "instances_train2017.json"
@@ -207,6 +243,8 @@ def test_without_a_validation_set_nothing_is_measured(trained, coco, tmp_path):
         assert arrays["image_id"].tolist() == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("trained")
 def test_what_a_run_began_with_may_be_gone(trained, on_coco, coco, tmp_path):
     """It goes on without its pretrained weights; what changed since is said."""
     workdir, grown = tmp_path / "run", tmp_path / "grown"
@@ -228,7 +266,10 @@ def test_what_a_run_began_with_may_be_gone(trained, on_coco, coco, tmp_path):
     assert "7 images, 9 annotations (" in line
 
 
-@pytest.mark.parametrize(("number", "code", "workers"), [("SIGTERM", 143, 0), ("SIGINT", 130, 1)])
+@pytest.mark.parametrize(
+    ("number", "code", "workers"),
+    [pytest.param("SIGTERM", 143, 0, marks=pytest.mark.slow), ("SIGINT", 130, 1)],
+)
 def test_signals_save_first(on_coco, tmp_path, number, code, workers):
     """Ctrl-C reaches the loader's processes too, which keep quiet."""
     workdir = tmp_path / "run"
@@ -302,12 +343,12 @@ def test_bad_flags_and_configs(coco, tmp_path):
 def test_bad_checkpoints_and_workdirs(trained, on_coco, tmp_path):
     evaluate = (*on_coco, "--mode=eval")
     narrow = (*evaluate, "--config.model.fpn_channels=8", f"--checkpoint={trained}")
-    other = (*on_coco, f"--workdir={trained}", "--config.optimizer.learning_rate=0.5")
+    other = (*on_coco, f"--workdir={trained}", "--config.train.seed=5")
     refused(
         {
             (*evaluate, f"--checkpoint={tmp_path}/x.pth"): ("x.pth",),
             (*evaluate, f"--checkpoint={tmp_path}"): (tmp_path,),
             narrow: ("neck/fpn_convs_0", "(4,)", "(8,)"),
-            other: ("optimizer.learning_rate",),
+            other: ("train.seed",),
         }
     )

@@ -17,6 +17,7 @@ import jax
 import ml_collections
 import numpy as np
 import pytest
+from forked_commands import QUICK
 from tiny_coco import TINY_FLAGS, write_coco
 
 from jaxdet import config as config_lib
@@ -25,7 +26,7 @@ from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.types import Params
 
 ROOT = Path(__file__).parents[1]
-STEPS = 400
+STEPS = 260
 KILLS = 20
 # Mask R-CNN, on shapes with their outlines.
 MASKS = (
@@ -53,7 +54,7 @@ class Run:
         self.process = subprocess.Popen(
             [*command, *data, *length, *rhythm, *flags],
             cwd=ROOT,
-            env={**os.environ, "XLA_FLAGS": ""},
+            env={**os.environ, "XLA_FLAGS": QUICK},
             stdout=self._log,
             stderr=subprocess.STDOUT,
         )
@@ -151,6 +152,7 @@ def assert_same_end(workdir: Path, undisturbed: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("undisturbed")
 def test_twenty_kills_leave_no_trace(coco, undisturbed, tmp_path):
     rng = random.Random(0)
     workdir = tmp_path / "run"
@@ -178,6 +180,7 @@ def test_kills_of_a_detector_leave_no_trace(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("undisturbed")
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(coco, undisturbed, tmp_path):
     """The last 20 steps are done again, with the same end."""
     for damage in (flip_a_byte, remove_a_file):

@@ -1,18 +1,21 @@
 """The same training however it is spread: devices, loader processes, hosts."""
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from forked_commands import QUICK
 from test_train import tiny_config
 from tiny_coco import TINY_FLAGS, write_coco
 
@@ -25,6 +28,7 @@ from jaxdet.inference.evaluate import evaluate
 from jaxdet.inference.predictor import make_predictor
 from jaxdet.training import loop as loop_module
 from jaxdet.training.loop import train
+from jaxdet.weights import layout, torch_file
 
 ROOT = Path(__file__).parents[1]
 STEPS = 5
@@ -79,8 +83,8 @@ def test_devices_and_loader_processes_do_not_matter(coco, tmp_path, monkeypatch)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, params)
 
 
-def start_hosts(coco: Path, workdir: Path, *flags: str) -> list[subprocess.Popen]:
-    """Two processes of four devices each, on loopback."""
+def start_hosts(coco: Path, workdir: Path, *flags: str, xla: str = QUICK) -> list[subprocess.Popen]:
+    """Two processes of four devices each, on loopback; `xla` are flags of its own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -93,7 +97,7 @@ def start_hosts(coco: Path, workdir: Path, *flags: str) -> list[subprocess.Popen
     ]
     environment = {
         **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": f"{xla} --xla_force_host_platform_device_count=4",
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
         "JAX_NUM_PROCESSES": "2",
     }
@@ -113,9 +117,8 @@ def start_hosts(coco: Path, workdir: Path, *flags: str) -> list[subprocess.Popen
 @pytest.mark.slow
 def test_two_hosts(coco, tmp_path, monkeypatch):
     """Two processes of four devices train as eight devices of one process do; one prints."""
-    hosts = start_hosts(
-        coco, tmp_path / "two", f"--config.train.num_steps={STEPS}", "--config.train.log_every=1"
-    )
+    length = f"--config.train.num_steps={STEPS}", "--config.train.log_every=1"
+    hosts = start_hosts(coco, tmp_path / "two", *length, xla="")
     results = [host.communicate(timeout=540) for host in hosts]
     assert [host.returncode for host in hosts] == [0, 0], results
     assert "8 devices x 1 images = 8 a step" in results[0][0]
@@ -135,7 +138,7 @@ def assert_same_proposals(coco: Path, folder: Path, config: Config) -> None:
     """Two hosts evaluate a checkpoint: every image has the proposals that one process finds."""
     checkpoint = folder / "two"
     flags = ("--mode=eval", f"--checkpoint={checkpoint}", "--save_proposals")
-    hosts = start_hosts(coco, folder / "eval", *flags)
+    hosts = start_hosts(coco, folder / "eval", *flags, xla="")
     results = [host.communicate(timeout=540) for host in hosts]
     assert [host.returncode for host in hosts] == [0, 0], results
     params = read_params(checkpoint, param_shapes(build_detector(config)))
@@ -151,6 +154,47 @@ def assert_same_proposals(coco: Path, folder: Path, config: Config) -> None:
         # Of equal scores, rounding may turn the order: the best are compared.
         np.testing.assert_allclose(boxes[i][:5], own.boxes[:5], atol=1e-3)
     assert not np.allclose(expected[0].scores[:5], expected[1].scores[:5], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_two_hosts_predict_are_killed_and_go_on(coco, tmp_path, monkeypatch):
+    """Every image is there once, and no result depends on who made it."""
+    monkeypatch.setenv("JAXDET_CACHE", str(tmp_path / "cache"))
+    shapes = param_shapes(build_detector(spread_config(coco, 1, 0)))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.uniform(0, 0.1, x.shape).astype(np.float32), shapes)
+    torch_file.write(tmp_path / "x.pth", {"state_dict": layout.to_state_dict(params)})
+    (tmp_path / "shards").mkdir()
+    for i in range(8):
+        with tarfile.open(tmp_path / "shards" / f"{i}.tar", "w") as tar:
+            for j in range(24):
+                tar.add(coco / "val2017" / f"{j % 6}.png", f"{i}-{j}.png")
+    out = tmp_path / "out"
+    flags = ("--mode=predict", f"--checkpoint={tmp_path}/x.pth", f"--images={tmp_path}/shards")
+    flags = (*flags, f"--out={out}", "--shards=jsonl", "--top=50")
+    hosts = start_hosts(coco, tmp_path / "run", *flags)
+    deadline = time.monotonic() + 400
+    while not [*out.glob("*.jsonl")] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for host in hosts:
+        host.kill()
+    killed = [host.communicate()[1] for host in hosts]
+    before = {path: path.read_bytes() for path in out.glob("*.jsonl")}
+    assert 0 < len(before) < 8, killed
+
+    hosts = start_hosts(coco, tmp_path / "run", *flags)
+    results = [host.communicate(timeout=400) for host in hosts]
+    assert [host.returncode for host in hosts] == [0, 0], results
+    assert f"proposals of {24 * (8 - len(before))} images" in results[0][0]
+    assert "wrote" not in results[1][0]
+    assert all(path.read_bytes() == content for path, content in before.items())
+    paths = sorted(out.glob("*.jsonl"))
+    records = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+    found = {Path(record.pop("image")).stem: record for record in records}
+    assert len(records) == len(found) == 8 * 24
+    for i, j in itertools.product(range(8), range(24)):
+        assert found[f"{i}-{j}"] == found[f"0-{j % 6}"]
+    assert found["0-0"] != found["0-1"]
 
 
 @pytest.mark.slow

@@ -41,6 +41,12 @@ def tiny_config(root: Path, **optimizer) -> Config:
     )
 
 
+def test_nothing_swaps_the_import_while_a_checkpoint_is_written():
+    """A run of one step left loaded grain in its evaluation, and orbax then failed to import."""
+    begun = "import sys, jaxdet.training.loop; sys.exit('grain' not in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", begun], cwd=ROOT, check=False).returncode == 0
+
+
 def test_plan_counts_repeated_images(tmp_path):
     config = tiny_config(write_coco(tmp_path))
     plan = make_plan(config, load_dataset(config, "train"), num_devices=4)
@@ -106,7 +112,9 @@ def test_demo_reaches_its_figures(tmp_path):
 
     os.environ["JAXDET_CACHE"] = str(tmp_path / "cache")
     detector = build_detector(DEMO)
-    predictor = make_predictor(DEMO, detector, jax.jit(detector.init)(jax.random.key(0)))
+    predictor = make_predictor(
+        DEMO, detector, jax.jit(detector.init)(jax.random.key(0, impl="rbg"))
+    )
     untrained, _ = evaluate(predictor, load_dataset(DEMO, "val"))
     print(f"\n{seconds:.0f} s, at most {memory:.2f} GiB")
     for name in ("AR@100", "AR@300", "AR@1000"):

@@ -12,7 +12,8 @@ import reference_weights
 from jaxdet import config as config_lib
 from jaxdet.config import Config, ModelConfig
 from jaxdet.detectors.build import build_detector, param_shapes
-from jaxdet.types import Batch, Detector, Params
+from jaxdet.models.features import AnchorNetwork
+from jaxdet.types import Batch, Detector, Images, Params
 from jaxdet.weights import layout
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -79,13 +80,25 @@ def shapes_of(model: ModelConfig) -> Params:
 
 def fresh_params(model: ModelConfig) -> Params:
     """Its parameters as training begins with them."""
-    return jax.jit(detector_of(model).init)(jax.random.key(0))
+    return jax.jit(detector_of(model).init)(jax.random.key(0, impl="rbg"))
 
 
 @functools.lru_cache(maxsize=1)
 def params_of(case: str) -> Params:
     """The same as our parameter tree."""
     return layout.to_params(state_dict_of(case), shapes_of(config_of(case).model))
+
+
+def every_map(network: AnchorNetwork, params: Params, images: Images):
+    """The backbone's stages, the levels that heads see, and the outputs, of one run."""
+    (levels, outputs), kept = network.apply(
+        {"params": params},
+        images,
+        method="forward",
+        capture_intermediates=lambda module, _: module.name == "backbone",
+        mutable="intermediates",
+    )
+    return kept["intermediates"]["backbone"]["__call__"][0], levels, outputs
 
 
 def seeded_image(source_hw, size_hw, seed: int) -> np.ndarray:

@@ -12,5 +12,12 @@ from jaxdet.config.fields import (
     TargetConfig,
     TrainConfig,
 )
-from jaxdet.config.parse import FOLDER, load_file, load_run, parse, to_config_dict
-from jaxdet.config.runs import differing, find_run, warn_of_other_results
+from jaxdet.config.help import help_text, meanings
+from jaxdet.config.parse import FOLDER, load_file, load_module, load_run, parse, to_config_dict
+from jaxdet.config.runs import (
+    changes_results,
+    differing,
+    find_run,
+    results_fields,
+    warn_of_other_results,
+)

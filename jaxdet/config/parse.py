@@ -12,6 +12,7 @@ import re
 import reprlib
 import typing
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import ml_collections
@@ -23,34 +24,38 @@ from jaxdet.files import read_bytes
 from jaxdet.ops.boxes import CONVENTIONS
 
 FOLDER = Path(__file__).parents[1] / "configs"
+_MODULE = "jaxdet_config"  # what a config's file is called as a module
 
 
 def to_config_dict(config: Config) -> ml_collections.ConfigDict:
     """Returns a mutable copy for config files and the command line."""
-    return ml_collections.ConfigDict(dataclasses.asdict(config))
+    copy = ml_collections.ConfigDict(dataclasses.asdict(config))
+    # Of any type, as a config file may set the function itself.
+    with copy.data.ignore_type():
+        copy.data.augment = ml_collections.FieldReference(config.data.augment, field_type=object)
+    return copy
 
 
 def load_file(name: str | Path) -> ml_collections.ConfigDict:
     """Runs `get_config()` of a config's file, or of a name such as `rpn_r50_fpn_1x`.
 
-    A run's `config.json` is such a file, too.  Raises `InputError` if there is no such config, or
-    the file is not one.
+    A run's `config.json` is such a file, too, but names no code to run: it comes without
+    `data.augment`.  Raises `InputError` if there is no such config, or the file is not one.
     """
     path = Path(name)
     if path.suffix == ".json":
-        return to_config_dict(load_run(path))
+        config = to_config_dict(load_run(path))
+        config.data.augment = ""
+        return config
     if not path.is_file():
         named = FOLDER / f"{name}.py"
         if path.name != str(name) or not named.is_file():
             raise InputError(f"{name}: no such config; give a file or the name of one in {FOLDER}")
         path = named
-    spec = importlib.util.spec_from_file_location("jaxdet_config", path)
-    if spec is None or spec.loader is None:
+    if path.suffix != ".py":
         raise InputError(f"{path}: not a Python file; a config defines get_config()")
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-        config = module.get_config()
+        config = load_module(path).get_config()
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
         raise InputError(f"{path}: cannot be used as a config: {what}") from error
@@ -58,6 +63,16 @@ def load_file(name: str | Path) -> ml_collections.ConfigDict:
         what = type(config).__name__
         raise InputError(f"{path}: its get_config() returns a {what}, not a ConfigDict")
     return config
+
+
+def load_module(path: str | Path) -> ModuleType:
+    """Runs a Python file and returns it as a module; raises whatever it raises."""
+    spec = importlib.util.spec_from_file_location(_MODULE, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def parse(config: Any) -> Config:
@@ -71,6 +86,9 @@ def parse(config: Any) -> Config:
         raise InputError(f"config: must be a ConfigDict, not {type(config).__name__}")
     try:
         values = config.to_dict()
+        data = values.get("data")
+        if isinstance(data, dict) and callable(data.get("augment")):
+            data["augment"] = _name_of(data["augment"])
         given = flat(values)
         for name, value in given.items():
             if isinstance(value, int) and abs(value) >= 2**64:  # perhaps too long to be said
@@ -93,6 +111,15 @@ def parse(config: Any) -> Config:
         raise InputError(f"config.{min(missing)}: missing; start from configs/base.py")
     _check_together(parsed)
     return parsed
+
+
+def _name_of(function: Any) -> str:
+    """Returns MODULE:FUNCTION, or FILE.py:FUNCTION of a config's file, by which workers find it."""
+    name, module = getattr(function, "__qualname__", ""), getattr(function, "__module__", None)
+    if not name.isidentifier() or not module:
+        raise InputError("config.data.augment: must be a function on a module's top level")
+    file = Path(function.__code__.co_filename).absolute() if module == _MODULE else module
+    return f"{file}:{name}"
 
 
 def load_run(path: Path) -> Config:
@@ -143,6 +170,9 @@ def _check_together(config: Config) -> None:
     is_scale = len(sides) == 2 and sides[0] >= sides[1]
     shorts = all(short <= min(sides, default=0) for short in config.data.train_short_sides)
     data = config.data
+    longs = data.train_long_sides
+    paired = not longs or len(longs) == len(data.train_short_sides)
+    within = max(longs, default=0) <= max(sides, default=0)
     files = data.train_annotations, data.train_images, data.val_annotations, data.val_images
     targets, dense = config.targets, model.detector == "retinanet"
     ordered = targets.negative_iou <= targets.positive_iou
@@ -157,6 +187,9 @@ def _check_together(config: Config) -> None:
         ("model.fpn_channels", shared, "positive, or num_stages 3 and depth 50 or more"),
         ("model.class_names", model.detector != "rpn" or not model.class_names, "() for an RPN"),
         ("data.train_short_sides", shorts, "at most the short side of image_scale"),
+        ("data.train_long_sides", paired, "as many as train_short_sides, or none"),
+        ("data.train_long_sides", within, "at most the long side of image_scale"),
+        ("data.augment", not (data.augment and model.takes_proposals), "none for given proposals"),
         ("model.pixel_mean", len(model.pixel_mean) == 3, "three numbers"),
         ("model.pixel_std", len(model.pixel_std) == 3, "three numbers"),
         ("model.anchor_scales", len(model.anchor_scales) > 0, "one number or more"),

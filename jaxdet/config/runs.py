@@ -1,6 +1,5 @@
 """The config that a run left in its folder: found, and compared with another."""
 
-import contextlib
 import dataclasses
 import logging
 import re
@@ -21,16 +20,26 @@ _RESULTS = re.compile(
 )
 
 
+def changes_results(field: str) -> bool:
+    """Returns whether predictions of given parameters depend on a field (`data.root`)."""
+    return bool(_RESULTS.match(field))
+
+
 def find_run(folder: str | Path) -> Path | None:
     """Returns the `config.json` of the run that a folder is, or is a checkpoint of."""
     path = Path(folder).absolute()
-    with contextlib.suppress(OSError, ValueError):  # what cannot be looked into is said later
-        for inner in (path, path.parent, path.parent.parent):
-            if (inner / FILE).is_file():
-                return inner / FILE
-            if inner.name not in ("checkpoints", "best") and not inner.name.isdecimal():
-                break
+    for inner in (path, path.parent, path.parent.parent):
+        if (inner / FILE).is_file():
+            return inner / FILE
+        if inner.name not in ("checkpoints", "best") and not inner.name.isdecimal():
+            break
     return None
+
+
+def results_fields(config: Config) -> dict[str, Any]:
+    """Returns the fields, by names like `data.resize`, that predictions of parameters depend on."""
+    fields = flat(dataclasses.asdict(config))
+    return {name: value for name, value in fields.items() if _RESULTS.match(name)}
 
 
 def differing(run: Config, config: Config) -> dict[str, tuple[Any, Any]]:
@@ -43,6 +52,6 @@ def warn_of_other_results(checkpoint: str | Path, config: Config) -> None:
     """Says which fields give the parameters of a run other results than it had, if any do."""
     run = find_run(checkpoint)
     fields = differing(load_run(run), config) if run else {}
-    parts = [f"{k} {a} there, {b} now" for k, (a, b) in fields.items() if _RESULTS.match(k)]
+    parts = [f"{k} {a} there, {b} now" for k, (a, b) in fields.items() if changes_results(k)]
     if parts:
         _LOG.warning("%s: its run had other settings: %s", run, ", ".join(parts))

@@ -99,3 +99,13 @@ def put_image(
     batch.image_size[row] = height, width
     batch.pad_size[row] = padded_size((height, width), data.pad_multiple)
     batch.index[row] = index
+
+
+def batch_of_one(
+    image: UInt8[np.ndarray, "h w 3"], data: DataConfig, buckets: Sequence[Size], index: int = 0
+) -> Batch:
+    """Returns an image, resized and put into its bucket (the smallest first), without boxes."""
+    size, _ = resized_size(image.shape[:2], data)
+    batch = empty_batch(bucket_of(size, buckets), 1, data.pixel_dtype)
+    put_image(batch, 0, image, data, index)
+    return batch

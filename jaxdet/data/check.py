@@ -5,9 +5,9 @@ Lengths are in original pixels unless they are said to be resized.
 
 import dataclasses
 import itertools
+import os
 from collections.abc import Callable
-from functools import partial
-from multiprocessing.pool import ThreadPool
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -45,8 +45,11 @@ def check_images(
 
     `progress` is called with the number of images read so far.
     """
-    with ThreadPool() as pool:  # decoding does not hold Python's lock
-        faults = pool.imap(partial(_faults_of, dataset), range(len(dataset)), chunksize=16)
+    many = [range(i, min(i + 16, len(dataset))) for i in range(0, len(dataset), 16)]
+    pool = ThreadPoolExecutor(os.cpu_count())  # decoding does not hold Python's lock
+    try:
+        parts = pool.map(lambda part: [_faults_of(dataset, index) for index in part], many)
+        faults = itertools.chain.from_iterable(parts)
         for index, (unreadable, no_masks, black) in enumerate(faults):
             number = dataset.image_ids[index]
             findings.add("unreadable images", [f"image {number}: {line}" for line in unreadable])
@@ -54,6 +57,8 @@ def check_images(
             dark = [f"image {number}: {dataset.path_of(index)}"] if black else []
             findings.add(_BLACK, dark, harmless=True)
             progress(index + 1)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _faults_of(dataset: Dataset, index: int) -> tuple[list[str], list[str], bool]:

@@ -29,6 +29,8 @@ from jaxdet.files import read_bytes
 # Larger coordinates and sides are typing errors, and would leave float32's exact integers.
 MAX_PIXELS_PER_SIDE = 1_000_000
 
+MAX_ANNOTATIONS = 5000  # of an image: batches have room for the most of any
+
 Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Side = Annotated[int, msgspec.Meta(ge=1, le=MAX_PIXELS_PER_SIDE)]
 Coordinate = Annotated[float, msgspec.Meta(ge=-MAX_PIXELS_PER_SIDE, le=MAX_PIXELS_PER_SIDE)]
@@ -169,7 +171,17 @@ def _sound_annotations(
     sound = np.zeros(len(rows), bool)
     sound[_unique_ids("annotation", rows, findings)[1]] = True
     order = np.argsort(owners, kind="stable")
-    return order[(sound & known)[order]]
+    order = order[(sound & known)[order]]
+    place = np.arange(len(order)) - np.searchsorted(owners[order], owners[order])
+    findings.add(
+        f"images with over {MAX_ANNOTATIONS} annotations",
+        order[place == MAX_ANNOTATIONS].tolist(),
+        lambda i: (
+            f"image {owners[i]} has over {MAX_ANNOTATIONS} annotations (COCO's have under "
+            "100), which would take memory on every image; cut it into tiles"
+        ),
+    )
+    return order[place < MAX_ANNOTATIONS]
 
 
 def _unique_ids(

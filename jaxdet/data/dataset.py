@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
 
-from jaxdet.data.image import read_image, read_size
+from jaxdet.data.image import read_image
 from jaxdet.data.masks import Segmentations
 from jaxdet.errors import InputError
 from jaxdet.ops.boxes import MMDET1, BoxConvention, from_xywh
@@ -56,7 +56,6 @@ class Dataset:
     segmentations: Segmentations | None = None  # `K`; None: not loaded
     file_order: Int64[np.ndarray, " images"] | None = None  # places in the annotation file
     given: Given | None = None
-    confined: bool = True  # no image is read from outside of `image_dir`
     convention: BoxConvention = MMDET1  # of the boxes that it gives
 
     def __len__(self) -> int:
@@ -74,7 +73,7 @@ class Dataset:
         """
         path = self.path_of(index)
         # A data set from elsewhere may bring links along, to whatever lies on this machine.
-        if self.confined and not Path(os.path.realpath(path)).is_relative_to(self._real_dir):
+        if not Path(os.path.realpath(path)).is_relative_to(self._real_dir):
             raise InputError(f"{path}: a link out of {self.image_dir}; put the image itself there")
         return read_image(path, (int(self.heights[index]), int(self.widths[index])))
 
@@ -168,41 +167,3 @@ class Dataset:
     @functools.cached_property
     def _real_dir(self) -> Path:
         return Path(os.path.realpath(self.image_dir))
-
-
-def from_files(paths: Sequence[str | Path]) -> tuple[Dataset, list[str]]:
-    """Returns a data set of images alone, and a line for each file that is left out of it.
-
-    Sizes are read from the files' headers.  Raises `InputError` if there are no paths, or none is
-    of a readable image.
-    """
-    if not paths:
-        raise InputError("no images given")
-    names, found, unreadable = [], [], []
-    for path in map(str, paths):
-        try:
-            found.append(read_size(path))
-            names.append(path)
-        except InputError as error:
-            unreadable.append(str(error))
-    if not found:
-        raise InputError(f"none of {len(paths)} images can be read: {unreadable[0]}")
-    heights, widths = np.array(found, np.int32).T
-    nothing = np.zeros(0, np.int64)
-    dataset = Dataset(
-        source=str(paths[0]),
-        image_dir=Path(),
-        file_names=tuple(names),
-        image_ids=np.arange(len(names)),
-        heights=heights,
-        widths=widths,
-        offsets=np.zeros(len(names) + 1, np.int64),
-        annotation_ids=nothing,
-        category_ids=nothing,
-        xywh=np.zeros((0, 4)),
-        area=np.zeros(0),
-        iscrowd=np.zeros(0, bool),
-        ignore=np.zeros(0, bool),
-        confined=False,
-    )
-    return dataset, unreadable

@@ -8,6 +8,7 @@ listed here never reach a decoder.
 
 import contextlib
 import io
+import re
 import struct
 import warnings
 import zlib
@@ -17,7 +18,13 @@ from PIL import ExifTags, Image
 
 FORMATS = "JPEG, PNG, WebP, BMP, GIF or TIFF"
 
+# More is made to cost time: padding, or passes over all pixels that change none.
+_MAX_PARTS = 4096  # segments, chunks and single bytes of padding, before the pixels or between
+_MAX_SCANS = 32  # of a JPEG; progressive ones of three colours have 10, of four 18
+_MAX_CHUNKS = 2**18  # of a PNG; 200 million pixels in parts of 8 kB are 73,000
+
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+_MARKER = re.compile(rb"\xff([^\0\xff\xd0-\xd7])")  # within a JPEG's pixels: what ends them
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 
@@ -33,10 +40,12 @@ def stored_size(file: io.BufferedIOBase) -> tuple[int, int] | None:
 def is_sideways(file: io.BufferedIOBase) -> bool | None:
     """Returns whether EXIF swaps height and width, or None where only decoding shows it."""
     file.seek(0)
+    if file.read(4).startswith((b"GIF8", b"BM")):  # which have no EXIF
+        return False
     exif = Image.Exif()
     try:
         with warnings.catch_warnings(action="error"):  # of images that it finds large
-            known = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+            known = ("JPEG", "PNG", "WEBP")
             image = Image.open(file, formats=known)  # type: ignore[arg-type]
             exif.load(image.info.get("exif", b""))
     except Exception:  # of many kinds: a TIFF, or broken for Pillow and perhaps not for OpenCV
@@ -47,27 +56,44 @@ def is_sideways(file: io.BufferedIOBase) -> bool | None:
 def is_whole(data: bytes) -> bool:
     """Returns False if a JPEG ends early, or a PNG is cut off or has a wrong checksum.
 
+    Or if either consists of more parts than any camera or program writes.
+
     Decoders before OpenCV 5 make up what is missing of a JPEG; those of PNG print what they find,
     and may take seconds over it.  Other formats' decoders notice by themselves.
     """
     if data.startswith(_JPEG):
-        # Neither marker occurs within compressed data; thumbnails come before the last scan.
-        return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
+        scans, ended = _scans(data)
+        return ended and 0 < scans <= _MAX_SCANS
     if not data.startswith(_PNG):
         return True
-    position, kind = len(_PNG), b""
-    try:
-        while kind != b"IEND":
+    position = len(_PNG)
+    with contextlib.suppress(struct.error):
+        for _ in range(_MAX_CHUNKS):
             length, kind = struct.unpack_from(">I4s", data, position)
             end = position + 8 + length
             (checksum,) = struct.unpack_from(">I", data, end)
             # A lower-case letter marks chunks that images can do without.
             if kind[:1].isupper() and zlib.crc32(memoryview(data)[position + 4 : end]) != checksum:
                 return False
+            if kind == b"IEND":
+                return True
             position = end + 4
-    except struct.error:
-        return False
-    return True
+    return False
+
+
+def _scans(data: bytes) -> tuple[int, bool]:
+    """Returns how many scans a JPEG has, and whether its end marker follows.
+
+    Goes from marker to marker as decoders do, over the pixels of each scan, and not too far.
+    """
+    position, scans = 2, 0
+    for _ in range(_MAX_PARTS):
+        found = _MARKER.search(data, position)
+        if found is None or found[1] == b"\xd9" or scans > _MAX_SCANS:
+            return scans, found is not None
+        scans += found[1] == b"\xda"
+        position = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
+    return 0, False
 
 
 def with_end(data: bytes) -> bytes:
@@ -75,9 +101,9 @@ def with_end(data: bytes) -> bytes:
 
     Pillow, which looks eight bytes ahead, refuses what ends before its last pixel; where it does
     not, and whatever these bytes are the pixels are the same, nothing else is missing.  Of several
-    scans it refuses all, as a later one may be missing.
+    scans a later one may be.
     """
-    if not data.startswith(_JPEG) or is_whole(data):
+    if not data.startswith(_JPEG) or _scans(data) != (1, False):
         return data
     scan = data.rstrip(b"\xff")
     with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):
@@ -95,7 +121,7 @@ def _width_and_height(file: io.BufferedIOBase) -> tuple[int, int]:
     if start.startswith(_JPEG):
         return _jpeg(file)
     if start.startswith(_PNG + b"\0\0\0\rIHDR"):
-        return struct.unpack_from(">II", start, 16)
+        return _png(file)
     if start.startswith(b"GIF8"):
         return struct.unpack_from("<HH", start, 6)
     if start.startswith(b"BM"):
@@ -110,19 +136,32 @@ def _width_and_height(file: io.BufferedIOBase) -> tuple[int, int]:
 
 
 def _jpeg(file: io.BufferedIOBase) -> tuple[int, int]:
-    position = 2
-    while True:
+    position, size = 2, (0, 0)
+    for _ in range(_MAX_PARTS):
         start, marker, length = _unpack(file, position, ">BBH")
         if start != 0xFF or marker == 0:  # decoders look for the next one: another size, perhaps
             raise struct.error
+        if marker == 0xDA:  # the pixels
+            return size
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame header
             height, width = _unpack(file, position + 5, ">HH")
-            return width, height
+            size = max(size[0], width), max(size[1], height)  # decoders may take either
         if marker == 0xFF:  # padding
             position += 1
         else:
             is_empty = marker == 0x01 or 0xD0 <= marker <= 0xD8
             position += 2 if is_empty else 2 + length
+    return 0, 0
+
+
+def _png(file: io.BufferedIOBase) -> tuple[int, int]:
+    position = len(_PNG)
+    for _ in range(_MAX_PARTS):
+        length, kind = _unpack(file, position, ">I4s")
+        if kind == b"IDAT":
+            return _unpack(file, len(_PNG) + 8, ">II")
+        position += 12 + length
+    return 0, 0
 
 
 def _webp(start: bytes) -> tuple[int, int]:

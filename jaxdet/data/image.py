@@ -6,7 +6,6 @@ OpenCV or Pillow resizes as the reference did: each one's bilinear filter on uin
 
 import contextlib
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -45,7 +44,7 @@ def read_image(
     absent, not of `FORMATS`, damaged, larger than `MAX_BYTES` or `MAX_PIXELS`, or not of the
     (height, width) that annotations claim.
     """
-    with _opened(path) as file:
+    with open_regular(path, MAX_BYTES) as file:
         data = file.read()
     return decode_image(data, str(path), expected_size)
 
@@ -71,7 +70,7 @@ def read_size(path: str | Path) -> tuple[int, int]:
 
     Errors are those of `read_image`; a damaged body may be found later.
     """
-    with _opened(path) as file:
+    with open_regular(path, MAX_BYTES) as file:
         return size_of(file, str(path))
 
 
@@ -94,17 +93,6 @@ def _size_within_limit(file: io.BufferedIOBase, name: str) -> tuple[int, int]:
             f"{name}: {size[1]} x {size[0]} pixels; images over {MAX_PIXELS} are refused"
         )
     return size
-
-
-@contextlib.contextmanager
-def _opened(path: str | Path) -> Iterator[io.BufferedIOBase]:
-    try:
-        with open_regular(path, MAX_BYTES) as file:
-            yield file
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such image") from None
-    except OSError as error:
-        raise InputError(f"{path}: image cannot be read ({error.strerror or error})") from None
 
 
 def _decode(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:

@@ -6,20 +6,33 @@ bucket.  Either is a source with random access, so starting at step k costs noth
 
 import contextlib
 import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxdet.config import DataConfig
-from jaxdet.data.buckets import Size, bucket_sizes, buckets_of, empty_batch, put_image
+from jaxdet.data.augment import augmented, load_augment
+from jaxdet.data.buckets import (
+    FILLER_SIZE,
+    Size,
+    batch_of_one,
+    bucket_sizes,
+    buckets_of,
+    empty_batch,
+    put_image,
+)
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.image import resize_boxes, resized_size, resized_sizes
+from jaxdet.data.images import Stored
 from jaxdet.data.loader import Batches, Element, batches_from
 from jaxdet.data.masks import pack, resize_bitmap
-from jaxdet.data.sampler import Sampler, flips, image_seeds, picks
+from jaxdet.data.sampler import Sampler, draw_scale, flips, image_seeds
 from jaxdet.errors import InputError
 from jaxdet.types import Batch
 
 MAX_SKIPS = 100  # unreadable images in a row: the folder is wrong rather than a file
+IMAGES_PER_WORKER = 32  # or a process takes longer to start than to load them
 BOX_MULTIPLE = 8  # of padded boxes, so that similar data sets share compiled programs
 
 Host = tuple[int, int]  # its number from 0, and how many there are
@@ -40,8 +53,11 @@ def train_batches(
     An unreadable image is replaced by another, of its aspect group if one is left, and named in
     `skipped`.  What comes from `start_step` on does not depend on it.  `global_batch` is images per
     step over all hosts, a multiple of their number.  Raises `InputError` if no image can be trained
-    on; while iterating, if `MAX_SKIPS` images in a row cannot be read.
+    on, or there is no `data.augment`; while iterating, if `MAX_SKIPS` images in a row cannot be
+    read, or that function fails.
     """
+    if data.augment:
+        load_augment(data.augment)
     sampler = Sampler(dataset, data, global_batch=global_batch, seed=seed)
     rows = _host_rows(global_batch, host)
     source = _TrainSource(dataset, data, rows, max_boxes(dataset), sampler, num_steps)
@@ -49,32 +65,30 @@ def train_batches(
 
 
 def eval_batches(
-    dataset: Dataset,
-    data: DataConfig,
-    *,
-    batch_size: int,
-    host: Host = (0, 1),
-    skip_unreadable: bool = False,
+    dataset: Dataset, data: DataConfig, *, batch_size: int, host: Host = (0, 1)
 ) -> Batches:
     """Returns this host's part of batches that hold every image once, largest bucket first.
 
     A bucket's last batch is filled up with black images of 32 x 32 pixels whose `index` is -1.
-    With `skip_unreadable`, such a filler is left for an image that cannot be read, and the image
-    named in `skipped`; else that raises `InputError`.  `batch_size` is over all hosts, a multiple
-    of their number.
+    `batch_size` is over all hosts, a multiple of their number.  While iterating, an image that
+    cannot be read raises `InputError`.
     """
     rows = _host_rows(batch_size, host)
     batches = []
     for bucket, indices in _by_bucket(dataset, data):
         padded = np.pad(indices, (0, -len(indices) % batch_size), constant_values=-1)
         batches += [(bucket, batch) for batch in padded.reshape(-1, batch_size)]
-    source = _EvalSource(dataset, data, rows, max_boxes(dataset), batches, skip_unreadable)
-    return batches_from(source, data.num_workers, warn=not skip_unreadable)
+    source = _EvalSource(dataset, data, rows, max_boxes(dataset), batches)
+    return batches_from(source, data.num_workers)
 
 
-def eval_buckets(dataset: Dataset, data: DataConfig) -> list[Size]:
-    """Returns the shapes (height, width) of `eval_batches`' images, in the order they come in."""
-    return [bucket for bucket, _ in _by_bucket(dataset, data)]
+def image_batches(images: Sequence[Stored], data: DataConfig, ahead: int) -> Any:
+    """Returns a context of a `LoadedImage` of each image, in order; see `batches_from`.
+
+    One that cannot be read is a filler, and named in `skipped`.
+    """
+    workers = min(data.num_workers, len(images) // IMAGES_PER_WORKER)
+    return batches_from(_ImageSource(images, data), workers, warn=False, ahead=ahead)
 
 
 def max_boxes(dataset: Dataset) -> int:
@@ -104,31 +118,44 @@ class _Source:
         index: int,
         flip: bool = False,
         image_scale: Size | None = None,
+        seed: int | None = None,
     ) -> None:
         """Writes an image and its objects into a batch, resized and perhaps mirrored.
 
-        `image_scale` takes the place of the config's.  Raises `InputError` if the image cannot be
-        read, or has a mask that is none; nothing is written then.
+        `image_scale` takes the place of the config's; with a `seed`, `data.augment` comes before.
+        Raises `InputError` if the image cannot be read, or has a mask that is none; nothing is
+        written then.
         """
         data, dataset = self.data, self.dataset
         if image_scale:
             data = dataclasses.replace(data, image_scale=image_scale)
         image = dataset.read(index)
+        bitmaps: Iterable[np.ndarray] = ()
+        truth, labels = dataset.boxes_of(index), dataset.labels_of(index)
+        if data.augment and seed is not None:
+            made, truth = augmented(data.augment, dataset, index, image, seed, self.max_boxes)
+            image, labels = made.image, made.labels
+            bitmaps = () if made.masks is None else made.masks
+            bucket = batch.image.shape[1:3]
+            if (
+                np.array(resized_size(image.shape[:2], data)[0]) > bucket
+            ).any():  # of another shape
+                data = dataclasses.replace(data, image_scale=(min(bucket), min(bucket)))
+        elif batch.masks is not None:
+            bitmaps = dataset.masks_of(index)
         size, scale = resized_size(image.shape[:2], data)
         if batch.masks is not None:
-            bitmaps = dataset.masks_of(index)
             masks = [pack(resize_bitmap(bitmap, size, data.resize), flip) for bitmap in bitmaps]
             for place, mask in enumerate(masks):
                 batch.masks[row, place, : size[0], : mask.shape[1]] = mask
         put_image(batch, row, image, data, index, flip)
-        padded = [(dataset.boxes_of(index), batch.boxes, batch.box_mask)]
+        padded = [(truth, batch.boxes, batch.box_mask)]
         if dataset.given is not None:
             padded.append((dataset.given.of(index), batch.proposals, batch.proposal_mask))
         for own, boxes, mask in padded:
             boxes[row, : len(own)] = resize_boxes(own, scale, size, flip, dataset.convention)
             mask[row, : len(own)] = True
         if batch.labels is not None:
-            labels = dataset.labels_of(index)
             batch.labels[row, : len(labels)] = labels
 
 
@@ -167,21 +194,17 @@ class _TrainSource(_Source):
     def _augmented(self, batch: Batch, row: int, index: int, epoch: int) -> None:
         """Fills a row by an image's seed in an epoch; raises as `fill_row`."""
         seeds = image_seeds(self.sampler.seed, epoch, self.dataset.image_ids[[index]])
-        flip, shorts = bool(flips(seeds, self.data.flip)[0]), self.data.train_short_sides
-        scale = None
-        if shorts:
-            scale = max(self.data.image_scale), shorts[picks(seeds, len(shorts))[0]]
+        flip, scale = bool(flips(seeds, self.data.flip)[0]), draw_scale(self.data, seeds)
         bucket = batch.image.shape[1:3]
         if (self.sampler.sizes[index] > np.array(bucket)).any():  # a stand-in of another shape
             scale = min(bucket), min(bucket)
-        self.fill_row(batch, row, index, flip, scale)
+        self.fill_row(batch, row, index, flip, scale, int(seeds[0]))
         batch.seed[row] = seeds[0]
 
 
 @dataclasses.dataclass(frozen=True)
 class _EvalSource(_Source):
     batches: list[tuple[Size, np.ndarray]]  # buckets, and positions in the data set; -1: a filler
-    skip_unreadable: bool
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -189,16 +212,37 @@ class _EvalSource(_Source):
     def __getitem__(self, step: int) -> Element:
         bucket, indices = self.batches[step]
         batch = self.empty_batch(bucket)
-        skipped = []
         for row, index in enumerate(indices[self.rows].tolist()):
-            try:
-                if index >= 0:
-                    self.fill_row(batch, row, index)
-            except InputError as error:
-                if not self.skip_unreadable:
-                    raise
-                skipped.append(str(error))
-        return Element(batch, tuple(skipped))
+            if index >= 0:
+                self.fill_row(batch, row, index)
+        return Element(batch, ())
+
+
+class LoadedImage(NamedTuple):
+    """An `Element` of one image, and its own size."""
+
+    batch: Batch
+    skipped: tuple[str, ...]
+    size: Size
+
+
+@dataclasses.dataclass(frozen=True)
+class _ImageSource:
+    images: Sequence[Stored]
+    data: DataConfig
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> LoadedImage:
+        try:
+            image = self.images[index].read()
+        except InputError as error:
+            filler = empty_batch((FILLER_SIZE, FILLER_SIZE), 1, self.data.pixel_dtype)
+            return LoadedImage(filler, (str(error),), (0, 0))
+        buckets = bucket_sizes(self.data.image_scale)
+        batch = batch_of_one(image, self.data, buckets, index)
+        return LoadedImage(batch, (), image.shape[:2])
 
 
 def _by_bucket(dataset: Dataset, data: DataConfig) -> list[tuple[Size, np.ndarray]]:

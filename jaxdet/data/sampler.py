@@ -5,6 +5,7 @@ Step k is looked up, not reached, so a run goes on exactly, and on any number of
 """
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt32, UInt64
@@ -126,9 +127,25 @@ def flips(seeds: UInt32[np.ndarray, " n"], probability: float) -> Bool[np.ndarra
     return uniform < probability
 
 
-def picks(seeds: UInt32[np.ndarray, " n"], choices: int) -> Int64[np.ndarray, " n"]:
-    """Picks one of so many choices by each image's own seed, independently of the flip."""
-    return (_scramble(~seeds.astype(np.uint64)) % np.uint64(choices)).astype(np.int64)
+def draw_scale(data: DataConfig, seeds: UInt32[np.ndarray, "1"]) -> Size | None:
+    """Returns the (long, short) bounds an image draws by its seed; None if there is one scale.
+
+    Independent of the flip.  As the reference's `multiscale_mode` and detectron2's
+    `MIN_SIZE_TRAIN_SAMPLING` do, in `range` the long and the short side are drawn apart.
+    """
+    shorts = data.train_short_sides
+    if not shorts:
+        return None
+    longs = data.train_long_sides or (max(data.image_scale),) * len(shorts)
+    word = int(_scramble(~seeds.astype(np.uint64))[0])
+    if data.multiscale_mode == "value":
+        place = word % len(shorts)
+        return longs[place], shorts[place]
+
+    def between(sides: Sequence[int], word: int) -> int:
+        return min(sides) + word % (max(sides) - min(sides) + 1)
+
+    return between(longs, word >> 32), between(shorts, word)
 
 
 def _scramble(words: UInt64[np.ndarray, "*n"]) -> UInt64[np.ndarray, "*n"]:

@@ -7,7 +7,6 @@ objects, images without any box, and boxes and masks of the visible part only.
 import hashlib
 import json
 import math
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
 
 from jaxdet.data.masks import rle_of
-from jaxdet.files import cache_folder, reported
+from jaxdet.errors import InputError
+from jaxdet.files import CACHE_ADVICE, cache_folder, whole_folder
 
 SEED = 2018
 NUM_IMAGES = {"train": 800, "val": 100}
@@ -53,26 +53,20 @@ class Pose(NamedTuple):
 def make_shapes() -> Path:
     """Makes the set in the cache folder unless it is there; returns its COCO directory.
 
-    It is renamed when complete, so that a killed or a second process never leaves or sees half of
-    it.  Raises `InputError` if the folder cannot be written.
+    Raises `InputError` if the folder cannot be written.
     """
-    cache = cache_folder()
     # Changes with the code that draws, so that a cached set is never out of date.
     version = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
-    root = cache / f"shapes-{version}"
+    root = cache_folder() / f"shapes-{version}"
     if root.is_dir():
         return root
-    with reported(cache, "written", "set JAXDET_CACHE to another folder"):
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=root.name, dir=cache) as temporary:
-            unfinished = Path(temporary) / "shapes"
+    try:
+        with whole_folder(root) as unfinished:
             for split, count in NUM_IMAGES.items():
                 _write_split(unfinished, split, count)
-            try:
-                unfinished.rename(root)
-            except OSError:
-                if not root.is_dir():  # else another process was first
-                    raise
+    except InputError as error:
+        if not root.is_dir():  # else another process was first
+            raise InputError(f"{error}; {CACHE_ADVICE}") from error
     return root
 
 

@@ -11,7 +11,7 @@ from jaxdet.detectors.mask_rcnn import with_masks
 from jaxdet.detectors.retinanet import retinanet
 from jaxdet.detectors.rpn import rpn
 from jaxdet.errors import InputError
-from jaxdet.types import Detector, Params
+from jaxdet.types import Detector, Images, Params, Predictions
 
 
 def _rcnn(first: Callable, finish: Callable, config: Config) -> Detector:
@@ -34,7 +34,13 @@ def build_detector(config: Config) -> Detector:
     if name not in DETECTORS:
         known = ", ".join(DETECTORS)
         raise InputError(f"config.model.detector: must be one of {known}, not {name!r}")
-    return DETECTORS[name](config)
+    detector = DETECTORS[name](config)
+
+    def predict(params: Params, images: Images) -> Predictions:
+        with jax.default_matmul_precision(config.train.matmul_precision):
+            return detector.predict(params, images)
+
+    return detector._replace(predict=predict)
 
 
 def param_shapes(detector: Detector) -> Params:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from jaxdet.config import DetectionConfig
 from jaxdet.ops.boxes import MMDET1, BoxConvention, clip, sides
 from jaxdet.ops.nms import nms
+from jaxdet.ops.platforms import platform_dependent
 from jaxdet.types import Predictions
 
 # Candidates that are sorted at first; all are where these do not suffice.  To sort 400,000 takes a
@@ -60,12 +61,14 @@ def detect(
     rank by position.  `config.drop_empty` acts at the end: boxes are clipped to the image, and
     those without area leave no others in their place.
 
-    >>> boxes, scores = jnp.array([[0.0, 0, 9, 9], [0, 0, 9, 8]]), jnp.array([[0.9, 0.3], [0.8, 0]])
-    >>> labels, size, scale = np.arange(2), jnp.array([20, 20]), jnp.ones(2)
-    >>> config = DetectionConfig(max_num=3)
-    >>> found = detect(*all_pairs(boxes, scores), size, scale, labels, config)
-    >>> found.labels.tolist(), found.valid.tolist()
-    ([0, 1, 0], [True, True, False])
+    Examples:
+        >>> boxes = jnp.array([[0.0, 0, 9, 9], [0, 0, 9, 8]])
+        >>> scores = jnp.array([[0.9, 0.3], [0.8, 0]])
+        >>> labels, size, scale = np.arange(2), jnp.array([20, 20]), jnp.ones(2)
+        >>> config = DetectionConfig(max_num=3)
+        >>> found = detect(*all_pairs(boxes, scores), size, scale, labels, config)
+        >>> found.labels.tolist(), found.valid.tolist()
+        ([0, 1, 0], [True, True, False])
     """
     original = config.nms_pixels == "original"
     measured = boxes / jnp.tile(scale, 2)[None] if original else boxes
@@ -81,14 +84,15 @@ def detect(
         shift = jnp.where(moved, outputs.astype(jnp.float32) * (largest + 1), 0)
         measured = measured + shift[:, None]
         groups = None if config.class_shift == "always" else jnp.where(moved, 0, outputs)
-    best = partial(_best, config=config, convention=convention)
+    best = partial(_best, few=_FEW, config=config, convention=convention)
     # One image after another on a CPU: batched, the branch would always be taken.
-    valid, index = jax.lax.platform_dependent(
-        measured,
-        jnp.where(candidates, scores, -jnp.inf),
+    valid, index = platform_dependent(
+        jax.lax.stop_gradient(measured),
+        jax.lax.stop_gradient(jnp.where(candidates, scores, -jnp.inf)),
         groups,
         cpu=sequential_vmap(best),
         default=best,
+        plain=partial(best, few=scores.shape[0]),  # without a branch
     )
     boxes, scores = boxes[index], scores[index]
     own = jnp.asarray(labels, jnp.int32)[outputs[index]]
@@ -107,6 +111,7 @@ def _best(
     ranked: Array,
     labels: Array | None,
     *,
+    few: int,
     config: DetectionConfig,
     convention: BoxConvention,
 ) -> tuple[Array, Array]:
@@ -132,8 +137,8 @@ def _best(
         return kept > -jnp.inf, jnp.pad(order, (0, short))[place]
 
     n = ranked.shape[0]
-    found = among(min(n, _FEW))
-    if n <= _FEW:
+    found = among(min(n, few))
+    if n <= few:
         return found
-    enough = found[0].all() | ((ranked > -jnp.inf).sum() <= _FEW)
+    enough = found[0].all() | ((ranked > -jnp.inf).sum() <= few)
     return jax.lax.cond(enough, lambda: found, lambda: among(n))

@@ -82,8 +82,8 @@ def _suppress(
         # The first of them in the reference's order: by score where top-k cut, and in the grid's
         # where there were too few candidates to cut.
         place = jnp.where(level.available > config.nms_pre, jnp.arange(n), level.place)
-        by_place = jnp.argsort(jnp.where(kept, place, jnp.iinfo(jnp.int32).max))
-        kept &= jnp.zeros(n, bool).at[by_place[: config.nms_post]].set(True)
+        by_place = jnp.sort(jnp.where(kept, place, jnp.iinfo(jnp.int32).max))
+        kept &= place <= by_place[config.nms_post - 1]
     return jnp.where(kept, level.logits, -jnp.inf)
 
 

@@ -61,14 +61,17 @@ def coco_records(dataset: Dataset, results: Sequence[Result]) -> list[Record]:
     """Returns detections in COCO's results format, image by image, as `detections.json` has them.
 
     `bbox` is x, y, width, height in the original image, where the 2018 toolbox adds a pixel to
-    both sides; `category_id` and `image_id` are those of the annotation file.
+    both sides; `category_id` and `image_id` are those of the annotation file, 1 of proposals.
     """
     records = list[Record]()
     for image_id, found in zip(dataset.image_ids.tolist(), results, strict=True):
         boxes = to_xywh(found.boxes.astype(np.float64), dataset.convention)
+        no_class = found.labels is None
         columns = {
             "image_id": [image_id] * len(boxes),
-            "category_id": dataset.class_ids[found.labels].tolist(),
+            "category_id": [1] * len(boxes)
+            if no_class
+            else dataset.class_ids[found.labels].tolist(),
             "bbox": boxes.tolist(),
             "score": found.scores.tolist(),
         }

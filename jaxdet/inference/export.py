@@ -19,6 +19,7 @@ from jaxdet.distributed import print_once
 from jaxdet.errors import InputError
 from jaxdet.files import make_folder, whole
 from jaxdet.inference.exported import MANIFEST, Manifest, program_member
+from jaxdet.models.layers import fold_norms
 from jaxdet.types import Array, Images, Params
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -40,6 +41,7 @@ def write_exported(config: Config, params: Params, path: Path) -> None:
     if path.is_dir():
         raise InputError(f"{path}: is a folder; give --out the name of a file")
     make_folder(path.parent)
+    params = fold_norms(jax.tree.map(np.asarray, params))
     # By the fields' names: of those that the manifest has, no two parts share one.
     known = {**vars(config.model), **vars(config.data), **vars(config.detections)}
     known |= {"name": config.name, "buckets": bucket_sizes(config.data.image_scale)}
@@ -66,13 +68,12 @@ def _program(config: Config, bucket: Size) -> export.Exported:
         multiple = config.data.pad_multiple
         pad_size = -(-image_size // multiple) * multiple
         images = Images(image, image_size, pad_size, scale)
-        with jax.default_matmul_precision(config.train.matmul_precision):
-            found = detector.predict(params, images)
+        found = detector.predict(params, images)
         return tuple(array for array in found if array is not None)
 
     (batch,) = export.symbolic_shape("batch")
     arguments = (
-        param_shapes(detector),
+        jax.eval_shape(fold_norms, param_shapes(detector)),
         jax.ShapeDtypeStruct((batch, *bucket, 3), config.data.pixel_dtype),
         jax.ShapeDtypeStruct((batch, 2), jnp.int32),
         jax.ShapeDtypeStruct((batch, 2), jnp.float32),

@@ -40,7 +40,7 @@ from jax import export
 from jaxdet.config import Config
 from jaxdet.data.buckets import Size, bucket_of, bucket_sizes
 from jaxdet.errors import InputError
-from jaxdet.files import open_regular, reported
+from jaxdet.files import open_regular
 from jaxdet.inference.single import detect
 from jaxdet.ops.boxes import CONVENTIONS
 from jaxdet.types import Batch, Predictions
@@ -48,6 +48,8 @@ from jaxdet.types import Batch, Predictions
 MANIFEST = "manifest.json"
 
 Side = Annotated[int, msgspec.Meta(ge=1, le=8192)]  # pixels, as in a config
+# Checking one takes milliseconds; `bucket_sizes` gives 11 at most.
+Buckets = Annotated[tuple[tuple[Side, Side], ...], msgspec.Meta(min_length=1, max_length=64)]
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +66,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     class_names: tuple[str, ...] = ()
     drop_empty: bool = False  # these two as in `DetectionConfig`
     mask_paste: Literal["whole", "centres", "border"] = "whole"
-    buckets: tuple[tuple[Side, Side], ...]  # smallest first; an image goes into the first it fits
+    buckets: Buckets  # smallest first; an image goes into the first it fits
     jaxdet: str  # version that wrote the file
     jax: str
 
@@ -93,10 +95,7 @@ class ExportedModel:
         self._programs = {k: jax.jit(program.call) for k, program in programs.items()}
 
     def __call__(self, image: Any, rle: bool = False) -> Any:
-        """Returns the `Result` of an image (uint8 RGB, or its file); of a list, a list.
-
-        Masks are bool, or COCO's RLE if asked.
-        """
+        """Returns the `Result` of an image, as `Predictor` does; of several, a list."""
         return detect(image, self._config, self.manifest.buckets, self.predict, rle)
 
     def predict(self, batch: Batch) -> Predictions:
@@ -120,7 +119,7 @@ def load_exported(path: str | Path) -> ExportedModel:
     Raises `InputError` if it is missing, damaged, of another version, or not for this device.
     """
     try:
-        with reported(path, "read", "--mode=export writes such a file"), open_regular(path) as file:
+        with open_regular(path) as file:
             return _read(file)
     except InputError:
         raise
@@ -143,7 +142,7 @@ def _read(stream: io.BufferedReader) -> ExportedModel:
     for size in bucket_sizes(manifest.image_scale):
         bucket_of(size, manifest.buckets)  # an image of any shape finds one
     if manifest.convention not in CONVENTIONS:
-        raise ValueError(f"boxes of {manifest.convention!a:.40}, which is no convention")
+        raise ValueError(f"boxes of {manifest.convention}, which is no convention")
     programs = {
         bucket: export.deserialize(bytearray(file.read(program_member(bucket))))
         for bucket in manifest.buckets
@@ -157,6 +156,7 @@ def _read(stream: io.BufferedReader) -> ExportedModel:
         image = jax.ShapeDtypeStruct((1, *bucket, 3), program.in_avals[-3].dtype)
         image_size, scale = (jax.ShapeDtypeStruct((1, 2), t) for t in (np.int32, np.float32))
         found = jax.eval_shape(program.call, params, image, image_size, scale)
+        program.mlir_module()  # raises where its text is damaged
         if Predictions(*found).valid.dtype != bool:
             raise ValueError("its programs return something else")
         if {"gpu": "cuda"}.get(platform, platform) not in program.platforms:

@@ -21,7 +21,7 @@ from jaxdet.config import Config
 from jaxdet.distributed import is_first_host
 from jaxdet.environment import environment, peak_memory
 from jaxdet.errors import InputError
-from jaxdet.files import reported, write_json, write_whole
+from jaxdet.files import write_json, write_whole
 from jaxdet.inference import average_precision
 from jaxdet.inference.average_precision import KINDS
 from jaxdet.inference.recall import LIMITS, SIZES, percent, table_rows
@@ -71,8 +71,7 @@ def _this_machine(process: str) -> Row:
 def _render(workdir: Path, config: Config) -> str:
     from jaxdet.inference import plots  # late: matplotlib, which most commands do without
 
-    with reported(workdir / "metrics.jsonl", "read"):
-        rows = read_rows(workdir / "metrics.jsonl")
+    rows = read_rows(workdir / "metrics.jsonl")
     # In the order of their steps, the last written one of each.
     last = {(row["kind"], row["step"]): row for row in rows}
     ordered = [last[key] for key in sorted(last)]
@@ -141,8 +140,8 @@ def _facts(steps: list[Row], evaluations: list[Row]) -> list[Fact]:
         columns = ([row.get(k) for row in steps] for k in ("seconds_per_step", "wait_share"))
         seconds, waited = (np.nansum(counts * np.array(c, np.float64)) for c in columns)
         facts += [
-            ("Steps", str(last["step"]), f"{last['epoch']} epochs"),
-            ("Last loss", _number(last["loss"]), f"at step {last['step']}"),
+            ("Steps", str(last["step"]), f"{last.get('epoch')} epochs"),
+            ("Last loss", _number(last.get("loss")), f"at step {last['step']}"),
             ("Time in steps", str(timedelta(seconds=round(seconds))), "hours, minutes, seconds"),
             ("Waited for data", f"{100 * waited / last['step']:.1f} %", "of that time"),
         ]

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from jaxdet.data.dataset import Dataset
 from jaxdet.distributed import is_first_host
-from jaxdet.files import whole, write_json, write_whole
+from jaxdet.errors import visible
+from jaxdet.files import write_json, write_whole
 from jaxdet.inference import average_precision, visualize
 from jaxdet.inference.recall import LIMITS, table_rows
 from jaxdet.inference.single import Result
@@ -58,7 +59,7 @@ def write_evaluation(
         for title, head, rows in tables:
             table = Table(*head, title=title, caption=caption)
             for row in rows:
-                table.add_row(*map(Text, row))  # what a file says is no markup
+                table.add_row(*(Text(visible(cell)) for cell in row))  # and no markup
             Console().print(table)
         write_json(workdir / "eval.json", {**result, "data": dataset.summary})
         visualize.write_png(workdir / f"{kind}.png", image)
@@ -74,17 +75,3 @@ def _draw(dataset: Dataset, index: int, found: Result) -> visualize.Drawing:
         return visualize.draw_proposals(image, boxes, found, convention)
     labels = dataset.labels_of(index)
     return visualize.draw_found(image, boxes, labels, dataset.class_names, found, convention)
-
-
-def write_proposals(workdir: Path, dataset: Any, proposals: list[Result]) -> None:
-    """Writes `proposals.npz`: image_id [I], count [I], and boxes and scores of all, in order."""
-    if not is_first_host():
-        return
-    with whole(workdir / "proposals.npz") as file:
-        np.savez_compressed(
-            file,
-            image_id=dataset.image_ids,
-            count=[len(p.scores) for p in proposals],
-            boxes=np.concatenate([p.boxes for p in proposals]),
-            scores=np.concatenate([p.scores for p in proposals]),
-        )

@@ -8,16 +8,22 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import cv2
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, UInt8
 
-from jaxdet.config import Config, DataConfig
-from jaxdet.data.buckets import Size, bucket_of, empty_batch, put_image
-from jaxdet.data.image import read_image, resized_size
+from jaxdet.config import Config
+from jaxdet.data.buckets import Size, batch_of_one
+from jaxdet.data.image import read_image
 from jaxdet.data.masks import rle_of
 from jaxdet.errors import InputError
 from jaxdet.ops.boxes import CONVENTIONS, clip
 from jaxdet.types import Batch, Predictions
+
+ARRAYS = np.ndarray | jax.Array
+# Of one image.
+Image = str | Path | np.ndarray | jax.Array
 
 
 class Result(NamedTuple):
@@ -38,28 +44,18 @@ def detect(
     predict: Callable[[Batch], Predictions],
     rle: bool,
 ) -> Any:
-    """Returns the result of an image, of the file of one, or a list of them for a list.
+    """Returns the result of an image, of the file of one, or a list of them for several.
 
     `predict` gives NumPy arrays; the others as `batch_of_one` and `result_of`.  Raises `InputError`
     as `pixels_of`, or if the detector needs proposals beside the image.
     """
     if config.model.takes_proposals:
         raise InputError(f"{config.model.detector}: works on a file of proposals, by --mode=eval")
-    if isinstance(image, list | tuple):
+    if isinstance(image, list | tuple) or (isinstance(image, ARRAYS) and image.ndim == 4):
         return [detect(one, config, buckets, predict, rle) for one in image]
     image = pixels_of(image)
     batch = batch_of_one(image, config.data, buckets)
     return result_of(predict(batch), batch, config, image.shape[:2], rle=rle)
-
-
-def batch_of_one(
-    image: UInt8[np.ndarray, "h w 3"], data: DataConfig, buckets: Sequence[Size]
-) -> Batch:
-    """Returns an image, resized and put into its bucket (the smallest first), without boxes."""
-    size, _ = resized_size(image.shape[:2], data)
-    batch = empty_batch(bucket_of(size, buckets), 1, data.pixel_dtype)
-    put_image(batch, 0, image, data)
-    return batch
 
 
 def result_of(
@@ -69,14 +65,17 @@ def result_of(
     size: tuple[int, int],
     row: int = 0,
     rle: bool = False,
+    top: int | None = None,
+    threshold: float = 0.0,
 ) -> Result:
     """Returns the valid predictions of a row of a batch, in pixels of the original image.
 
     Predictions are NumPy arrays; of the batch that they were made from only `scale` and
     `image_size` are read; `size` is (height, width) of the original image.  With `rle`, masks are
-    COCO's RLE, which takes a hundredth of the memory.
+    COCO's RLE, which takes a hundredth of the memory.  At most `top` are kept, of at least
+    `threshold`.
     """
-    kept = np.flatnonzero(predictions.valid[row])
+    kept = np.flatnonzero(predictions.valid[row] & (predictions.scores[row] >= threshold))
     boxes = predictions.boxes[row][kept]
     if config.data.resize == "opencv":  # mmdet divides, the others multiply
         boxes = boxes / np.tile(batch.scale[row], 2)
@@ -87,6 +86,7 @@ def result_of(
         boxes = clip(boxes, np.array(size), CONVENTIONS[config.model.convention])
         wide = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
         kept, boxes = kept[wide], boxes[wide]
+    kept, boxes = kept[:top], boxes[:top]
     names, scores = config.model.class_names, predictions.scores[row][kept]
     if not names:
         return Result(boxes, scores)
@@ -99,14 +99,52 @@ def result_of(
 
 
 def pixels_of(image: Any) -> UInt8[np.ndarray, "h w 3"]:
-    """Returns an image or what its file holds; raises `InputError` if it is neither."""
+    """Returns an image or what its file holds, as uint8 RGB.
+
+    - a file: as `data.image.read_image`
+    - an array of NumPy or JAX, (height, width, 3) RGB, or grey as (height, width) or (.., 1)
+    - of uint8: as it is
+    - of floats from 0 to 1: times 255, to the nearest whole number
+    - of floats that are whole numbers from 0 to 255, some above 1: as they are
+
+    Raises `InputError` if it is none of these, as floats between whole numbers above 1, or of 0 and
+    1 alone, which may mean either.
+    """
     if isinstance(image, str | Path):
-        image = read_image(image)
-    is_array = isinstance(image, np.ndarray)
-    if not (is_array and image.dtype == np.uint8 and image.shape[2:] == (3,) and image.size):
-        what = f"{image.dtype} {image.shape}" if is_array else type(image).__name__
-        raise InputError(f"image: must be a path or uint8 (height, width, 3) RGB, not {what}")
-    return image
+        return read_image(image)
+    if isinstance(image, jax.core.Tracer):
+        raise InputError("image: is traced by jit, grad or vmap; trace the predictor's `apply`")
+    if not isinstance(image, ARRAYS):
+        what = type(image).__name__
+    else:
+        pixels = np.asarray(image)
+        if pixels.ndim == 2:
+            pixels = pixels[..., None]
+        if pixels.size and pixels.ndim == 3 and pixels.shape[2] in (1, 3):
+            if jnp.issubdtype(pixels.dtype, jnp.floating):
+                pixels = _whole_pixels(pixels.astype(np.float32))
+            if pixels.dtype == np.uint8:
+                return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+        what = f"{image.dtype} {image.shape}"
+    raise InputError(
+        "image: must be a path, or uint8 (height, width, 3) RGB, grey (height, width), or floats "
+        f"from 0 to 1, not {what}"
+    )
+
+
+def _whole_pixels(image: Float32[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w c"]:
+    """Returns floats as uint8; see `pixels_of`."""
+    low, high = image.min(), image.max()
+    whole = np.rint(image)
+    exact = bool((whole == image).all())
+    if low >= 0 and high <= 1 and (not exact or high == 0):
+        return np.rint(image * 255).astype(np.uint8)
+    if low >= 0 and 1 < high <= 255 and exact:
+        return whole.astype(np.uint8)
+    raise InputError(
+        f"image: floats from {low:g} to {high:g}{' alone' if exact and high == 1 else ''}; give "
+        "uint8, or floats from 0 to 1, or whole numbers from 0 to 255, so that it is clear which"
+    )
 
 
 def paste_masks(

@@ -7,14 +7,16 @@ masked first.  Cells outside the mask hold numbers of no meaning.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdet.ops.conv import conv2d
+from jaxdet.types import Params
 
 BN_EPSILON = 1e-5
 GN_EPSILON = 1e-5
@@ -155,7 +157,8 @@ class ConvNorm(nn.Module):
 
     With frozen statistics the norm is an affine map of each channel, so it is folded into
     the kernel: one pass less over the activations, none of them kept for the scale's
-    gradient, and the gradients of `kernel`, `scale` and `bias` are still exact.
+    gradient, and the gradients of `kernel`, `scale` and `bias` are still exact.  Parameters that
+    `fold_norms` has folded are taken as they are.
     """
 
     features: int
@@ -170,11 +173,28 @@ class ConvNorm(nn.Module):
         """Args: x in `dtype`, masked if the kernel is wider than one cell."""
         k, n = self.kernel_size, self.features
         kernel = self.param("kernel", he_normal, (k, k, x.shape[-1] // self.groups, n))
-        scale = self.param("scale", self.scale_init, (n,))
         bias = self.param("bias", nn.initializers.zeros, (n,))
-        mean = self.param("mean", nn.initializers.zeros, (n,))
-        var = self.param("var", nn.initializers.ones, (n,))
-        slope = scale * jax.lax.rsqrt(var + BN_EPSILON)
-        folded = (kernel * slope.reshape(1, 1, 1, -1)).astype(self.dtype)
-        y = conv2d(x, folded, stride=self.stride, padding=k // 2, groups=self.groups)
-        return y + (bias - mean * slope).astype(self.dtype).reshape(1, 1, 1, -1)
+        if self.is_initializing() or self.has_variable("params", "var"):
+            scale = self.param("scale", self.scale_init, (n,))
+            mean = self.param("mean", nn.initializers.zeros, (n,))
+            var = self.param("var", nn.initializers.ones, (n,))
+            kernel, bias = _folded(kernel, scale, bias, mean, var)
+        kernel, bias = (jnp.asarray(a, self.dtype) for a in (kernel, bias))
+        y = conv2d(x, kernel, stride=self.stride, padding=k // 2, groups=self.groups)
+        return y + bias.reshape(1, 1, 1, -1)
+
+
+def fold_norms(params: Params) -> Params:
+    """Returns parameters to predict with: of every `ConvNorm` a kernel and a bias alone.
+
+    Predictions are those of `params` up to float32 rounding.  Leaves are arrays of NumPy or JAX.
+    """
+    if "var" in params:
+        kernel, bias = _folded(**params)
+        return {"kernel": kernel, "bias": bias}
+    return {k: fold_norms(v) if isinstance(v, dict) else v for k, v in params.items()}
+
+
+def _folded(kernel: Any, scale: Any, bias: Any, mean: Any, var: Any) -> tuple[Any, Any]:
+    slope = scale / (var + np.float32(BN_EPSILON)) ** np.float32(0.5)
+    return kernel * slope.reshape(1, 1, 1, -1), bias - mean * slope

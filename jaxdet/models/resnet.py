@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxdet.config import ModelConfig
 from jaxdet.models.layers import ConvNorm, apply_mask, cell_mask, max_pool_3x3_2
+from jaxdet.ops.conv import computed_once
 
 BLOCKS = {
     18: (2, 2, 2, 2),
@@ -36,7 +37,7 @@ class Block(nn.Module):
         y = branch(partial(ConvNorm, dtype=self.dtype), x, mask_in, mask_out)
         if x.shape != y.shape:
             x = ConvNorm(y.shape[-1], 1, self.stride, dtype=self.dtype, name="downsample")(x)
-        return nn.relu(x + y)
+        return computed_once(nn.relu(x + y))
 
     def _basic(self, conv: Callable, x: Array, mask_in: Array, mask_out: Array) -> Array:
         """Two 3x3 convolutions."""

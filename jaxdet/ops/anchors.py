@@ -39,8 +39,9 @@ def base_anchors(
     Sides are `stride * scale / sqrt(ratio)` by `stride * scale * sqrt(ratio)` pixels, where a
     ratio is height over width; see `BoxConvention` for whole sides, centre and rounding.
 
-    >>> base_anchors(16, (8,), (1.0,))
-    array([[-56., -56.,  71.,  71.]], dtype=float32)
+    Examples:
+        >>> base_anchors(16, (8,), (1.0,))
+        array([[-56., -56.,  71.,  71.]], dtype=float32)
     """
     root = np.sqrt(np.asarray(ratios, np.float32))[:, None]
     size, scale = np.float32(stride), np.asarray(scales, np.float32)[None]
@@ -57,8 +58,9 @@ def base_anchors(
 def feature_size(image_hw: tuple[int, int], stride: int) -> tuple[int, int]:
     """Returns the rows and columns of a level for an image of (height, width) pixels.
 
-    >>> feature_size((100, 96), 32)
-    (4, 3)
+    Examples:
+        >>> feature_size((100, 96), 32)
+        (4, 3)
     """
     return -(-image_hw[0] // stride), -(-image_hw[1] // stride)
 
@@ -71,9 +73,10 @@ def grid_anchors(
     `stride` is one of both axes, or that of (y, x), perhaps traced.  Built from `base` and the
     cell's index, so a jitted caller carries `[A, 4]` numbers and not the whole grid as a constant.
 
-    >>> grid_anchors(np.array([[-1, -1, 2, 2]], np.float32), 4, (1, 2))
-    Array([[-1., -1.,  2.,  2.],
-           [ 3., -1.,  6.,  2.]], dtype=float32)
+    Examples:
+        >>> grid_anchors(np.array([[-1, -1, 2, 2]], np.float32), 4, (1, 2))
+        Array([[-1., -1.,  2.,  2.],
+               [ 3., -1.,  6.,  2.]], dtype=float32)
     """
     stride_y, stride_x = (stride, stride) if isinstance(stride, int) else stride
     y = jnp.arange(size[0], dtype=jnp.float32) * stride_y
@@ -91,9 +94,10 @@ def pyramid_anchors(
     Where strides are measured, those of an image that is padded to `pad_size`, by default the
     whole bucket; elsewhere all images of a bucket have the same.
 
-    >>> grid = AnchorGrid(strides=(16, 32), scales=(8.0,), ratios=(0.5, 1.0, 2.0))
-    >>> [level.shape for level in pyramid_anchors((64, 96), grid)]
-    [(72, 4), (18, 4)]
+    Examples:
+        >>> grid = AnchorGrid(strides=(16, 32), scales=(8.0,), ratios=(0.5, 1.0, 2.0))
+        >>> [level.shape for level in pyramid_anchors((64, 96), grid)]
+        [(72, 4), (18, 4)]
     """
     levels, padded = [], jnp.array(image_hw) if pad_size is None else pad_size
     for stride in grid.strides:
@@ -111,9 +115,10 @@ def in_grid(
     An image may be smaller than its bucket of `image_hw` pixels; its own cells are those that it
     would have had if padded only to `pad_size`, (height, width), which may be traced.
 
-    >>> grid = AnchorGrid(strides=(32,), scales=(8.0,), ratios=(1.0,))
-    >>> in_grid(jnp.array([32, 64]), (64, 64), grid)[0].tolist()
-    [True, True, False, False]
+    Examples:
+        >>> grid = AnchorGrid(strides=(32,), scales=(8.0,), ratios=(1.0,))
+        >>> in_grid(jnp.array([32, 64]), (64, 64), grid)[0].tolist()
+        [True, True, False, False]
     """
     masks = []
     for stride in grid.strides:
@@ -130,8 +135,9 @@ def inside(anchors: Float[Array, "n 4"], image_size: ImageSize) -> Bool[Array, "
 
     That is `x1 >= 0`, `y1 >= 0`, `x2 < width` and `y2 < height`, in every convention.
 
-    >>> inside(jnp.array([[0.0, 0, 9, 9], [-1, 0, 9, 9]]), jnp.array([10, 10])).tolist()
-    [True, False]
+    Examples:
+        >>> inside(jnp.array([[0.0, 0, 9, 9], [-1, 0, 9, 9]]), jnp.array([10, 10])).tolist()
+        [True, False]
     """
     height, width = image_size.astype(anchors.dtype)
     x1, y1, x2, y2 = (anchors[:, i] for i in range(4))

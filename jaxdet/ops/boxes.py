@@ -57,8 +57,9 @@ def sides(
 ) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
     """Returns widths and heights in pixels.
 
-    >>> sides(np.array([3.0, 4.0, 3.0, 9.0]))
-    (np.float64(1.0), np.float64(6.0))
+    Examples:
+        >>> sides(np.array([3.0, 4.0, 3.0, 9.0]))
+        (np.float64(1.0), np.float64(6.0))
     """
     return _sides(*_columns(boxes), convention)
 
@@ -66,8 +67,9 @@ def sides(
 def area(boxes: Boxes, convention: BoxConvention = MMDET1) -> Float[Array, "*n"]:
     """Returns areas in square pixels.
 
-    >>> area(np.array([[0.0, 0.0, 9.0, 4.0]]))
-    array([50.])
+    Examples:
+        >>> area(np.array([[0.0, 0.0, 9.0, 4.0]]))
+        array([50.])
     """
     return _product(*sides(boxes, convention))
 
@@ -80,8 +82,9 @@ def iou(
     The operations and their order are the reference's, and no two are contracted into one, so
     that IoUs that tie there tie here, to the last bit.
 
-    >>> iou(np.array([[0.0, 0, 9, 9]]), np.array([[5.0, 0, 14, 9], [10, 0, 19, 9]]))
-    array([[0.33333333, 0.        ]])
+    Examples:
+        >>> iou(np.array([[0.0, 0, 9, 9]]), np.array([[5.0, 0, 14, 9], [10, 0, 19, 9]]))
+        array([[0.33333333, 0.        ]])
     """
     a, b = columns(a, convention), columns(b, convention)
     return iou_of_columns(a[:, :, None], b[:, None], convention)
@@ -92,8 +95,9 @@ def columns(boxes: Float[Array, "n 4"], convention: BoxConvention = MMDET1) -> F
 
     Vector units want each coordinate contiguous: loops over boxes transpose once, outside.
 
-    >>> columns(np.array([[0.0, 0.0, 9.0, 4.0]])).ravel()
-    array([ 0.,  0.,  9.,  4., 50.])
+    Examples:
+        >>> columns(np.array([[0.0, 0.0, 9.0, 4.0]])).ravel()
+        array([ 0.,  0.,  9.,  4., 50.])
     """
     xp = boxes.__array_namespace__()
     return xp.concatenate([boxes.T, area(boxes, convention)[None]])
@@ -104,9 +108,10 @@ def iou_of_columns(
 ) -> Float[Array, "..."]:
     """Returns the intersection over union of boxes by column, whose shapes broadcast (same rank).
 
-    >>> box = columns(np.array([[0.0, 0.0, 9.0, 9.0]]))
-    >>> iou_of_columns(box, box)
-    array([1.])
+    Examples:
+        >>> box = columns(np.array([[0.0, 0.0, 9.0, 9.0]]))
+        >>> iou_of_columns(box, box)
+        array([1.])
     """
     xp = a.__array_namespace__()
     x1, y1 = xp.maximum(a[0], b[0]), xp.maximum(a[1], b[1])
@@ -123,8 +128,9 @@ def encode(anchors: Boxes, boxes: Boxes, convention: BoxConvention = MMDET1) -> 
 
     Deltas are `dx, dy` in sides of the anchor and `dw, dh` as natural logarithms of ratios.
 
-    >>> encode(np.array([0.0, 0, 9, 9]), np.array([5.0, 0, 14, 9]))
-    array([0.5, 0. , 0. , 0. ])
+    Examples:
+        >>> encode(np.array([0.0, 0, 9, 9]), np.array([5.0, 0, 14, 9]))
+        array([0.5, 0. , 0. , 0. ])
     """
     xp = anchors.__array_namespace__()
     ax, ay, aw, ah = _centre_form(anchors, convention)
@@ -141,8 +147,9 @@ def decode(
     Without an image they are not clipped.  `dw, dh` are bounded by `MAX_LOG_RATIO`; see
     `BoxConvention.clamp_shrinking`.
 
-    >>> decode(np.array([0.0, 0, 9, 9]), np.array([0.5, 0, 0, 0]), np.array([20, 12]))
-    array([ 5.,  0., 11.,  9.])
+    Examples:
+        >>> decode(np.array([0.0, 0, 9, 9]), np.array([0.5, 0, 0, 0]), np.array([20, 12]))
+        array([ 5.,  0., 11.,  9.])
     """
     xp = anchors.__array_namespace__()
     ax, ay, aw, ah = _centre_form(anchors, convention)
@@ -169,8 +176,9 @@ def clip(
 
     Of one image, or of each box's own.
 
-    >>> clip(np.array([-3.0, 2.0, 50.0, 9.0]), np.array([20, 30]))
-    array([ 0.,  2., 29.,  9.])
+    Examples:
+        >>> clip(np.array([-3.0, 2.0, 50.0, 9.0]), np.array([20, 30]))
+        array([ 0.,  2., 29.,  9.])
     """
     xp = boxes.__array_namespace__()
     last = (image_size - convention.offset).astype(boxes.dtype)
@@ -182,8 +190,9 @@ def clip(
 def flip(boxes: Boxes, width: int, convention: BoxConvention = MMDET1) -> Boxes:
     """Returns boxes mirrored left and right with their image of `width` pixels.
 
-    >>> flip(np.array([[0.0, 2.0, 3.0, 9.0]]), 10)
-    array([[6., 2., 9., 9.]])
+    Examples:
+        >>> flip(np.array([[0.0, 2.0, 3.0, 9.0]]), 10)
+        array([[6., 2., 9., 9.]])
     """
     xp = boxes.__array_namespace__()
     x1, y1, x2, y2 = _columns(boxes)
@@ -195,8 +204,9 @@ def flip(boxes: Boxes, width: int, convention: BoxConvention = MMDET1) -> Boxes:
 def from_xywh(xywh: Boxes, convention: BoxConvention = MMDET1) -> Boxes:
     """Returns COCO's x, y, width, height as corners.
 
-    >>> from_xywh(np.array([5.0, 6.0, 1.0, 4.0]))
-    array([5., 6., 5., 9.])
+    Examples:
+        >>> from_xywh(np.array([5.0, 6.0, 1.0, 4.0]))
+        array([5., 6., 5., 9.])
     """
     xp = xywh.__array_namespace__()
     x, y, w, h = _columns(xywh)
@@ -206,8 +216,9 @@ def from_xywh(xywh: Boxes, convention: BoxConvention = MMDET1) -> Boxes:
 def to_xywh(boxes: Boxes, convention: BoxConvention = MMDET1) -> Boxes:
     """Returns corners as COCO's x, y, width, height.
 
-    >>> to_xywh(np.array([5.0, 6.0, 5.0, 9.0]))
-    array([5., 6., 1., 4.])
+    Examples:
+        >>> to_xywh(np.array([5.0, 6.0, 5.0, 9.0]))
+        array([5., 6., 1., 4.])
     """
     xp = boxes.__array_namespace__()
     return xp.stack([boxes[..., 0], boxes[..., 1], *sides(boxes, convention)], axis=-1)

@@ -5,7 +5,8 @@ programs are slow, above all for kernel gradients, so there:
 
 - 1x1: one matrix product each way.
 - 3x3 at stride 1 between many channels: `winograd`, each way.
-- grouped: neighbouring groups share a dense convolution whose kernel is zero between them.
+- grouped, a few channels each: for each place of the kernel, multiply-adds over whole maps.
+- grouped, more: neighbouring groups share a dense convolution whose kernel is zero between them.
 - whatever is left is as elsewhere.
 
 Glossary: `B` images, `H, W` height and width of the map in cells, `P, Q` those of the output,
@@ -15,8 +16,8 @@ size, `N` blocks of groups, `dy` the gradient in the output.
 
 import math
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from functools import partial, reduce
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +26,13 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxdet.ops import winograd
+from jaxdet.ops.platforms import platform_dependent
 
 # Channels that a block of groups is filled up to on CPU: fewer leave the vector units idle,
 # more multiply zeros.
 _BLOCK = 32
+# Channels per group up to which multiply-adds are faster than products.
+_FEW = 8
 
 
 def conv2d(
@@ -54,6 +58,21 @@ def conv2d(
     return _conv(_Spec(stride, padding, groups), x, kernel)
 
 
+def computed_once(x: Array) -> Array:
+    """Returns `x`, and on CPU keeps XLA from computing it anew for each of its uses.
+
+    Left alone, XLA computes a residual block's sum from the sum before it, that from the one
+    before, and so for every block again.  A choice between two programs ends that: the second
+    never runs, as nothing times zero is one, which XLA cannot know.
+    """
+
+    def chosen(x: Array) -> Array:
+        first = x[(0,) * x.ndim]
+        return lax.cond(first * 0 != 1, lambda x: x, jnp.zeros_like, x)
+
+    return platform_dependent(x, cpu=chosen, default=lambda x: x)
+
+
 class _Spec(NamedTuple):
     """What a convolution has beside its arrays; static."""
 
@@ -64,15 +83,15 @@ class _Spec(NamedTuple):
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _conv(spec: _Spec, x: Array, kernel: Array) -> Array:
-    cpu, default = partial(_cpu_map, _dense_conv, spec), partial(_lax_conv, spec)
-    return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
+    cpu, default = partial(_cpu_conv, spec), partial(_lax_conv, spec)
+    return platform_dependent(x, kernel, cpu=cpu, default=default)
 
 
 def _conv_backward(spec: _Spec, kept: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     # Two programs, so that one whose result is not used is never run.
-    on_cpu = partial(_cpu_map, _dense_input_gradient, spec), partial(_cpu_kernel_gradient, spec)
+    on_cpu = partial(_cpu_input_gradient, spec), partial(_cpu_kernel_gradient, spec)
     dx, dkernel = (
-        lax.platform_dependent(*kept, dy, cpu=cpu, default=partial(_lax_gradient, index, spec))
+        platform_dependent(*kept, dy, cpu=cpu, default=partial(_lax_gradient, index, spec))
         for index, cpu in enumerate(on_cpu)
     )
     return dx, dkernel
@@ -95,6 +114,46 @@ def _lax_gradient(index: int, spec: _Spec, x: Array, kernel: Array, dy: Array) -
 
 
 # The CPU programs of a convolution in groups.  Sums are in float32 whatever the dtype.
+
+
+def _cpu_conv(spec: _Spec, x: Array, kernel: Array) -> Array:
+    if _has_few(spec, kernel):
+        return _multiply_adds(spec, x.astype(jnp.float32), kernel.astype(jnp.float32), x.dtype)
+    return _cpu_map(_dense_conv, spec, x, kernel)
+
+
+def _cpu_input_gradient(spec: _Spec, x: Array, kernel: Array, dy: Array) -> Array:
+    if not _has_few(spec, kernel):
+        return _cpu_map(_dense_input_gradient, spec, x, kernel, dy)
+    kh, kw, depth, _ = kernel.shape
+    turned = kernel[::-1, ::-1].reshape(kh, kw, depth, spec.groups, -1).swapaxes(2, 4)
+    turned = turned.reshape(kh, kw, -1, x.shape[-1]).astype(jnp.float32)
+    spread = _spread(spec, kernel, x, dy.astype(jnp.float32))
+    return _multiply_adds(_Spec(1, 0, spec.groups), spread, turned, x.dtype)
+
+
+def _multiply_adds(spec: _Spec, x: Array, kernel: Array, dtype: Any) -> Array:
+    """Returns the map as a sum over places and a group's channels, all groups side by side."""
+    kh, kw, depth, _ = kernel.shape
+    stride, edges = spec.stride, (spec.padding, spec.padding)
+    # A group's channels lie apart, so that neighbours in memory are of neighbouring groups.
+    x = computed_once(x.reshape(*x.shape[:3], spec.groups, depth).swapaxes(3, 4))
+    x = jnp.pad(x, ((0, 0), edges, edges, (0, 0), (0, 0)))
+    kernel = computed_once(kernel.reshape(kh, kw, depth, spec.groups, -1).swapaxes(3, 4))
+    rows, columns = (size - k + 1 for size, k in zip(x.shape[1:3], (kh, kw), strict=True))
+    kernel = kernel[:, :, :, None, None, None]
+    terms = (
+        x[:, i : i + rows : stride, j : j + columns : stride, d, None] * kernel[i, j, d]
+        for i, j, d in np.ndindex(kh, kw, depth)
+    )
+    # Its own program, as one in the order of the result would read memory in strides.
+    y = computed_once(reduce(jnp.add, terms).astype(dtype))
+    return y.swapaxes(3, 4).reshape(*y.shape[:3], -1)
+
+
+def _has_few(spec: _Spec, kernel: Array) -> bool:
+    """Returns whether a convolution in groups has but a few channels in each."""
+    return spec.groups > 1 and max(kernel.shape[2], kernel.shape[3] // spec.groups) <= _FEW
 
 
 def _cpu_map(dense: Callable, spec: _Spec, x: Array, kernel: Array, *dy: Array) -> Array:
@@ -155,15 +214,20 @@ def _dense_conv(spec: _Spec, kernel: Array, x: Array) -> Array:
 def _dense_input_gradient(spec: _Spec, kernel: Array, x: Array, dy: Array) -> Array:
     if _is_winograd(spec, x, kernel):
         return winograd.conv3x3(dy, kernel[::-1, ::-1].swapaxes(2, 3), 2 - spec.padding)
+    if _is_product(spec, kernel):
+        return _spread(spec, kernel, x, jnp.einsum("bhwo,co->bhwc", dy, kernel[0, 0]))
+    # XLA's own is as fast outside of loops, and ten times slower inside.
+    turned = kernel[::-1, ::-1].swapaxes(2, 3)
+    return _lax_conv(_Spec(1, 0), _spread(spec, kernel, x, dy), turned)
+
+
+def _spread(spec: _Spec, kernel: Array, x: Array, dy: Array) -> Array:
+    """Returns `dy` with zeros between and around, whose convolution is the gradient in `x`."""
     edges = [(0, 0, 0)]
     for size, outputs, k in zip(x.shape[1:3], dy.shape[1:3], kernel.shape[:2], strict=True):
         after = size + spec.padding - 1 - (outputs - 1) * spec.stride
         edges.append((k - 1 - spec.padding, after, spec.stride - 1))
-    spread = partial(lax.pad, padding_value=jnp.float32(0), padding_config=[*edges, (0, 0, 0)])
-    if _is_product(spec, kernel):
-        return spread(jnp.einsum("bhwo,co->bhwc", dy, kernel[0, 0]))
-    # XLA's own is as fast outside of loops, and ten times slower inside.
-    return _lax_conv(_Spec(1, 0), spread(dy), kernel[::-1, ::-1].swapaxes(2, 3))
+    return lax.pad(dy, jnp.float32(0), [*edges, (0, 0, 0)])
 
 
 def _dense_kernel_gradient(spec: _Spec, kernel: Array, x: Array, dy: Array) -> Array:

@@ -14,8 +14,10 @@ def binary_cross_entropy(logits: Float[Array, "*n"], target: Bool[Array, "*n"]) 
 
     An infinite logit costs nothing where it is right and infinitely much where it is wrong.
 
-    >>> binary_cross_entropy(jnp.array([0.0, jnp.inf]), jnp.array([True, True])).round(4).tolist()
-    [0.6930999755859375, 0.0]
+    Examples:
+        >>> logits, targets = jnp.array([0.0, jnp.inf]), jnp.array([True, True])
+        >>> binary_cross_entropy(logits, targets).round(4).tolist()
+        [0.6930999755859375, 0.0]
     """
     # Written out with `abs`, its gradient at a logit of 0 would be off by a half.
     return jnp.logaddexp(jnp.where(target, -logits, logits), 0)
@@ -26,8 +28,9 @@ def smooth_l1(error: Float[Array, "*n"], beta: float) -> Array:
 
     A `beta` of 0 makes it the absolute error.
 
-    >>> smooth_l1(jnp.array([0.5, -3.0]), 1.0).tolist()
-    [0.125, 2.5]
+    Examples:
+        >>> smooth_l1(jnp.array([0.5, -3.0]), 1.0).tolist()
+        [0.125, 2.5]
     """
     size = jnp.abs(error)
     if beta == 0:
@@ -41,8 +44,9 @@ def focal_loss(logits: Float[Array, "*n"], target: Bool[Array, "*n"]) -> Array:
     That is the cross-entropy times the square of the wrong answer's probability, and a quarter of
     it where the target is true, three quarters elsewhere.
 
-    >>> focal_loss(jnp.array([0.0, 2.0]), jnp.array([True, False])).round(4)
-    Array([0.0433, 1.2376], dtype=float32)
+    Examples:
+        >>> focal_loss(jnp.array([0.0, 2.0]), jnp.array([True, False])).round(4)
+        Array([0.0433, 1.2376], dtype=float32)
     """
     wrong = jax.nn.sigmoid(jnp.where(target, -logits, logits))
     return jnp.where(target, 0.25, 0.75) * wrong**2 * binary_cross_entropy(logits, target)
@@ -51,8 +55,9 @@ def focal_loss(logits: Float[Array, "*n"], target: Bool[Array, "*n"]) -> Array:
 def giou_loss(a: Boxes, b: Boxes, convention: BoxConvention = MMDET1) -> Float[Array, "*n"]:
     """Returns 1 minus the generalised IoU (Rezatofighi et al. 2019) of boxes pair by pair.
 
-    >>> giou_loss(jnp.array([0.0, 0, 9, 9]), jnp.array([10.0, 0, 19, 9])).item()
-    1.0
+    Examples:
+        >>> giou_loss(jnp.array([0.0, 0, 9, 9]), jnp.array([10.0, 0, 19, 9])).item()
+        1.0
     """
     low, high = jnp.maximum(a[..., :2], b[..., :2]), jnp.minimum(a[..., 2:], b[..., 2:])
     width, height = sides(jnp.concatenate([low, high], axis=-1), convention)

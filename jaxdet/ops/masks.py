@@ -34,10 +34,11 @@ def mask_targets(
     the pixels in a bin's height.  Images of a batch: `jax.lax.map`, since under `jax.vmap` each
     box waits for the tallest of the batch.
 
-    >>> packed = jnp.asarray(np.packbits(np.eye(8, dtype=np.uint8), axis=1))[None]
-    >>> box, first, eight = jnp.array([[0.0, 0, 7, 7]]), jnp.array([0]), jnp.array([8, 8])
-    >>> mask_targets(packed, box, first, eight, eight, 2, "crop")[0].tolist()
-    [[1.0, 0.0], [0.0, 1.0]]
+    Examples:
+        >>> packed = jnp.asarray(np.packbits(np.eye(8, dtype=np.uint8), axis=1))[None]
+        >>> box, first, eight = jnp.array([[0.0, 0, 7, 7]]), jnp.array([0]), jnp.array([8, 8])
+        >>> mask_targets(packed, box, first, eight, eight, 2, "crop")[0].tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
     """
     if kind == "crop":
         return _crop(packed, boxes, matched, pad_size, size)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int32
 
 from jaxdet.errors import InputError
 from jaxdet.ops.boxes import FAR, MMDET1, BoxConvention, columns, iou_of_columns
+from jaxdet.ops.platforms import platform_dependent
 
 # Boxes per step: on a CPU few, to stay in the cache; elsewhere more, to take fewer steps.
 _CPU_BLOCK = 4
@@ -50,11 +51,12 @@ def match(
     Work is O(N * boxes up to the last that is not masked), memory O(N).  Under `jax.vmap` all
     images take as long as the one with the most boxes.
 
-    >>> anchors = jnp.array([[0.0, 0, 9, 9], [0, 0, 9, 5], [30, 30, 39, 39]])
-    >>> boxes, mask = jnp.array([[0.0, 0, 9, 8]]), jnp.array([True])
-    >>> every = jnp.array([True, True, True])
-    >>> match(anchors, every, boxes, mask, pos_iou=0.7, neg_iou=0.3, min_pos_iou=0.3).tolist()
-    [1, -1, 0]
+    Examples:
+        >>> anchors = jnp.array([[0.0, 0, 9, 9], [0, 0, 9, 5], [30, 30, 39, 39]])
+        >>> boxes, mask = jnp.array([[0.0, 0, 9, 8]]), jnp.array([True])
+        >>> every = jnp.array([True, True, True])
+        >>> match(anchors, every, boxes, mask, pos_iou=0.7, neg_iou=0.3, min_pos_iou=0.3).tolist()
+        [1, -1, 0]
 
     Raises `InputError` if `pos_iou` is not above 0.
     """
@@ -63,7 +65,7 @@ def match(
     if boxes.shape[0] == 0 or anchors.shape[0] == 0:
         return jnp.where(allowed, 0, -1)
     scan = partial(_scan, min_pos_iou=min_pos_iou, takes=low_quality_takes, convention=convention)
-    best, matched = jax.lax.platform_dependent(
+    best, matched = platform_dependent(
         jnp.where(allowed[:, None], anchors, FAR),
         boxes,
         box_mask,

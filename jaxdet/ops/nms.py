@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdet.ops.boxes import FAR, MMDET1, BoxConvention, columns, iou_of_columns
+from jaxdet.ops.platforms import platform_dependent
 
 # Candidates per block and kept boxes per chunk.  A CPU wants the tables in its cache; a GPU
 # wants few, large steps, and 2048 takes a pyramid level (2000 candidates) at once.
@@ -44,11 +45,12 @@ def nms(
     elsewhere 2048 and 2048; up to a chunk's number of boxes are one block.  `jax.vmap` over
     images or levels costs no more than a loop over them.
 
-    >>> boxes = jnp.array([[0.0, 0, 9, 9], [0, 0, 9, 8], [20, 20, 29, 29]])
-    >>> nms(boxes, jnp.array([True, True, True]), 0.7).tolist()
-    [True, False, True]
-    >>> nms(boxes, jnp.array([True] * 3), 0.7, scores=jnp.array([0.1, 0.9, 0.2])).tolist()
-    [False, True, True]
+    Examples:
+        >>> boxes = jnp.array([[0.0, 0, 9, 9], [0, 0, 9, 8], [20, 20, 29, 29]])
+        >>> nms(boxes, jnp.array([True, True, True]), 0.7).tolist()
+        [True, False, True]
+        >>> nms(boxes, jnp.array([True] * 3), 0.7, scores=jnp.array([0.1, 0.9, 0.2])).tolist()
+        [False, True, True]
     """
     if boxes.shape[0] == 0:
         return valid
@@ -57,13 +59,18 @@ def nms(
         given = None if labels is None else labels[order]
         keep = nms(boxes[order], valid[order], threshold, convention, labels=given, limit=limit)
         return jnp.zeros_like(keep).at[order].set(keep)
+    boxes = jax.lax.stop_gradient(boxes)  # a choice has none, nor has a loop
     suppress = partial(_nms, threshold=threshold, convention=convention, limit=limit)
-    return jax.lax.platform_dependent(
+    plain = partial(suppress, sizes=boxes.shape[:1] * 2)  # one block
+    if limit is not None:
+        plain = partial(_box_after_box, threshold=threshold, convention=convention, limit=limit)
+    return platform_dependent(
         boxes,
         valid,
         labels,
         cpu=partial(suppress, sizes=_CPU),
         default=partial(suppress, sizes=_OTHER),
+        plain=plain,
     )
 
 
@@ -85,15 +92,17 @@ def _nms(
     candidates = columns(jnp.pad(boxes, ((0, blocks * block - n), (0, 0))), convention)
     valid = jnp.pad(valid, (0, blocks * block - n))
     nowhere = columns(jnp.full((1, 4), FAR), convention)
+    suppresses = partial(_suppresses, threshold=threshold, convention=convention)
     if labels is not None:  # a sixth row; exact in float32
         row = jnp.pad(labels.astype(jnp.float32), (0, blocks * block - n))
         candidates = jnp.concatenate([candidates, row[None]])
         nowhere = jnp.pad(nowhere, ((0, 1), (0, 0)))
+    if blocks == 1:
+        return _resolve(candidates, valid, suppresses)[:n]
     room = -(-blocks * block // chunk) * chunk  # chunks are read whole
     # The state is made from the data so that it varies over devices as they do, which
     # `shard_map` asks of a loop.
     kept = jnp.zeros_like(candidates, shape=(nowhere.shape[0], room)) + nowhere
-    suppresses = partial(_suppresses, threshold=threshold, convention=convention)
     state = (kept, jnp.zeros_like(valid, shape=(), dtype=jnp.int32), jnp.zeros_like(valid))
 
     def step(index: Int[Array, ""], state: tuple[Array, Array, Array]):
@@ -119,6 +128,35 @@ def _nms(
         (jnp.zeros_like(end), state),
     )
     return keep[:n]
+
+
+def _box_after_box(
+    boxes: Array,
+    valid: Array,
+    labels: Array | None = None,
+    *,
+    threshold: float | Array,
+    convention: BoxConvention,
+    limit: int,
+) -> Array:
+    """Returns the first `limit` boxes that greedy suppression keeps, one in each round.
+
+    For other compilers: nothing is sliced, and the rounds are as many for every image.
+    """
+    candidates = columns(boxes, convention)
+    if labels is not None:
+        candidates = jnp.concatenate([candidates, labels.astype(jnp.float32)[None]])
+    n = boxes.shape[0]
+    index = jnp.arange(n)
+
+    def step(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        alive, keep = state
+        best = alive & (index == jnp.where(alive, index, n).min())
+        box = jnp.where(best[None], candidates, 0).sum(axis=1, keepdims=True)
+        hits = _suppresses(box, candidates, threshold=threshold, convention=convention)[0]
+        return alive & ~best & ~hits, keep | best
+
+    return jax.lax.fori_loop(0, min(limit, n), step, (valid, jnp.zeros_like(valid)))[1]
 
 
 def _suppresses(
@@ -156,8 +194,9 @@ def _resolve(current: Array, alive: Array, suppresses: Callable) -> Array:
     hits = suppresses(current, current) & (index[:, None] < index[None, :])  # [j, i]
 
     def step(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        keep, _ = state
-        new = alive & ~(hits & keep[:, None]).any(axis=0)
-        return new, (new != keep).any()
+        keep, _ = state  # numbers: batched, a loop chooses, and ONNX Runtime not between bools
+        new = alive & ~(hits & (keep > 0)[:, None]).any(axis=0)
+        return new.astype(jnp.int32), (new != keep).any().astype(jnp.int32)
 
-    return jax.lax.while_loop(lambda state: state[1], step, step((alive, alive.any())))[0]
+    first = step((alive.astype(jnp.int32), jnp.int32(0)))
+    return jax.lax.while_loop(lambda state: state[1] > 0, step, first)[0] > 0

@@ -41,9 +41,10 @@ def roi_levels(
 ) -> Int32[Array, "*n"]:
     """Returns the level of each RoI, 0 the finest (Lin et al. 2017, equation 1).
 
-    >>> boxes = jnp.array([[0.0, 0, 110, 110], [0, 0, 111, 111], [0, 0, 999, 999]])
-    >>> roi_levels(boxes, 4, RoIAlign(), BoxConvention())
-    Array([0, 1, 3], dtype=int32)
+    Examples:
+        >>> boxes = jnp.array([[0.0, 0, 110, 110], [0, 0, 111, 111], [0, 0, 999, 999]])
+        >>> roi_levels(boxes, 4, RoIAlign(), BoxConvention())
+        Array([0, 1, 3], dtype=int32)
     """
     side = jnp.sqrt(area(boxes, convention))
     level = jnp.zeros_like(side, jnp.int32)
@@ -70,11 +71,13 @@ def roi_align(
     bucket; points further than a cell outside of it count as 0.  Sums are in float32.
     Differentiable in `features` alone, once, in reverse mode.
 
-    >>> rows = jnp.arange(64.0).reshape(1, 8, 8, 1) // 8
-    >>> box, level, pad = jnp.array([[[8.0, 8, 23, 23]]]), jnp.array([[0]]), jnp.array([[32, 32]])
-    >>> bins = roi_align([rows], box, level, pad, (4,), 2, RoIAlign(), BoxConvention())
-    >>> bins[0, 0, :, :, 0].tolist()
-    [[3.0, 3.0], [5.0, 5.0]]
+    Examples:
+        >>> rows = jnp.arange(64.0).reshape(1, 8, 8, 1) // 8
+        >>> box, pad = jnp.array([[[8.0, 8, 23, 23]]]), jnp.array([[32, 32]])
+        >>> level = jnp.array([[0]])
+        >>> bins = roi_align([rows], box, level, pad, (4,), 2, RoIAlign(), BoxConvention())
+        >>> bins[0, 0, :, :, 0].tolist()
+        [[3.0, 3.0], [5.0, 5.0]]
     """
     batch, count = levels.shape
     x1, y1, x2, y2 = lax.stop_gradient(boxes).reshape(-1, 4).T

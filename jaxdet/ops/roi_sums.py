@@ -23,6 +23,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Int32
 
+from jaxdet.ops.platforms import platform_dependent
+
 # Taps per axis that a CPU takes at once: two points less than two cells apart have 4.
 _WINDOW = 4
 # Points of a bin that can touch one cell, where their number is adaptive: if there are several,
@@ -87,13 +89,13 @@ def align(points: int, shapes: Shapes, maps: tuple[Array, ...], rois: RoIs) -> A
     """Returns bins [m, p, q, c] of maps of these shapes; `points` is `RoIAlign.points`."""
     programs = {"cpu": _bin_after_bin, "default": _tap_after_tap}
     programs = {name: partial(program, points, shapes) for name, program in programs.items()}
-    return lax.platform_dependent(maps, rois, **programs).astype(shapes[0].dtype)
+    return platform_dependent(maps, rois, **programs).astype(shapes[0].dtype)
 
 
 def _gradient(points: int, shapes: Shapes, rois: RoIs, bins: Array) -> tuple:
     programs = {"cpu": _bin_after_bin_gradient, "default": _tap_after_tap_gradient}
     programs = {name: partial(program, points, shapes) for name, program in programs.items()}
-    maps = lax.platform_dependent(bins.astype(jnp.float32), rois, **programs)
+    maps = platform_dependent(bins.astype(jnp.float32), rois, **programs)
     return tuple(f.astype(shape.dtype) for f, shape in zip(maps, shapes, strict=True)), None
 
 
@@ -220,7 +222,9 @@ def _each_tap(points: int, shapes: Shapes, rois: RoIs, state: Array, add: Callab
         y, x = low_y + tap // count_x, low_x + tap % count_x
         wy, wx = rois.y.weights(y, points), rois.x.weights(x, points)
         row, column = y.astype(jnp.int32), x.astype(jnp.int32).swapaxes(1, 2)
-        cell = rois.image[:, None, None], start + row * width + column
+        # The last cell for what lies beyond it and weighs nothing.
+        place = jnp.minimum(start + row * width + column, int(ends[-1]) - 1)
+        cell = rois.image[:, None, None], place
         return add(state, cell, wy[:, :, None] * wx[:, None])
 
     return lax.fori_loop(0, count_y * count_x, visit, state)

@@ -18,10 +18,11 @@ def sample(
 
     Those of the highest priority, in [0, 1), are taken.
 
-    >>> positive = jnp.array([True, True, False, False, False])
-    >>> priority = jnp.array([0.1, 0.2, 0.3, 0.4, 0.5])
-    >>> [x.tolist() for x in sample(priority, positive, ~positive, 2, 0.5)]
-    [[False, True, False, False, False], [False, False, False, False, True]]
+    Examples:
+        >>> positive = jnp.array([True, True, False, False, False])
+        >>> priority = jnp.array([0.1, 0.2, 0.3, 0.4, 0.5])
+        >>> [x.tolist() for x in sample(priority, positive, ~positive, 2, 0.5)]
+        [[False, True, False, False, False], [False, False, False, False, True]]
     """
     limit = int(num * positive_fraction)
     positive = _take(priority, positive, limit, jnp.int32(limit))
@@ -37,10 +38,11 @@ def priorities(
     It is a function of the seed and of the anchor's level, row, column and shape (threefry, 24
     bits), so that it does not depend on the bucket.
 
-    >>> grid = AnchorGrid(strides=(32,), scales=(8.0,), ratios=(1.0,))
-    >>> small, large = (priorities(jnp.uint32(7), (32, side), grid) for side in (64, 96))
-    >>> bool((small == large[:2]).all())
-    True
+    Examples:
+        >>> grid = AnchorGrid(strides=(32,), scales=(8.0,), ratios=(1.0,))
+        >>> small, large = (priorities(jnp.uint32(7), (32, side), grid) for side in (64, 96))
+        >>> bool((small == large[:2]).all())
+        True
     """
     codes = _place_codes(bucket, grid)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), codes)

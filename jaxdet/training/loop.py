@@ -3,17 +3,19 @@
 import signal
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+# Its import swaps `builtins.__import__` for a moment, which must not meet orbax's saving threads.
+import grain  # noqa: F401
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdet.checkpoint import Checkpoints, read_backbone, read_params, save_best
-from jaxdet.config import Config, warn_of_other_results
+from jaxdet.checkpoint import Checkpoints, save_best
+from jaxdet.config import Config
 from jaxdet.data.dataset import Dataset
 from jaxdet.data.load import has_split
 from jaxdet.data.pipeline import train_batches
@@ -35,13 +37,12 @@ from jaxdet.inference.evaluate import evaluate
 from jaxdet.inference.given import load_splits
 from jaxdet.inference.predictor import Predictor, make_predictor
 from jaxdet.inference.report import write_report
-from jaxdet.models.params import split_params
 from jaxdet.programs import Programs
 from jaxdet.training import optimizer as optim
 from jaxdet.training.metric_writer import Logbook
 from jaxdet.training.plan import Plan, describe, make_plan
+from jaxdet.training.start import first_params, resume
 from jaxdet.training.step import Metrics, TrainState, init_state, make_train_step
-from jaxdet.types import Detector, Params
 
 
 class TrainingError(RuntimeError):
@@ -170,7 +171,14 @@ def run_steps(run: Run, state: TrainState) -> dict[str, Any]:
                 run.checkpoints.wait()
                 raise Stopped(stopping, number)
             if plan.evaluation_due(number):
-                result = run_evaluation(run, state)
+
+                def check(number: int = number) -> None:
+                    # Several hosts agree on a step only.
+                    if jax.process_count() == 1 and (came := stop(number)):
+                        run.checkpoints.wait()
+                        raise Stopped(came, number)
+
+                result = run_evaluation(run, state, check)
                 window = Window(run.step)
     return result
 
@@ -185,7 +193,9 @@ def read_metrics(run: Run, number: int, metrics: Metrics, images: np.ndarray) ->
     values = {name: float(metrics[name]) for name in names}
     if not np.isfinite(list(values.values())).all():
         terms = ", ".join(f"{k} {v:g}" for k, v in values.items())
-        ids = ", ".join(str(run.training.image_ids[i]) for i in gather(split(images, run.mesh)))
+        ids = ", ".join(
+            str(run.training.image_ids[i]) for i in gather(split(images, run.mesh), run.mesh)
+        )
         raise TrainingError(
             f"step {number}: not finite: {terms}; image ids {ids}; "
             f"the last good checkpoint is of step {run.checkpoints.latest_step()}"
@@ -232,7 +242,9 @@ def progress_line(plan: Plan, number: int, row: dict[str, Any]) -> str:
     return "  ".join(parts)
 
 
-def run_evaluation(run: Run, state: TrainState) -> dict[str, Any]:
+def run_evaluation(
+    run: Run, state: TrainState, check: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """Evaluates the state's parameters, keeps them if they are the best, and writes the result.
 
     Does nothing without validation images.
@@ -240,63 +252,10 @@ def run_evaluation(run: Run, state: TrainState) -> dict[str, Any]:
     if run.validation is None:
         return {}
     number, params = int(state.step), state.params
-    figures, predictions = evaluate(run.predictor.with_params(params), run.validation)
+    figures, predictions = evaluate(run.predictor.with_params(params), run.validation, check)
     result = {"step": number, **figures}
     save_best(run.workdir, number, params, results.score_of(result)[1] or 0.0)
     image = results.write_evaluation(run.workdir, result, run.validation, predictions)
     if number not in run.logbook.evaluated:  # as when a run that ended is started again
         run.logbook.write("eval", number, result, image)
     return result
-
-
-def first_params(
-    config: Config, detector: Detector, checkpoint: str, fresh: bool = False
-) -> Params:
-    """Returns fresh parameters, or those of a checkpoint, or those with a pretrained backbone."""
-    # Of jax's generators this one compiles in a third of the time.
-    params = jax.jit(detector.init)(jax.random.key(config.train.seed, impl="rbg"))
-    if fresh:
-        return params
-    if checkpoint:
-        params = read_params(checkpoint, params, config.model.convention)
-        warn_of_other_results(checkpoint, config)
-        return params
-    if config.model.pretrained:
-        rooms = [room for room in ("backbone", "shared_head") if room in params]  # C4: stage 4
-        stages = {name: x for room in rooms for name, x in params[room].items()}
-        read = read_backbone(config.model.pretrained, stages)
-        return {**params, **{room: {k: read[k] for k in params[room]} for room in rooms}}
-    return params
-
-
-def resume(
-    state: TrainState,
-    checkpoints: Checkpoints,
-    detector: Detector,
-    plan: Plan,
-    workdir: Path,
-    training: Dataset,
-) -> TrainState:
-    """Returns the newest saved state, on the host, or `state` if none is saved.
-
-    Says if it was trained on other images.  Raises `InputError` if it was made with other steps, on
-    fewer devices perhaps.
-    """
-    saved = checkpoints.restore_newest(state.params, state.opt_state)
-    if saved is None:
-        return state
-    before = saved.meta.get("global_batch", plan.global_batch)  # a converted checkpoint has none
-    if before != plan.global_batch:
-        raise InputError(
-            f"{workdir}: trained with {before} images a step, and this would be "
-            f"{plan.global_batch}; set --config.train.accumulation so that devices x images per "
-            f"device x accumulation is {before}, or choose another --workdir"
-        )
-    print_once(f"going on from step {saved.step} of {workdir}")
-    if (data := saved.meta.get("data", training.summary)) != training.summary:
-        print_once(
-            f"other training data than before: {data} there, {training.summary} now; "
-            "epochs, and the decay of the learning rate by them, follow the new ones"
-        )
-    parts = split_params(saved.params, detector.trainable)
-    return TrainState(jax.numpy.int32(saved.step), *parts, saved.opt_state)

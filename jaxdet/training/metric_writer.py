@@ -10,8 +10,9 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 from flax.traverse_util import flatten_dict
 from jaxtyping import UInt8
@@ -20,9 +21,19 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
 
-from jaxdet.files import ADVICE, reported, write_whole
+from jaxdet.files import reported, write_whole
 
 EVENTS_PREFIX = "events.out.tfevents."
+
+
+class _Row(msgspec.Struct):
+    """What every line has."""
+
+    kind: Literal["train", "eval"]
+    step: Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+
+
+_TRAIN = dict[str, int | float | Literal["train"] | None]
 
 
 class Logbook(contextlib.AbstractContextManager["Logbook"]):
@@ -39,7 +50,7 @@ class Logbook(contextlib.AbstractContextManager["Logbook"]):
         `write` is False on all hosts but the first: they share the folder and only read.
         """
         self._write = write
-        self._reported = functools.partial(reported, workdir, "written", ADVICE)
+        self._reported = functools.partial(reported, workdir, "written")
         path = workdir / "metrics.jsonl"
         with self._reported():
             rows = [row for row in read_rows(path) if row["step"] <= resume_step]
@@ -88,12 +99,14 @@ class Logbook(contextlib.AbstractContextManager["Logbook"]):
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Returns what the lines of a `metrics.jsonl` hold, without torn ones."""
+    """Returns what the lines of a `metrics.jsonl` hold, without those torn or not ours."""
     rows = []
     for line in path.read_bytes().splitlines() if path.exists() else []:
-        with contextlib.suppress(ValueError, TypeError, KeyError):
-            row = json.loads(line)
-            rows.append({**row, "step": int(row["step"]), "kind": row["kind"]})
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            row = msgspec.json.decode(line, type=dict[str, Any])
+            if msgspec.convert(row, _Row).kind == "train":
+                msgspec.convert(row, _TRAIN)
+            rows.append(row)
     return rows
 
 

@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import fcntl
 import os
+import re
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +13,10 @@ from typing import IO, Any
 
 import msgspec
 
-from jaxdet.config import Config, differing, load_run
-from jaxdet.distributed import is_first_host, of_all_hosts
-from jaxdet.errors import InputError
-from jaxdet.files import make_folder, read_bytes, reported, write_json
+from jaxdet.config import Config, changes_results, differing, load_run
+from jaxdet.distributed import is_first_host, of_all_hosts, print_once
+from jaxdet.errors import InputError, refusal
+from jaxdet.files import make_folder, read_bytes, reported, require_text, write_json
 
 # A run may be resumed with another value of these: they do not change what is learned.
 FREE_FIELDS = {
@@ -27,7 +29,14 @@ FREE_FIELDS = {
     "train.accumulation",  # the images of a step are compared, see `loop.resume`
     *("train.num_epochs", "train.num_steps", "train.log_every", "train.eval_every"),
     *("train.checkpoint_every", "train.keep_checkpoints"),
+    "train.fresh_heads",  # is over once there is a checkpoint
 }
+# These change it from here on, which a line says; parameters and steps stay what they are.
+CHANGEABLE = re.compile(
+    r"optimizer\.(?!name)|proposals\.|detections\.|rois\.(nms_|max_num)|"
+    r"data\.(flip|augment|image_scale|multiscale_mode|train_\w+_sides)|"
+    r"train\.(precision|matmul_precision|remat)"
+)
 ADVICE = "choose another --workdir"
 OWN = "its own"  # checkpoint, as `eval.json` calls it
 
@@ -42,59 +51,85 @@ def claim_workdir(workdir: Path, config: Config, evaluated: str = "") -> Iterato
     path = workdir / "config.json"
     fault = ""
     with contextlib.ExitStack() as held:
+        fresh = list[Path]()
         try:
+            require_text(workdir)
+            fresh = [path for path in (workdir, *workdir.parents) if not path.exists()]
             make_folder(workdir)
             if is_first_host():
                 held.enter_context(_lock(workdir / ".lock"))
             if path.exists():
-                require_same_run(path, config)
+                require_same_run(path, config, training=not evaluated)
             require_same_results(workdir, checkpoint=evaluated or OWN)
+            read_record(workdir / "environment.json")  # which the report needs, at the end
             if is_first_host() and not (evaluated and path.exists()):
                 write_json(path, dataclasses.asdict(config))
-        except InputError as error:
-            fault = str(error)
+        except (InputError, OSError) as error:
+            fault = refusal(error) or str(error)
         if not all(of_all_hosts(not fault)):
             raise InputError(fault or f"{workdir}: another host may not use it and says why")
-        yield
+        try:
+            yield
+        except BaseException:  # a folder that was made for nothing goes
+            ours = {workdir / ".lock", path}
+            if fresh and is_first_host() and {*workdir.iterdir()} == ours:
+                shutil.rmtree(workdir)
+                for parent in fresh[1:]:
+                    parent.rmdir()
+            raise
 
 
 def _lock(path: Path) -> IO[str]:
     """Returns an open file that locks the folder until the process ends, however it ends."""
-    with reported(path, "locked", ADVICE):
-        # Not through a link: the file that it names would be emptied.
-        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            with file:
-                run = file.read().strip() or "starting"
-            raise InputError(
-                f"{path.parent}: in use by another run ({run}); wait for its end or {ADVICE}"
-            ) from None
+    # Not through a link: the file that it names would be emptied.
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with file:
+            run = file.read().strip() or "starting"
+        raise InputError(
+            f"{path.parent}: in use by another run ({run}); wait for its end or {ADVICE}"
+        ) from None
+    with reported(path, "written"):
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
-        return file
+    return file
 
 
-def require_same_run(path: Path, config: Config) -> None:
-    """Raises `InputError` unless the config in `path` learns what `config` does."""
+def require_same_run(path: Path, config: Config, training: bool = False) -> None:
+    """Raises `InputError` unless what `config` does may go on from the config in `path`.
+
+    Training says which `CHANGEABLE` fields have changed; for others only those may differ of them
+    that results do not depend on.
+    """
     fields = differing(load_run(path), config)
-    other = {name: both for name, both in fields.items() if name not in FREE_FIELDS}
+    augment, now = fields.get("data.augment", ("", ""))
+    if training and augment and not now:
+        raise InputError(
+            f"{path}: trained with data.augment, and a run's own config brings no code along; add "
+            f"--config.data.augment={augment}"
+        )
+    changed, other = list[str](), list[str]()
+    for name in fields.keys() - FREE_FIELDS:
+        is_free = CHANGEABLE.match(name) and (training or not changes_results(name))
+        there, here = fields[name]
+        (changed if is_free else other).append(f"{name} {there} there, {here} now")
     if other:
-        parts = [f"{name} {there} there, {here} now" for name, (there, here) in other.items()]
         raise InputError(
             f"{path}: the work directory is of another config ({len(other)} fields differ: "
-            f"{', '.join(parts[:3])}); {ADVICE}"
+            f"{', '.join(sorted(other)[:3])}); {ADVICE}"
         )
+    if changed and training:
+        print_once(f"{path}: other settings from here on: {', '.join(sorted(changed))}")
 
 
 def checkpoint_name(workdir: Path, checkpoint: str | Path) -> str:
     """Returns what `eval.json` calls a checkpoint: `OWN` if it is the work directory itself."""
     if "://" in str(checkpoint):
         return str(checkpoint)
-    with reported(checkpoint, "read"):
-        there, here = (Path(path).resolve() for path in (checkpoint, workdir))
+    there, here = (Path(path).resolve() for path in (checkpoint, workdir))
     return OWN if there == here else str(there)
 
 

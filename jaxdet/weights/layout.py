@@ -18,16 +18,20 @@
 `num_batches_tracked` is left out of the tree, and written as zero on the way back.
 """
 
+import logging
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxdet.errors import InputError
+from jaxdet.errors import InputError, OtherHeads
+from jaxdet.weights.state_dict import state_dict
 from jaxdet.weights.systems import COUNTER, SYSTEMS, System, system_of
+
+_LOG = logging.getLogger(__name__)
 
 Path = tuple[str, ...]
 
@@ -48,95 +52,119 @@ _ORDER = (
     *("cls_convs", "reg_convs", "retina_cls", "retina_reg"),
     *_LEAVES,
 )
+HEADS = ("rpn_head", "bbox_head", "mask_head")  # of the tree, that training can begin anew
+_HEADS_IN_FILES = (
+    *(f"{head}." for head in HEADS),
+    *("roi_heads.", "rpn.head.", "head.", "proposal_generator."),
+)
 _SHOWN = 5  # names listed of each kind of mismatch
-
-
-def state_dict(checkpoint: Any, source: str = "the checkpoint") -> dict[str, np.ndarray]:
-    """Returns the tensors of a checkpoint by name, without `module.` in front.
-
-    They lie under 'state_dict' or 'model', or are the checkpoint.  Raises `InputError`, which
-    names the file `source`, if there are no named tensors, or two of the same name.
-    """
-    tensors = checkpoint if isinstance(checkpoint, Mapping) else {}
-    if "conv1_w" in tensors or "blobs" in tensors:
-        raise InputError(f"{source}: a backbone only; set config.model.pretrained to it instead")
-    for key in ("model", "state_dict"):
-        tensors = tensors[key] if isinstance(tensors.get(key), Mapping) else tensors
-    named = isinstance(tensors, Mapping) and all(
-        isinstance(k, str) and isinstance(v, np.ndarray) for k, v in tensors.items()
-    )
-    if not named or not tensors:
-        raise InputError(f"{source}: holds no state dict; expected named tensors")
-    bare = {name.removeprefix("module."): array for name, array in tensors.items()}
-    if len(bare) != len(tensors):
-        raise InputError(f"{source}: some names occur both with and without 'module.'")
-    return bare
 
 
 def to_params(
     checkpoint: Any,
     template: Mapping[str, Any],
     *,
-    allow_unused: tuple[str, ...] = (),
     source: str = "the checkpoint",
     bn_eps: float = 0.0,
+    fresh_heads: bool = False,
 ) -> dict[str, Any]:
     """Returns a parameter tree from a system's tensors, every one of them accounted for.
 
     Args:
         checkpoint: as for `state_dict`, by the names of any of `SYSTEMS`, kernels OIHW.
         template: nested dict with leaves that have a `.shape`, kernels HWIO.
-        allow_unused: prefixes of names that may be left over, e.g. 'neck.'.
         source: the file.
         bn_eps: of the batch norms of a torchvision file without counters.
+        fresh_heads: take `template`'s layers of heads where the file's are missing or misshaped.
 
     Raises `InputError` if it holds no state dict, or tensors are missing, unused, misshaped or not
-    finite; the message names the first of each.
+    finite; the message names the first of each.  It is `OtherHeads` if only heads do not fit.
     """
     params: dict[str, Any] = {}
-    missing, misshaped = [], []
+    missing, misshaped, unfit = list[str](), dict[str, str](), set[str]()
     found = state_dict(checkpoint, source)
     system = system_of(found)
     read = system.read(found, bn_eps)
     left = {k: v for k, v in read.items() if k.rpartition(".")[2] != COUNTER}
+    names = dict[Path, str]()
     for name, path, leaf in _named(template, system):
         axes = _axes(path, len(leaf.shape))
         unrolled = tuple(leaf.shape[i] for i in axes)
         shape = _rolled(path, unrolled)
         array = left.pop(name, None)
+        names[path] = name
         if array is None:
+            unfit.add(path[0])
             missing.append(name)
         elif array.shape != shape or array.dtype.kind != "f":
-            misshaped.append(f"{name} is {array.dtype}{list(array.shape)}, not {list(shape)}")
+            unfit.add(path[0])
+            misshaped[name] = f" is {array.dtype}{list(array.shape)}, not {list(shape)}"
         else:
-            node = params
-            for scope in path[:-1]:
-                node = node.setdefault(scope, {})
             ours = array.reshape(unrolled).transpose(np.argsort(axes))
             with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
-                node[path[-1]] = np.ascontiguousarray(ours, np.float32)
-    extra = *allow_unused, *system.unused, *(() if "bbox_head" in template else system.heads)
+                _put(params, path, np.ascontiguousarray(ours, np.float32))
+    extra = *system.unused, *(() if "bbox_head" in template else system.heads)
     unused = [name for name in left if not name.startswith(extra)]
-    problems = {"missing": missing, "unused": unused, "misshaped": misshaped}
+    in_file = found.renamed(system.rename).in_file
+    only_heads = unfit <= {*HEADS} and all(name.startswith(_HEADS_IN_FILES) for name in unused)
+    if fresh_heads and only_heads:
+        missing, misshaped, unused = [], {}, []
+        params = with_fresh_heads(params, template, source)
+    problems = {"missing": missing, "unused": unused, "misshaped": [*misshaped]}
     if any(problems.values()):
-        text = "; ".join(_listed(kind, names) for kind, names in problems.items() if names)
-        raise InputError(f"{source}: does not fit the config's model: {text}")
-    require_finite(params, source)
+        text = "; ".join(
+            _listed(kind, names, lambda name: in_file(name) + misshaped.get(name, ""))
+            for kind, names in problems.items()
+            if names
+        )
+        what = OtherHeads if only_heads else InputError
+        raise what(f"{source}: does not fit the config's model: {text}")
+    require_finite(params, source, lambda path: in_file(names[path]))
     return params
 
 
-def require_finite(params: Mapping[str, Any], source: str) -> None:
+def with_fresh_heads(
+    found: Mapping[str, Any], fresh: Mapping[str, Any], source: str
+) -> dict[str, Any]:
+    """Returns `found` with layers of heads from `fresh` where it has none of the same shapes.
+
+    Says which these are; heads that `fresh` does not have are left out.
+    """
+    there: Any = dict(leaves(found))
+    wanted = dict(leaves(fresh))
+    anew = {
+        p[:-1] for p, x in wanted.items() if p[0] in HEADS and np.shape(there.get(p)) != x.shape
+    }
+    if anew:
+        names = ", ".join(sorted("/".join(layer) for layer in anew))
+        _LOG.warning("%s: heads that do not fit begin anew: %s", source, names)
+    kept = {p: x for p, x in there.items() if p in wanted or p[0] not in HEADS}
+    tree: dict[str, Any] = {}
+    for path, leaf in (kept | {p: x for p, x in wanted.items() if p[:-1] in anew}).items():
+        _put(tree, path, leaf)
+    return tree
+
+
+def _put(tree: dict[str, Any], path: Path, leaf: Any) -> None:
+    for scope in path[:-1]:
+        tree = tree.setdefault(scope, {})
+    tree[path[-1]] = leaf
+
+
+def require_finite(
+    params: Mapping[str, Any], source: str, called: Callable[[Path], str] = "/".join
+) -> None:
     """Raises `InputError` if a tensor holds NaN or infinity, or a variance below zero.
 
-    The message names `source`, the file, and the first few tensors.
+    The message names `source`, the file, and the first few tensors, as they are `called` there.
     """
     bad = [
-        "/".join(path)
+        path
         for path, leaf in leaves(params)
         if not np.isfinite(leaf).all() or (path[-1] == "var" and (np.asarray(leaf) < 0).any())
     ]
     if bad:
-        text = _listed("with NaN, infinity or a negative variance", bad)
+        text = _listed("with NaN, infinity or a negative variance", bad, called)
         raise InputError(f"{source}: unusable weights: {text}; take another checkpoint")
 
 
@@ -218,6 +246,7 @@ def _rank(scope: str) -> tuple[int, ...]:
     return (_ORDER.index(kind), *map(int, re.findall(r"\d+", scope)))
 
 
-def _listed(kind: str, names: list[str]) -> str:
+def _listed(kind: str, names: Sequence[Any], called: Callable[[Any], str]) -> str:
     more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{len(names)} {kind} ({', '.join(names[:_SHOWN])}{more})"
+    shown = ", ".join(f"{called(name):.120}" for name in names[:_SHOWN])
+    return f"{len(names)} {kind} ({shown}{more})"

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+UNBUILT = np.dtype("S1")  # of arrays whose type is not yet known; weights are never bytes
 _BFLOAT16 = np.dtype("|V2")  # NumPy has no such type: widened to float32
 # Little-endian, as PyTorch writes them.
 STORAGE_DTYPES: dict[str, np.dtype] = {
@@ -24,7 +25,6 @@ STORAGE_DTYPES: dict[str, np.dtype] = {
     "BFloat16Storage": _BFLOAT16,
 }
 _MAX_SIZE = 2**40  # of one dimension, stride, offset or storage
-_MAX_EXPANDED = 2**20  # elements of a tensor that repeats its storage (stride 0)
 
 
 @dataclass(eq=False)
@@ -39,7 +39,7 @@ class Storage:
         """Returns room for so many numbers."""
         return cls(dtype, np.empty(count, "<f4" if dtype == _BFLOAT16 else dtype))
 
-    def fill(self, data: bytes) -> None:
+    def fill(self, data: bytes | bytearray) -> None:
         """Sets the numbers from a file's bytes; raises a ValueError where they do not fit."""
         if len(data) != self.numbers.size * self.dtype.itemsize:
             raise ValueError("a storage of another size than its tensors say")
@@ -63,24 +63,25 @@ def tensor(flat: np.ndarray, offset: Any, shape: Any, stride: Any) -> np.ndarray
     if count == 0:
         return np.zeros(shape, flat.dtype)
     last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
-    if last >= flat.size or count > max(flat.size, _MAX_EXPANDED):
+    if last >= flat.size or count > flat.size:
         raise ValueError("a tensor larger than its storage")
     strides = [step * flat.itemsize for step in stride]
     return np.lib.stride_tricks.as_strided(flat[offset:], shape, strides)
 
 
-def numpy_dtype(code: str, order: str) -> np.dtype:
-    """Returns a type of plain numbers from its code, such as 'f4', and its byte order."""
-    if not re.fullmatch(r"[biufc]\d{1,2}", code) or order not in ("<", ">", "=", "|"):
+def numpy_dtype(code: str) -> np.dtype:
+    """Returns a type of plain numbers from its code, such as 'f4'; its byte order may follow."""
+    if not re.fullmatch(r"[biufc]\d{1,2}", code):
         raise ValueError("holds a NumPy array that is not of plain numbers")
-    return np.dtype(order + code)
+    return np.dtype(code, copy=True)
 
 
-def numpy_array(shape: Any, dtype: np.dtype, fortran: Any, data: bytes) -> np.ndarray:
-    """Returns a read-only view of `data`; raises a ValueError unless it fits exactly."""
+def build(array: Any, shape: Any, dtype: np.dtype, fortran: bool, data: bytes) -> np.ndarray:
+    """Gives an array that is `UNBUILT` its numbers; raises a ValueError unless they fit exactly."""
     if _count(shape) * dtype.itemsize != len(data):
         raise ValueError("a NumPy array whose shape does not fit its bytes")
-    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran is True else "C")
+    array.__setstate__((1, shape, dtype, fortran, data))
+    return array
 
 
 def _count(shape: Any) -> int:

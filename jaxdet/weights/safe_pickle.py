@@ -1,15 +1,20 @@
 """Reads a pickle as data: nothing that a file asks for is imported or called.
 
-A pickle is a program for a stack machine; the operations and names of weight files are known here,
-and others refused.  Work and memory are bounded by the program's length: only text and integers
-are hashed, nothing is compared or formatted but text, and what is named again is not copied.
+A pickle is a program for a stack machine.  The rule, all of it:
+
+- the operations and the names of weight files are done here, and others refused: `_NAMES`, `_call`
+- keys are text or integers of 64 bits, and nothing else is hashed, compared or shown: `_updated`
+- a shape is at most 64 integers, whose product its numbers have: `pickled_arrays`
+- steps are counted as they are done, and the bytes of arrays: `run`, `_bytes`; depth, before anyone
+  walks what was built: `_height`
+- what is named again is not copied
 """
 
 import codecs
 import pickletools
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -53,9 +58,18 @@ _NAMES = {
     "collections.OrderedDict": "dict",
     "_codecs.encode": "bytes",
     "__builtin__.bytes": "bytes",
+    # Dicts with methods, of configs.
+    "mmcv.utils.config.ConfigDict": "dict",
+    "mmengine.config.config.ConfigDict": "dict",
+    "yacs.config.CfgNode": "dict",
     # Stepped over: what training scripts save beside their weights.
     "argparse.Namespace": "sealed",
     "collections.Counter": "sealed",
+    "datetime.datetime": "sealed",
+    "pathlib.Path": "sealed",
+    "pathlib.PosixPath": "sealed",
+    "pathlib.WindowsPath": "sealed",
+    "torch.device": "sealed",
     "mmengine.logging.history_buffer.HistoryBuffer": "sealed",
     "mmengine.logging.message_hub.MessageHub": "sealed",
     "__builtin__.getattr": "attribute",
@@ -81,14 +95,6 @@ class Sealed:
 _LEAVES = (type(None), str, bytes, int, float, np.generic, np.ndarray, Sealed)
 
 
-@dataclass(eq=False)
-class _Unbuilt:
-    """A NumPy array, or the type with this code; its content, and its place in the memo, follow."""
-
-    code: str = ""
-    memo_keys: list[int] = field(default_factory=list)
-
-
 def load(
     stream: Any,
     persistent: Callable[[Any], Storage] | None = None,
@@ -111,7 +117,7 @@ class _Machine:
     def __init__(self, stream: Any, persistent: Callable[[Any], Storage] | None) -> None:
         self._stream = stream
         self._persistent = persistent
-        self._encoded = 0
+        self._given = 0
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
@@ -173,8 +179,6 @@ class _Machine:
             case "PUT" | "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
                 key = len(self._memo) if name == "MEMOIZE" else self._argument(name)
                 self._memo[key] = stack[-1]
-                if type(stack[-1]) is _Unbuilt:
-                    stack[-1].memo_keys.append(key)
             case "GET" | "BINGET" | "LONG_BINGET":
                 stack.append(self._memo[self._argument(name)])
             case "GLOBAL":
@@ -186,11 +190,7 @@ class _Machine:
                 args = stack.pop()
                 stack[-1] = self._call(stack[-1], args)
             case "BUILD":
-                state, target = stack.pop(), stack.pop()
-                stack.append(self._built(target, state))
-                if type(target) is _Unbuilt:
-                    self._memo.update(dict.fromkeys(target.memo_keys, stack[-1]))
-                    target.memo_keys.clear()
+                self._build(stack[-2], stack.pop())
             case "BINPERSID":
                 if self._persistent is None:
                     raise Refused("refers to data that is not there")
@@ -217,11 +217,12 @@ class _Machine:
             case "parameter", (np.ndarray() as array, *_):
                 return array
             case "array", (Global("ndarray"), *_):
-                return _Unbuilt()
+                return np.empty(0, pickled_arrays.UNBUILT)
             case "dtype", (str() as code, *_):
-                return _Unbuilt(code)
+                return pickled_arrays.numpy_dtype(code)
             case "scalar", (np.dtype() as dtype, data):
-                return pickled_arrays.numpy_array((), dtype, False, self._bytes(data))[()]
+                array = np.empty(0, pickled_arrays.UNBUILT)
+                return pickled_arrays.build(array, (), dtype, False, self._bytes(data))[()]
             case "bytes", ():
                 return b""
             case "bytes", (str() as text, str("latin1")):
@@ -230,27 +231,31 @@ class _Machine:
                 return Sealed()
         raise Refused("makes something that is not a tensor or a plain container")
 
-    def _built(self, target: Any, state: Any) -> Any:
-        """Returns an object with its content; attributes of dicts and parameters are dropped."""
-        if type(target) in (OrderedDict, np.ndarray, Sealed):
-            return target
-        match target.code if type(target) is _Unbuilt else None, state:
-            case "", (_, shape, np.dtype() as dtype, fortran, data):
-                return pickled_arrays.numpy_array(shape, dtype, fortran, self._bytes(data))
-            case str() as code, (_, str() as order, *_):
-                return pickled_arrays.numpy_dtype(code, order)
-        raise Refused("sets the state of something that is not an array")
+    def _build(self, target: Any, state: Any) -> None:
+        """Gives an array its numbers, a type its order; attributes of other data are dropped."""
+        match target, state:
+            case np.ndarray(dtype=pickled_arrays.UNBUILT), (_, shape, np.dtype() as dtype, *more):
+                order, data = more
+                pickled_arrays.build(target, shape, dtype, order is True, self._bytes(data))
+            case np.dtype(), (_, "<" | ">" | "=" | "|" as order, *_):
+                target.__setstate__((3, order, None, None, None, -1, -1, 0))  # type: ignore[attr-defined]
+            case OrderedDict() | np.ndarray() | Sealed(), _:
+                return
+            case _:
+                raise Refused("sets the state of something that is not an array")
 
     def _bytes(self, data: Any) -> bytes:
-        """Returns bytes that Python 2 or protocol 2 wrote as text; each text once."""
-        if type(data) is bytes:
-            return data
-        if type(data) is not str:
+        """Returns the bytes of an array, or the text that Python 2 or protocol 2 wrote as such.
+
+        Each was in the file once, may be decoded and then given to an array: more than twice what
+        was read so far are named again and again.
+        """
+        if type(data) not in (bytes, str):
             raise Refused("holds an array whose numbers are no bytes")
-        self._encoded += len(data)
-        if self._encoded > self._stream.tell():
-            raise Refused("encodes the same text again and again")
-        return data.encode("latin1")
+        self._given += len(data)
+        if self._given > 2 * self._stream.tell():
+            raise Refused("uses the same bytes again and again")
+        return data if type(data) is bytes else data.encode("latin1")
 
 
 def _named(module: Any, name: Any) -> Global:
@@ -258,8 +263,7 @@ def _named(module: Any, name: Any) -> Global:
         raise Refused("asks for a name that is no text")
     makes = _NAMES.get(f"{module}.{name}")
     if makes is None:
-        asked = f"{module}.{name}"[:100]
-        raise Refused(f"asks for {asked!a}; only tensors and plain containers are read")
+        raise Refused(f"asks for '{module}.{name}'; only tensors and plain containers are read")
     return Global(makes)
 
 

@@ -73,6 +73,7 @@ TORCHVISION_OLD = spelled(
     }
 )
 TORCHVISION_2 = spelled({r"^roi_heads\.box_head\.fc6\.": "roi_heads.box_head.5."})
+DETECTRON2_OLD = spelled({r"^backbone\.bottom_up\.": "backbone."})
 DETECTRON2 = spelled(
     {
         r"^backbone\.(conv1|bn1)\.": r"backbone.stem.\1.",

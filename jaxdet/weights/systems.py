@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdet.errors import InputError
+from jaxdet.errors import InputError, OtherHeads
 from jaxdet.weights import spelling
 
 _LOG = logging.getLogger(__name__)
@@ -27,6 +27,7 @@ class System(NamedTuple):
 
     conventions: tuple[str, ...]  # of configs that its files fit
     signs: tuple[str, ...]  # what begins names that no other system has
+    rename: Callable[[str], str]  # a name of its files to the one that it has today, or here
     spell: Callable[..., str]  # a 2018 name, and whether it is a RetinaNet's, as this one spells it
     # Its tensors, by its names, as the 2018 toolbox has them; the number is `to_params`' `bn_eps`.
     read: Callable[[Tensors, float], Tensors]
@@ -50,12 +51,14 @@ def require_fit(
     wanted: Collection[str],
     convention: str,
     source: str,
+    fresh_heads: bool = False,
 ) -> None:
     """Raises `InputError` if a checkpoint is of another convention or kind of detector.
 
     It is what the file `source` holds, of which mmdet's say their version, and `tensors` its state
     dict; `wanted` are the names of the config's tensors, as the file's system spells them.  A
-    convention of no system takes every file's boxes, and an RPN any detector that has one.
+    convention of no system takes every file's boxes, an RPN any detector that has one, and with
+    `fresh_heads` every kind another.
     """
     system, fitting = system_of(tensors), system_of(tensors).conventions
     (own, is_2), (asked, asks_2) = spelling.detector_of(tensors), spelling.detector_of(wanted)
@@ -69,13 +72,14 @@ def require_fit(
     if others or (known and alike and is_2 != asks_2):
         theirs, field = fitting[0], "convention"
         said = f"{' or '.join(fitting)}; config.model.convention is {convention}"
-    elif known and not alike:
+    elif known and not alike and not fresh_heads:
         theirs, field = convention if convention in fitting else fitting[0], "detector"
         said = f"{own}; config.model.detector is {asked}"
     else:
         return
     config = _config(theirs, own)
-    raise InputError(
+    only_heads = field == "detector" and "retinanet" not in (own, asked)
+    raise (OtherHeads if only_heads else InputError)(
         f"{source}: of {said}: use --config={config}, or another config of that {field}"
     )
 
@@ -91,12 +95,17 @@ def _config(convention: str, kind: str) -> str:
 def _mmdet_conventions(checkpoint: Any, tensors: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     """Returns the conventions of the version that a file says it is of, its own first."""
     meta = checkpoint.get("meta")
-    version = str(meta.get("mmdet_version", "")) if isinstance(meta, Mapping) else ""
+    said = meta if isinstance(meta, Mapping) else {}
+    version = str(said.get("mmdet_version", ""))
 
     def any_begins(start: str) -> bool:
         return any(name.startswith(start) for name in tensors)
 
-    if "message_hub" in checkpoint or any_begins(spelling.MMDET3_HEAD):
+    if (
+        "message_hub" in checkpoint
+        or "mmengine_version" in said
+        or any_begins(spelling.MMDET3_HEAD)
+    ):
         version = "3."
     elif not version and any_begins("roi_head."):
         version = "2."
@@ -132,7 +141,7 @@ def _background(tensors: Tensors, layers: Mapping[str, int], first: bool) -> Ten
 
 def _detectron2_read(tensors: Tensors, bn_eps: float) -> Tensors:
     """Turns size-major anchors into ratio-major ones; a pyramid's backbone loses its scope."""
-    tensors = {name.replace("backbone.bottom_up.", "backbone."): x for name, x in tensors.items()}
+    tensors = {spelling.DETECTRON2_OLD(name): x for name, x in tensors.items()}
     return _background(_reordered(tensors, (-1, _RATIOS)), _DETECTRON2_CLASSES, first=True)
 
 
@@ -252,7 +261,8 @@ CONFIGS = {
 SYSTEMS = {
     "detectron2": System(
         ("detectron2",),
-        (f"{spelling.DETECTRON2_HEAD}.", "head.cls_subnet."),
+        (f"{spelling.DETECTRON2_HEAD}.", "head.cls_subnet.", "backbone.stem."),
+        spelling.DETECTRON2_OLD,
         spelling.DETECTRON2,
         _detectron2_read,
         _detectron2_write,
@@ -262,7 +272,8 @@ SYSTEMS = {
     ),
     "torchvision": System(
         ("torchvision", "torchvision_v2"),
-        ("rpn.head.", "head.classification_head."),
+        ("rpn.head.", "head.classification_head.", "backbone.body."),
+        spelling.TORCHVISION_OLD,
         spelling.TORCHVISION,
         _torchvision_read,
         _torchvision_write,
@@ -271,6 +282,7 @@ SYSTEMS = {
     "mmdet": System(
         ("mmdet1", "mmdet2", "mmdet3"),
         ("backbone.",),
+        spelling.AS_2018,
         spelling.spelled({}),
         _mmdet_read,
         _mmdet_write,

@@ -1,4 +1,4 @@
-"""Reads and writes PyTorch's `.pth` files without PyTorch.
+"""Reads files of weights, told by their content, and writes PyTorch's, without PyTorch.
 
 Since 1.6 `torch.save` writes a zip archive of one pickle and an entry per storage; from 0.1.10 on
 it wrote a stream of pickles followed by the storages, as most of the zoo's files are.
@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 
 from jaxdet.errors import InputError
 from jaxdet.files import open_regular, whole
-from jaxdet.weights import write_pickle
+from jaxdet.weights import formats, write_pickle
+from jaxdet.weights.formats import Unsupported
 from jaxdet.weights.pickled_arrays import STORAGE_DTYPES, Storage, is_size
 from jaxdet.weights.safe_pickle import Global, Refused, load
 
@@ -22,50 +23,51 @@ _PROTOCOL = 1001
 _ALIGNMENT = 64  # bytes
 
 
-class _UnsupportedError(ValueError):
-    """The file is sound, but of a kind that is not read."""
-
-
 def read(path: str | os.PathLike[str]) -> Any:
-    """Reads what `torch.save` wrote, or a plain pickle of arrays such as Detectron's `.pkl` files.
+    """Reads what `torch.save` or safetensors wrote, or a pickle of arrays such as Detectron's.
 
     A plain pickle is of any protocol below 5, from Python 2 (whose text is decoded as latin1) or 3.
     Tensors become np.ndarray, in plain containers; bfloat16 is widened to float32, other dtypes
     stay, and devices are forgotten.  Nothing in the file is executed.  Raises `InputError` if it
-    cannot be opened, is damaged, is no `.pth`, or its pickle asks for anything but tensors and
-    plain containers.
+    cannot be opened, is damaged, is of another format, or its pickle asks for anything but tensors
+    and plain containers.
     """
+    head = b""
     try:
         with open_regular(path) as stream:
-            return _read(stream, os.fstat(stream.fileno()).st_size)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except _UnsupportedError as error:
-        raise InputError(
-            f"{path}: cannot be read: {error}; load it with PyTorch and save it again"
-        ) from error
+            head = stream.peek(formats.HEAD)[: formats.HEAD]
+            return _read(stream, head, os.fstat(stream.fileno()).st_size)
+    except InputError:
+        raise
+    except Unsupported as error:
+        raise InputError(f"{path}: {error}") from error
     except Refused as error:
-        raise InputError(f"{path}: refused, nothing was executed: its pickle {error}") from error
+        raise InputError(
+            f"{path}: refused, nothing was executed: its pickle {error}; if you trust it, load it "
+            "where it was made, and save the model's state_dict() alone"
+        ) from error
     # Damaged bytes make the standard readers raise nearly anything.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if head and not head.startswith((b"PK", b"\x80")) and not formats.is_safetensors(head):
+            line = f"no file of weights that is known here (it begins with {head[:16]!r}): {reason}"
+            raise InputError(f"{path}: {line}") from error
         raise InputError(
-            f"{path}: damaged, truncated or no weight file ({reason}); copy or download it again"
+            f"{path}: damaged or truncated ({reason}); copy or download it again"
         ) from error
 
 
-def _read(stream: BinaryIO, size: int) -> Any:
-    head = stream.read(512)
-    stream.seek(0)
-    if head[257:262] == b"ustar":
-        raise _UnsupportedError("it is a tar archive, which PyTorch wrote before 0.1.10")
-    if head.startswith(b"PK\x03\x04"):
+def _read(stream: BinaryIO, head: bytes, size: int) -> Any:
+    formats.refuse_others(head)
+    if formats.is_safetensors(head):
+        return formats.read_safetensors(stream.read())
+    if head.startswith(b"PK"):
         return _read_zip(stream, size)
     first = load(stream)
     if type(first) is not int:
         return first
     if first != _MAGIC or load(stream) != _PROTOCOL:
-        raise ValueError("it is a pickle, but not one of PyTorch's")
+        raise Unsupported("a pickle, but not one of PyTorch's")
     return _read_stream(stream, size)
 
 
@@ -90,7 +92,7 @@ class _Storages(dict[str, Storage]):
             self[key] = Storage.empty(dtype, count)
         found = self[key]
         if found.dtype != dtype or found.numbers.size != count:
-            raise ValueError(f"storage {key[:40]} is described twice, differently")
+            raise ValueError(f"storage {key} is described twice, differently")
         match view:
             case [] | [None]:
                 return found
@@ -101,7 +103,7 @@ class _Storages(dict[str, Storage]):
 
 def _read_stream(stream: BinaryIO, size: int) -> Any:
     if load(stream).get("little_endian") is not True:
-        raise _UnsupportedError("it was written on a big-endian machine")
+        raise Unsupported("written on a big-endian machine")
     storages = _Storages(size)
     root = load(stream, storages.find)
     keys = load(stream)
@@ -110,22 +112,23 @@ def _read_stream(stream: BinaryIO, size: int) -> Any:
     for key in keys:
         (count,) = struct.unpack("<q", stream.read(8))
         if count != storages[key].numbers.size:
-            raise ValueError(f"storage {key[:40]}'s length differs from its description")
+            raise ValueError(f"storage {key}'s length differs from its description")
         storages[key].fill(stream.read(count * storages[key].dtype.itemsize))
     return root
 
 
 def _read_zip(stream: BinaryIO, size: int) -> Any:
     with zipfile.ZipFile(stream) as archive:
-        pickles = [n for n in archive.namelist() if n.split("/")[1:] == ["data.pkl"]]
-        if len(pickles) != 1:
-            raise ValueError("it is a zip archive, but not one of PyTorch's")
+        members = archive.namelist()
+        pickles = [n for n in members if n.split("/")[1:] == ["data.pkl"]]
+        if len(pickles) != 1 or any(n.split("/")[1:2] == ["code"] for n in members):
+            formats.refuse_archive(members)
         folder = pickles[0].removesuffix("data.pkl")
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-            raise _UnsupportedError("its entries are compressed; PyTorch stores them as they are")
+            raise Unsupported("a zip archive that was compressed, as PyTorch's are not")
         order = folder + "byteorder"
-        if order in archive.namelist() and archive.read(order) != b"little":
-            raise _UnsupportedError("it was written on a big-endian machine")
+        if order in members and archive.read(order) != b"little":
+            raise Unsupported("written on a big-endian machine")
         storages = _Storages(size)
         root = load(io.BytesIO(archive.read(pickles[0])), storages.find)
         for key, stored in storages.items():

@@ -1,4 +1,4 @@
-"""Writes a pickle that refers to PyTorch's tensors, without PyTorch."""
+"""Writes pickles: of NumPy's arrays for any NumPy, and what refers to PyTorch's tensors."""
 
 import pickle
 from collections import OrderedDict
@@ -11,6 +11,12 @@ import numpy as np
 from jaxdet.weights.pickled_arrays import STORAGE_DTYPES
 
 _STORAGE_NAMES = {dtype: name for name, dtype in STORAGE_DTYPES.items()}
+
+
+def plain(obj: Any) -> bytes:
+    """Returns a pickle of plain containers and NumPy's arrays, which NumPy 1 reads, too."""
+    # The module's newer name is text in the last protocol without lengths of it.
+    return pickle.dumps(obj, 3).replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
 
 
 def dumps(obj: Any) -> tuple[bytes, list[np.ndarray]]:

@@ -13,6 +13,7 @@ from absl import flags
 from jaxdet import config as config_lib
 from jaxdet import console
 from jaxdet.config import Config
+from jaxdet.console import say
 from jaxdet.errors import InputError
 from jaxdet.files import make_folder, write_json, write_whole
 from jaxdet.zoo.table import Measured, markdown_table, page
@@ -30,7 +31,7 @@ def main(argv: list[str]) -> None:
     elif len(argv) > 1:
         raise InputError(f"{argv[1]}: not understood; configs to measure follow --measure")
     else:
-        print(markdown_table())
+        say(*markdown_table().splitlines())
 
 
 def _measure(configs: list[Config], out: Path) -> None:
@@ -47,7 +48,7 @@ def _measure(configs: list[Config], out: Path) -> None:
     # Imported late: loader processes import this module and must not pay for jax.
     from jaxdet.zoo.measure import measure_apart
 
-    print(f"measuring {', '.join(names)}", flush=True)
+    say(f"measuring {', '.join(names)}")
     measured: list[Measured] = []
     for config, checkpoint in zip(configs, checkpoints, strict=True):
         files = FLAGS.proposals if config.model.takes_proposals else []
@@ -56,8 +57,8 @@ def _measure(configs: list[Config], out: Path) -> None:
         # After each, so that what took hours is not lost to what comes next.
         write_whole(out / "zoo.md", page(measured).encode())
         write_json(out / "zoo.json", measured)
-        print(f"{config.name}: done; {out}/zoo.md and {out}/zoo.json written", flush=True)
-    print(markdown_table(measured))
+        say(f"{config.name}: done; {out}/zoo.md and {out}/zoo.json written")
+    say(*markdown_table(measured).splitlines())
 
 
 def define_flags() -> None:
@@ -80,5 +81,4 @@ def define_flags() -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
-    console.start(main)
+    console.start(main, define_flags)

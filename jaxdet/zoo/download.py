@@ -19,7 +19,7 @@ from rich.progress import DownloadColumn, TransferSpeedColumn
 
 from jaxdet.console import Advance, progress
 from jaxdet.errors import InputError
-from jaxdet.files import cache_folder, reported
+from jaxdet.files import CACHE_ADVICE, cache_folder, reported
 from jaxdet.weights import torch_file
 from jaxdet.zoo.published import PRETRAINED, PUBLISHED, Row
 
@@ -74,7 +74,7 @@ def download(urls: Sequence[str], target: Path, advice: str = "") -> Path:
     gives the right bytes, the line of the `InputError` ends with `advice`.
     """
     problems = []
-    with reported(target.parent, "written", "set JAXDET_CACHE to a folder that can"):
+    with reported(target.parent, "written", CACHE_ADVICE):
         target.parent.mkdir(parents=True, exist_ok=True)
         with (target.parent / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # processes that share the folder wait

@@ -1,5 +1,6 @@
 """Measures on this machine what the zoo's table says of a config."""
 
+import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,16 +16,16 @@ from jax.sharding import Mesh
 from jaxdet.checkpoint import read_params
 from jaxdet.config import Config
 from jaxdet.data.dataset import Dataset
+from jaxdet.data.loader import end_with_parent
 from jaxdet.data.pipeline import train_batches
 from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.distributed import data_mesh, replicate, split
 from jaxdet.environment import environment, peak_memory
 from jaxdet.errors import InputError
-from jaxdet.files import cache_folder
 from jaxdet.inference.evaluate import evaluate
 from jaxdet.inference.given import load_splits
 from jaxdet.inference.predictor import make_predictor
-from jaxdet.programs import Programs
+from jaxdet.programs import Programs, keep_programs
 from jaxdet.training import optimizer as optim
 from jaxdet.training.plan import make_plan
 from jaxdet.training.step import init_state, make_train_step
@@ -36,16 +37,18 @@ def measure_apart(config: Config, *arguments: Any) -> dict[str, Any]:
 
     The largest amount of memory is known per process, and only one may hold the devices' memory.
     """
-    with ProcessPoolExecutor(1, get_context("spawn"), _start_process) as pool:
-        try:
-            return pool.submit(measure, config, *arguments).result()
-        except InputError as error:
-            raise InputError(str(error)) from None  # without the other process's traceback
-        except BrokenProcessPool:
-            raise InputError(
-                f"{config.name}: the process that measured it was killed; if memory ran out, "
-                "measure a smaller config"
-            ) from None
+    pool = ProcessPoolExecutor(1, get_context("spawn"), _start_process)
+    try:
+        return pool.submit(measure, config, *arguments).result()
+    except InputError as error:
+        raise InputError(str(error)) from None  # without the other process's traceback
+    except BrokenProcessPool:
+        raise InputError(
+            f"{config.name}: the process that measured it was killed; if memory ran out, "
+            "measure a smaller config"
+        ) from None
+    finally:
+        pool.shutdown(wait=False)  # after Ctrl-C there is nothing to wait for
 
 
 def measure(
@@ -68,7 +71,7 @@ def measure(
     if checkpoint:
         params = read_params(checkpoint, param_shapes(detector), config.model.convention)
     else:
-        params = jax.jit(detector.init)(jax.random.key(config.train.seed))
+        params = jax.jit(detector.init)(jax.random.key(config.train.seed, impl="rbg"))
     params = jax.device_get(params)  # training donates the devices' copies
     everything, *training = load_splits(config, ["val", "train"][: 1 + (steps > 0)], proposals)
     dataset = first_images(everything, num_images or len(everything))
@@ -136,8 +139,10 @@ def first_images(dataset: Dataset, count: int) -> Dataset:
 
 def _start_process() -> None:
     """Makes the settings that commands make."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the one that ends this
+    end_with_parent()
     logging.set_verbosity(logging.ERROR)
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+    keep_programs()
 
 
 def _train(

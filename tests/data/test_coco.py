@@ -10,6 +10,7 @@ from odd_json import change_anywhere
 from PIL import Image
 
 from jaxdet.data.coco import coco_paths, load_coco
+from jaxdet.data.findings import Findings
 from jaxdet.errors import InputError
 
 
@@ -333,3 +334,13 @@ def test_any_bytes_are_refused(tmp_path_factory, text):
     (folder / "bytes.json").write_bytes(text)
     with pytest.raises(InputError):
         load_coco(folder / "bytes.json", folder)
+
+
+def test_an_image_has_no_more_annotations_than_memory(load, tmp_path):
+    value = content()
+    value["annotations"] = [{"id": i, "image_id": 20, "bbox": [0, 0, 9, 9]} for i in range(5002)]
+    with pytest.raises(InputError, match=r"image 20 has over 5000 annotations .* tiles"):
+        load(value)
+    findings = Findings()
+    assert len(load_coco(tmp_path / "instances.json", tmp_path, findings).xywh) == 5000
+    assert findings.faults["images with over 5000 annotations"]["count"] == 1

@@ -174,7 +174,7 @@ def test_a_truncated_image_is_refused(tmp_path, suffix):
 
 def test_what_is_no_image_is_refused(tmp_path):
     path = tmp_path / "a.jpg"
-    with pytest.raises(InputError, match="no such image"):
+    with pytest.raises(InputError, match="No such file"):
         read_image(path)
     with pytest.raises(InputError, match="cannot be read"):
         read_image(tmp_path)

@@ -110,14 +110,14 @@ def test_nothing_is_left_of_a_failed_attempt(monkeypatch, cache):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(shapes, "_write_split", fill_disk)
-    with pytest.raises(InputError, match=r"cache: cannot be written: No space left"):
+    with pytest.raises(InputError, match=r"shapes-\w+: cannot be written: No space left"):
         shapes.make_shapes()
-    assert list(cache.iterdir()) == []
+    assert not cache.exists()
 
 
 def test_a_cache_that_is_a_file_is_refused(cache):
     cache.touch()
-    with pytest.raises(InputError, match="set JAXDET_CACHE"):
+    with pytest.raises(InputError, match="JAXDET_CACHE may name"):
         shapes.make_shapes()
 
 

@@ -1,5 +1,6 @@
 """Multiclass NMS against the systems' own, and against itself a class at a time."""
 
+import contextlib
 import doctest
 from functools import partial
 
@@ -13,6 +14,7 @@ from jaxdet.config import DetectionConfig
 from jaxdet.detectors import detections
 from jaxdet.detectors.detections import all_pairs, detect
 from jaxdet.ops.boxes import CONVENTIONS
+from jaxdet.ops.platforms import plain_operations
 from jaxdet.types import Predictions
 
 SIZE, ONE = jnp.array([1000, 1000]), jnp.ones(2)
@@ -65,12 +67,14 @@ def test_keeps_what_the_2018_toolbox_keeps(golden, case):
         ("today-large", "kept_plain", "few", 128),
         ("today-large", "kept_shifted", "always", 128),
         ("torchvision", "kept_classwise", "never", 128),
+        ("torchvision", "kept_classwise", "never", None),
         ("torchvision", "kept_offset", "few", 4096),
     ],
 )
 def test_keeps_what_systems_of_today_keep(golden, monkeypatch, prefix, kept, shift, few):
-    """`few` candidates are sorted at first: too few, or all of them."""
+    """`few` candidates are sorted at first: too few, or all of them, or plain operations."""
     monkeypatch.setattr(detections, "_FEW", few)
+    operations = plain_operations() if few is None else contextlib.nullcontext()
     system, _, size = prefix.partition("-")
     ops, prefix = golden(f"detector_ops_{system}"), f"nms_{size}_" if size else "nms_"
     labels = ops[f"{prefix}{'classes' if size else 'labels'}"].astype(np.int32)
@@ -78,7 +82,8 @@ def test_keeps_what_systems_of_today_keep(golden, monkeypatch, prefix, kept, shi
     most = len(wanted) + 50 if few == 4096 else len(wanted) // 2
     config = DetectionConfig(**EVERY, class_shift=shift, max_num=most)
     program = partial(detect, labels=LABELS, config=config, convention=CONVENTIONS["mmdet3"])
-    found = jax.jit(program)(*map(jnp.asarray, (boxes, scores, labels)), SIZE, ONE)
+    with operations:
+        found = jax.jit(program)(*map(jnp.asarray, (boxes, scores, labels)), SIZE, ONE)
     dets, found_labels = found_of(found)
     index = wanted[:most]
     np.testing.assert_array_equal(dets, np.column_stack([boxes, scores])[index])
@@ -128,3 +133,16 @@ def test_what_is_too_small_or_no_number_or_empty():
 
 def test_the_example():
     assert doctest.testmod(detections).failed == 0
+
+
+def test_gradients_pass_to_what_is_chosen_and_not_through_the_choice():
+    boxes = jnp.array([[0.0, 0, 9, 9], [0, 0, 9, 8], [20, 20, 29, 29]])
+    scores = jnp.array([[0.9], [0.8], [0.7]])
+
+    def total(boxes, scores):
+        found = detect(*all_pairs(boxes, scores), SIZE, ONE, LABELS, DetectionConfig(max_num=3))
+        return found.boxes.sum() + found.scores.sum()
+
+    of_boxes, of_scores = jax.grad(total, argnums=(0, 1))(boxes, scores)
+    np.testing.assert_array_equal(of_boxes, np.array([[1.0], [0], [1]]) * np.ones(4))
+    np.testing.assert_array_equal(of_scores, [[1.0], [0], [1]])

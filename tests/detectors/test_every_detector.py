@@ -35,7 +35,7 @@ def tiny(kind: str) -> Config:
 def params_of(config: Config):
     """Noisy ones, so that there is something to detect."""
     rng = np.random.default_rng(0)
-    params = jax.jit(build_detector(config).init)(jax.random.key(0))
+    params = jax.jit(build_detector(config).init)(jax.random.key(0, impl="rbg"))
     return jax.tree.map(lambda x: x + 0.1 * rng.standard_normal(x.shape).astype(x.dtype), params)
 
 

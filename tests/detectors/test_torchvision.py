@@ -10,10 +10,10 @@ import torchvision_weights
 from reference_weights import seeded_image
 
 from jaxdet import config as config_lib
-from jaxdet.data.buckets import bucket_sizes
+from jaxdet.data.buckets import batch_of_one, bucket_sizes
 from jaxdet.detectors.build import build_detector, param_shapes
 from jaxdet.inference.predictor import make_predictor
-from jaxdet.inference.single import batch_of_one, result_of
+from jaxdet.inference.single import result_of
 from jaxdet.weights import layout
 
 torch = pytest.importorskip("torch")

@@ -27,17 +27,27 @@ from zoo_cases import make_batch
 from jaxdet import config as config_lib
 from jaxdet.config import Config
 from jaxdet.configs import base
+from jaxdet.data.buckets import batch_of_one
 from jaxdet.data.image import padded_size, resize, resized_size
 from jaxdet.data.masks import resize_bitmap
 from jaxdet.detectors import rpn
 from jaxdet.detectors.build import build_detector, param_shapes
-from jaxdet.detectors.faster_rcnn import build_heads, given_stage, rpn_stage, two_stage
+from jaxdet.detectors.faster_rcnn import (
+    FirstStage,
+    build_heads,
+    given_stage,
+    rpn_stage,
+    two_stage,
+    without_masks,
+)
+from jaxdet.detectors.mask_rcnn import with_masks
 from jaxdet.detectors.rois import sample_rois
 from jaxdet.detectors.rpn import make_targets
-from jaxdet.inference.single import batch_of_one, paste_masks
+from jaxdet.inference.single import paste_masks
 from jaxdet.models.mask_head import MaskHead
 from jaxdet.models.params import apply, merge_params, split_params
 from jaxdet.ops.boxes import CONVENTIONS, clip
+from jaxdet.types import Detector
 from jaxdet.weights import layout
 from jaxdet.weights.spelling import TORCHVISION_2
 from jaxdet.weights.systems import system_of
@@ -52,7 +62,6 @@ EVERY = 1_000_000  # samples: all of them
 # Its masks were drawn from the features of the first 100 proposals, each with the class of the
 # detection of the same rank: numbers of the head, but not of detections.
 C4_MASKS = "mask_rcnn_r50_caffe_c4"
-FAST = ("mask_rcnn_r50_fpn",)  # of detections; all others are slow
 
 
 class Case(NamedTuple):
@@ -85,11 +94,6 @@ CASES = {
     "maskrcnn_resnet50_fpn_v2": Case("mask_rcnn", "torchvision_v2"),
 }
 TRAINED = [x for x in CASES if "x101" not in x and x != "faster_rcnn_r50_caffe_fpn"]
-
-
-def cases(names):
-    marks = [pytest.param(x, marks=() if x in FAST else pytest.mark.slow) for x in names]
-    return pytest.mark.parametrize("case", marks)
 
 
 def config_of(case: str, expected) -> Config:
@@ -137,10 +141,10 @@ def state_of(case: str, expected) -> dict[str, np.ndarray]:
     return {k: np.asarray(v, np.float32) if v.dtype == np.float64 else v for k, v in state.items()}
 
 
-def params_of(case: str, config: Config, expected):
+def params_of(config: Config, state, expected):
     eps = float(expected["bn_eps"]) if "bn_eps" in expected else 0.0
     shapes = param_shapes(build_detector(config))
-    return layout.to_params(state_of(case, expected), shapes, bn_eps=eps)
+    return layout.to_params(state, shapes, bn_eps=eps)
 
 
 def background_last(case: str, outputs, per_output: int = 1):
@@ -151,11 +155,12 @@ def background_last(case: str, outputs, per_output: int = 1):
     return np.concatenate([rest, outputs[:, :1]], 1) if per_output == 1 else rest
 
 
-@cases(CASES)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
 def test_detections_are_the_systems(case, golden):
     expected = golden(f"detector_forward_{case}")
     config = config_of(case, expected)
-    params, run = params_of(case, config, expected), forward(config)
+    params, run = params_of(config, state_of(case, expected), expected), forward(config)
     prefixes = ["img0_", "img1_"] if "img0_source_hw" in expected else [""]
     pads = np.max([expected[f"{prefix}pad_shape"] for prefix in prefixes], axis=0)
     bucket = padded_size((int(pads[0]), int(pads[1])))  # of both, so that one program serves
@@ -188,13 +193,20 @@ def stages_of(config: Config):
     return first(config), two_stage(config, first(config))
 
 
+def detector_over(config: Config, first: FirstStage) -> Detector:
+    """The detector over a first stage that may have run already."""
+    finish = with_masks if "mask" in config.model.detector else without_masks
+    return finish(two_stage(config, first), config)
+
+
 def forward(config: Config):
     """Everything that a golden has numbers of, as one program."""
     first, stages = stages_of(config)
-    head, detector = build_heads(config.model, config.train)[1], build_detector(config)
+    head = build_heads(config.model, config.train)[1]
 
     def run(params, images):
         proposed = first.test(params, images)
+        detector = detector_over(config, first._replace(test=lambda *_: proposed))
         x = stages.read(params, proposed.levels, proposed.boxes, images.pad_size, 7)
         logits, deltas = head.apply({"params": params["bbox_head"]}, x)
         if config.model.detector == "mask_rcnn" and not config.model.fpn_channels:
@@ -293,31 +305,34 @@ def test_losses_and_gradients_are_the_systems(case, golden, monkeypatch):
         rois=dataclasses.replace(config.rois, num_samples=1000, positive_fraction=0.25),
     )
     batch = jax.tree.map(jnp.asarray, training_batch(case, config, expected))
+    pads = batch.pad_size
     if CASES[case].convention == "mmdet3":  # whose anchors stand on each image's own padding
         pads = jnp.array([padded_size(tuple(map(int, expected[f"img_shape{j}"]))) for j in (0, 1)])
+    first, _ = stages_of(config)
+    state = state_of(case, expected)
+    trainable, frozen = split_params(
+        params_of(config, state, expected), build_detector(config).trainable
+    )
+
+    def loss(trainable, frozen, batch, pads):  # none a constant, which XLA would fold slowly
         own = batch._replace(pad_size=pads)
         monkeypatch.setattr(rpn, "make_targets", lambda _, *x: make_targets(own, *x))
-    detector, (first, _) = build_detector(config), stages_of(config)
-    params = params_of(case, config, expected)
-    trainable, frozen = split_params(params, detector.trainable)
-
-    def loss(trainable):
-        losses, numbers = detector.loss(merge_params(trainable, frozen), batch)
+        params = merge_params(trainable, frozen)
+        proposed = first.train(params, batch)
+        detector = detector_over(config, first._replace(train=lambda *_: proposed))
+        losses, numbers = detector.loss(params, batch)
         if CASES[case].convention == "detectron2":  # whose normaliser is the quota's
             factor = EVERY / quota
             losses = {k: v * factor if "rpn" in k else v for k, v in losses.items()}
-        return sum(losses.values()), (losses, numbers)
+        found = proposed[0]
+        rois = sample_rois(batch, found.boxes, found.valid, config.model, config.rois)
+        return sum(losses.values()), (losses, numbers, rois)
 
-    def everything(trainable):
-        gradient, (losses, numbers) = jax.grad(loss, has_aux=True)(trainable)
-        proposed, _, _ = first.train(merge_params(trainable, frozen), batch)
-        rois = sample_rois(batch, proposed.boxes, proposed.valid, config.model, config.rois)
-        return gradient, losses, numbers, rois
-
-    gradient, losses, numbers, rois = jax.jit(everything)(trainable)
+    run = jax.jit(jax.grad(loss, has_aux=True))
+    gradient, (losses, numbers, rois) = run(trainable, frozen, batch, pads)
     check_rois(case, rois, expected)
     check_losses(losses, numbers, expected)
-    check_gradient(case, state_of(case, expected), gradient, expected)
+    check_gradient(case, state, gradient, expected)
 
 
 NAMES = {

@@ -22,6 +22,7 @@ from jaxdet.data.load import load_dataset
 from jaxdet.data.masks import bitmap_of
 from jaxdet.detectors import build
 from jaxdet.inference import export
+from jaxdet.inference.predict import run_predict
 from jaxdet.inference.predictor import make_predictor
 from jaxdet.inference.results import score_of
 from jaxdet.inference.single import Result
@@ -168,7 +169,7 @@ def test_evaluation_writes_what_the_coco_api_loads(coco, checkpoint, tmp_path, c
 
 def test_prediction_writes_labels_and_masks(checkpoint, tmp_path):
     cv2.imwrite(str(tmp_path / "x.png"), IMAGE)
-    predict = partial(cli.run_predict, checkpoint=checkpoint, images=[str(tmp_path / "x.png")])
+    predict = partial(run_predict, checkpoint=checkpoint, images=[str(tmp_path / "x.png")])
     predict(CONFIG, out=tmp_path / "out", draw=True)
     record = json.loads((tmp_path / "out" / "x.json").read_text())
     fields = ["image", "width", "height", "boxes", "scores"]

@@ -1,5 +1,6 @@
 """Proposals from files, through data sets and batches."""
 
+import dataclasses
 import json
 import pickle
 from pathlib import Path
@@ -14,8 +15,8 @@ from jaxdet.data.load import load_dataset
 from jaxdet.data.pipeline import eval_batches, train_batches
 from jaxdet.data.sampler import flips
 from jaxdet.errors import InputError
+from jaxdet.inference import proposal_files
 from jaxdet.inference.given import load_splits
-from jaxdet.inference.results import write_proposals
 from jaxdet.inference.single import Result
 
 LIMIT = 8
@@ -48,24 +49,33 @@ def with_scores(boxes):
 
 
 def write(folder, kind, config):
-    """Writes the boxes as jaxdet does, or the toolbox: in its annotation file's order."""
-    if kind == "npz":
+    """Writes the boxes as jaxdet does, or Detectron, or the toolbox: in its file's order."""
+    if isinstance(kind, str) and kind != "detectron":
         found = [with_scores(boxes_of(i)) for i in range(1, 7)]
         dataset = load_dataset(config, "train")
-        write_proposals(folder, dataset, [Result(x[:, :4], x[:, 4]) for x in found])
-        return str(folder / "proposals.npz")
+        proposal_files.write(folder, kind, dataset, [Result(x[:, :4], x[:, 4]) for x in found])
+        return str(folder / f"proposals.{kind}")
     path = folder / "proposals.pkl"
+    if kind == "detectron":  # in any order
+        ids = [3, 1, 2, 6, 4, 5]
+        boxes = [boxes_of(i)[::-1] for i in ids]
+        scores = [np.linspace(0, 1, len(x), dtype=np.float32) for x in boxes]
+        path.write_bytes(pickle.dumps({"boxes": boxes, "scores": scores, "indexes": ids}, 2))
+        return str(path)
     boxes = [boxes_of(i) if kind == 4 else with_scores(boxes_of(i)) for i in range(6, 0, -1)]
     path.write_bytes(pickle.dumps(boxes, protocol=4 if kind == 4 else 2))
     return str(path)
 
 
-@pytest.mark.parametrize("kind", ["npz", 2, 4])
+@pytest.mark.parametrize("kind", ["npz", "json", "pkl", "detectron", 2, 4])
 def test_every_kind_of_file_gives_each_image_its_own(config, tmp_path, kind):
     (dataset,) = load_splits(config, ("train",), [write(tmp_path, kind, config)])
     for i in range(6):
         expected = boxes_of(int(dataset.image_ids[i]))[:LIMIT]
-        np.testing.assert_array_equal(dataset.given.of(i), expected, strict=True)
+        if kind == "json":  # x, y, width, height: a corner is a sum
+            np.testing.assert_allclose(dataset.given.of(i), expected, rtol=2e-7)
+        else:
+            np.testing.assert_array_equal(dataset.given.of(i), expected, strict=True)
 
 
 def test_batches_hold_them_as_boxes_of_the_resized_image(config, tmp_path):
@@ -101,7 +111,15 @@ def test_what_is_no_file_of_these_images_is_one_line(config, tmp_path):
     arrays = dict(np.load(write(tmp_path, "npz", config)))
     cases = [
         (pickle.dumps(boxes[1:]), "of 5 images, not of the 6 of .*instances_train2017.json"),
-        (pickle.dumps({}), "no list with an array for each image"),
+        (pickle.dumps(3), "neither a list with an array for each image nor"),
+        (pickle.dumps({}), "a dict, but not Detectron's"),
+        (
+            pickle.dumps({"boxes": boxes, "scores": boxes, "ids": [1, 2, 3, 4, 5, 6]}),
+            "'scores' of image 1 are not one for each box",
+        ),
+        (b'[{"image_id": 9, "bbox": [1, 2, 3, 4], "score": 1}]', "of image 9, which is not in"),
+        (b'[{"image_id": 1, "bbox": [1, 2, 3], "score": 1}]', r"length 4.*\[0\]\.bbox"),
+        (b'{"annotations": []}', "Expected `array`, got `object`"),
         (
             pickle.dumps([*boxes[1:], [1, 2]]),
             r"entry 5 is no array of floats, \[n, 4\] or \[n, 5\]",
@@ -131,6 +149,9 @@ def test_files_are_asked_for_and_refused(config, tmp_path):
         cli.run_train(config, tmp_path, "", ["one.npz"])
     with pytest.raises(InputError, match=r"needs a file of the val images, as val; an RPN writes"):
         cli.run_eval(config, tmp_path, "", False)
+    dataset = dataclasses.replace(load_dataset(config, "train"), file_order=None)
+    with pytest.raises(InputError, match=r"_format=pkl: its order is an annotation file's, and"):
+        proposal_files.require_order("pkl", dataset)
     with pytest.raises(InputError, match="rpn makes its own; leave the flag out"):
         load_splits(Config(data=config.data), ("train",), ["some.npz"])
     with pytest.raises(InputError, match=r"none\.npz: cannot be read: No such file"):

@@ -1,12 +1,14 @@
 """Arrays given as images: odd ones are read, others are one line."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxdet.config import Config, DataConfig, DetectionConfig, ModelConfig
-from jaxdet.data.buckets import bucket_sizes
+from jaxdet.data.buckets import batch_of_one, bucket_sizes
 from jaxdet.errors import InputError
-from jaxdet.inference.single import batch_of_one, pixels_of, result_of
+from jaxdet.inference.single import pixels_of, result_of
 from jaxdet.types import Predictions
 
 SCALE = (96, 64)
@@ -21,13 +23,10 @@ def batch_of(image):
 @pytest.mark.parametrize(
     "image",
     [
-        IMAGE.astype(np.float32) / 255,
         IMAGE.astype(np.int64),
         IMAGE.astype(np.uint16),
         IMAGE.astype(bool),
         IMAGE.astype(object),
-        IMAGE[..., 0],
-        IMAGE[..., :1],
         IMAGE[..., :2],
         np.concatenate([IMAGE, IMAGE[..., :1]], axis=2),
         IMAGE.transpose(2, 0, 1),
@@ -35,6 +34,8 @@ def batch_of(image):
         IMAGE[:0],
         IMAGE[:, :0],
         np.zeros((0, 0, 3), np.uint8),
+        np.zeros((0, 0), np.float32),
+        IMAGE.astype(np.complex64),
         np.uint8(3),
         np.array(["street.jpg"]),
         None,
@@ -50,6 +51,50 @@ def test_what_is_no_image_is_one_line(image):
         batch_of(image)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 200
+
+
+GREY = np.repeat(IMAGE[..., :1], 3, axis=2)
+FORMS = {
+    "grey": (IMAGE[..., 0], GREY),
+    "one channel": (IMAGE[..., :1], GREY),
+    "from 0 to 1": (IMAGE / np.float32(255), IMAGE),
+    "float64": (IMAGE / 255, IMAGE),
+    "whole numbers": (IMAGE.astype(np.float32), IMAGE),
+    "grey whole numbers": (IMAGE[..., 0].astype(np.float16), GREY),
+    "black": (IMAGE * np.float32(0), IMAGE * 0),
+    "jax": (jnp.asarray(IMAGE), IMAGE),
+    "bfloat16": (jnp.asarray(IMAGE, jnp.bfloat16), IMAGE),
+}
+
+
+@pytest.mark.parametrize(("image", "pixels"), FORMS.values(), ids=FORMS)
+def test_grey_float_and_jax_arrays_are_the_same_pixels(image, pixels):
+    found = pixels_of(image)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, pixels)
+
+
+@pytest.mark.parametrize(
+    ("image", "what"),
+    [
+        (IMAGE * 0.5, "from 0 to 127.5"),  # between whole numbers
+        ((IMAGE > 99) * 1.0, "from 0 to 1 alone"),  # black and white, or nearly black
+        (IMAGE * 257.0, "from 0 to 65535"),
+        (IMAGE / 127.5 - 1, "from -1 to 1"),
+        (IMAGE / 255 * 1.01, "from 0 to 1.01"),
+        (np.where(IMAGE == 7, np.nan, IMAGE / 255), "from nan to nan"),
+        (np.where(IMAGE == 7, np.inf, IMAGE), "from 0 to inf"),
+    ],
+)
+def test_floats_that_may_mean_either_are_refused(image, what):
+    match = f"^image: floats {what}; give uint8, or floats from 0 to 1, or whole numbers"
+    with pytest.raises(InputError, match=match):
+        pixels_of(image)
+
+
+def test_a_traced_image_is_told_of_the_pure_function():
+    with pytest.raises(InputError, match="trace the predictor's `apply`"):
+        jax.jit(pixels_of)(IMAGE)
 
 
 VIEWS = {

@@ -238,3 +238,18 @@ def test_keeps_x_and_kernel_alone():
     _, pullback = jax.vjp(lambda *args: conv2d(*args, padding=1), x, kernel)
     kept = [leaf for leaf in jax.tree.leaves(pullback) if hasattr(leaf, "shape")]
     assert sum(leaf.size for leaf in kept) == x.size + kernel.size
+
+
+def test_computed_once_changes_nothing_and_compilers_cannot_see_through_it():
+    def blocks(x):
+        for _ in range(3):
+            x = conv.computed_once(jax.nn.relu(x + jnp.sin(x)))
+        return x
+
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3), np.float32))
+    plain = jax.nn.relu(x + jnp.sin(x))
+    np.testing.assert_array_equal(conv.computed_once(plain), plain)
+    gradient = jax.grad(lambda x: (conv.computed_once(x) ** 2).sum())(x)
+    np.testing.assert_array_equal(gradient, 2 * x)
+    if jax.default_backend() == "cpu":
+        assert jax.jit(blocks).lower(x).compile().as_text().count(" conditional(") == 3

@@ -185,6 +185,7 @@ def test_buckets_and_what_they_hold_do_not_matter(name):
         assert np.isfinite(b).all()
 
 
+@pytest.mark.slow
 def test_bfloat16_features():
     maps = [m.astype(jnp.bfloat16) for m in pyramid()]
     bins, gradient = bins_and_gradient("detectron2", maps)
@@ -227,6 +228,7 @@ def full_size(batch):
     return maps, jax.ShapeDtypeStruct((batch, 1000, 4), jnp.float32), levels, pad
 
 
+@pytest.mark.slow
 def test_no_memory_beside_the_bins_and_the_maps():
     def step(maps, *rest):
         bins, pull = jax.vjp(lambda maps: align_pyramid(maps, *rest), maps)

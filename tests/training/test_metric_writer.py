@@ -11,7 +11,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from jaxdet.errors import InputError
-from jaxdet.training.metric_writer import Logbook
+from jaxdet.training.metric_writer import Logbook, read_rows
 
 
 def lines(folder):
@@ -98,7 +98,7 @@ def test_resume_drops_later_steps_and_a_torn_line(tmp_path):
 
 
 def test_torn_lines_are_dropped_and_whole_ones_kept(tmp_path):
-    whole = b'{"kind": "train", "step": 9, "loss": 1e-05, "terms": [null, 0.1]}\n'
+    whole = b'{"kind": "train", "step": 9, "loss": 1e-05, "rate": null}\n'
     torn = [b"\0\0\0\n", b"\xff\xfe\n", b"[1]\n", b'{"step": "x", "kind": "eval"}\n', b'{"kind":']
     (tmp_path / "metrics.jsonl").write_bytes(whole + b"".join(torn))
     with Logbook(tmp_path, 9) as book:
@@ -155,7 +155,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
 WRITER = """
 import sys
 from pathlib import Path
-from jaxdet.training.metric_writer import Logbook
+from jaxdet.training.metric_writer import Logbook, read_rows
 with Logbook(Path(sys.argv[1]), int(sys.argv[2])) as book:
     for step in range(int(sys.argv[2]) + 1, 100000):
         book.write("train", step, {"loss": 1.0 / step})
@@ -163,6 +163,7 @@ with Logbook(Path(sys.argv[1]), int(sys.argv[2])) as book:
 """
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_runs_leave_every_step_once(tmp_path):
     done = 0
     for wanted in (20, 41):
@@ -185,7 +186,7 @@ DISK_FULL = """
 import resource, sys
 from pathlib import Path
 from jaxdet.errors import InputError
-from jaxdet.training.metric_writer import Logbook
+from jaxdet.training.metric_writer import Logbook, read_rows
 resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
 try:
     with Logbook(Path(sys.argv[1]), 0) as book:
@@ -197,7 +198,7 @@ except InputError as error:
 """
 
 
-@pytest.mark.parametrize("value", ["1", "[0] * 40"])  # events, or metrics.jsonl, run out first
+@pytest.mark.parametrize("value", ["1", "10**100"])  # events, or metrics.jsonl, run out first
 def test_full_disk_is_one_line_and_the_log_stays_usable(tmp_path, value):
     command = [sys.executable, "-c", DISK_FULL, str(tmp_path), value]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -209,3 +210,26 @@ def test_full_disk_is_one_line_and_the_log_stays_usable(tmp_path, value):
     with Logbook(tmp_path, 1) as book:
         book.write("train", 2, {"a": 4})
     assert steps(tmp_path) == [1, 2]
+
+
+DEEP = 100_000 * "["
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *["", "5", "null", "[]", DEEP, "\xff", '{"kind": "train", "st', '{"kind": "train"}'],
+        *['{"kind": "train", "step": 1e400}', '{"kind": "train", "step": -1}', '{"step": 1}'],
+        *['{"kind": "train", "step": true}', '{"kind": "train", "step": 1, "loss": "x"}'],
+        *[f'{{"kind": "eval", "step": {"9" * 5000}}}', '{"kind": "other", "step": 1}'],
+        f'{{"kind": "eval", "step": 1, "AR@100": {DEEP}}}',
+    ],
+)
+def test_lines_that_no_run_wrote_are_passed_over(tmp_path, line):
+    good = [
+        {"kind": "train", "step": 5, "loss": 1.5, "epoch": 1, "lr": None},
+        {"kind": "eval", "step": 5, "AR@100": 0.5, "by_size": {"small": None}},
+    ]
+    text = "\n".join([json.dumps(good[0]), line, json.dumps(good[1])]) + "\n"
+    (tmp_path / "metrics.jsonl").write_text(text, "latin-1")
+    assert read_rows(tmp_path / "metrics.jsonl") == good

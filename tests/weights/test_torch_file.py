@@ -72,7 +72,7 @@ def test_a_tar_archive_is_named_with_what_to_do(tmp_path):
     with tarfile.open(fileobj=out, mode="w") as archive:
         archive.addfile(tarfile.TarInfo("sys_info"))
     assert "tar archive" in message_of(written(tmp_path, out.getvalue()))
-    assert "load it with PyTorch and save it again" in message_of(tmp_path / "file.pth")
+    assert "save the model's state_dict()" in message_of(tmp_path / "file.pth")
 
 
 def test_stream_of_pytorch_before_0_4(tmp_path):

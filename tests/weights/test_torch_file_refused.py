@@ -5,11 +5,11 @@ import os
 import pickle
 import re
 import time
-import tracemalloc
 import zipfile
 
 import numpy as np
 import pytest
+from limited import read_each
 from pickle_assembler import (
     legacy_of,
     many,
@@ -23,8 +23,8 @@ from pickle_assembler import (
     written,
     zip_of,
 )
+from pickle_grammar import draw
 
-from jaxdet.errors import InputError
 from jaxdet.weights import safe_pickle, torch_file
 from jaxdet.weights.safe_pickle import load
 
@@ -150,16 +150,6 @@ ARRAY = name("numpy.core.multiarray", "_reconstruct") + many(
             ARRAY + b"R" + many(b"N", many(number(2)), FLOATS, b"\x89", b"C\x04abcd") + b"b",
             "does not fit its bytes",
         ),
-        # An array that the memo has often is given its content often.
-        (
-            many(b"N", many(number(0)), FLOATS, b"\x89", b"C\x00")
-            + b"q\x00"
-            + (ARRAY + b"R" + b"".join(b"r" + i.to_bytes(4, "little") for i in range(1, 35_000)))
-            + b"h\x01" * 35_000
-            + b"h\x00b0" * 15_000
-            + b"2",
-            "operation DUP",
-        ),
     ],
 )
 def test_what_would_take_for_ever_is_refused_at_once(tmp_path, body, reason):
@@ -179,45 +169,24 @@ def test_a_program_of_too_many_steps_is_refused(tmp_path, monkeypatch):
     assert "takes more than 1,000 steps" in line
 
 
-PIECES = [
-    *(bytes([code]) for code in b"NNN\x88])}(((tttedlasuRRRbbbb0\x85\x86\x87Q\x81\x94i"),
-    *(
-        b"q\x00",
-        b"q\x01",
-        b"h\x00",
-        b"h\x01",
-        b"h\x01",
-        b"I01\n",
-        b"F1e9\n",
-        b"S'x'\n",
-        b"C\x04abcd",
-    ),
-    *(text("a"), text("latin1"), number(1), number(2), number(2**70), number(-1), FLOATS, ARRAY),
-    *(name("torch._utils", "_rebuild_tensor_v2"), name("torch", "Size"), name("numpy", "dtype")),
-    *(name("collections", "OrderedDict"), name("collections", "defaultdict")),
-    *(name("_codecs", "encode"), name("numpy.core.multiarray", "scalar"), storage(4)),
-    *(name("torch.nn.parameter", "Parameter"), tensor(storage(4), 0, (2, 2), (2, 1))),
-]
+def read_drawn(count, tmp_path):
+    lines = read_each(
+        "jaxdet.weights.torch_file:read", zip_of(program(b"N")), map(draw, range(count)), tmp_path
+    )
+    said = [line.split(": ")[1] for line in lines.values() if line]
+    # Now and then what is left is a pickle like any other, and is called one.
+    said = [text for text in said if text != "a pickle, but not one of PyTorch's; this is not read"]
+    assert {text.split()[0] for text in said} == {"refused,", "damaged"}
+    assert sum(not line for line in lines.values()) > 0.1 * count
 
 
-def test_programs_of_random_pieces_read_or_are_one_line(tmp_path):
-    rng = np.random.default_rng(0)
-    read = 0
-    tracemalloc.start()
-    start = time.process_time()
-    for _ in range(300):
-        chosen = rng.integers(len(PIECES), size=rng.integers(1, 12))
-        path = written(tmp_path, zip_of(program(*(PIECES[i] for i in chosen)), [FOUR]))
-        try:
-            torch_file.read(path)
-            read += 1
-        except InputError:
-            pass
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert read > 15
-    assert peak < 4e6
-    assert time.process_time() - start < 60
+def test_drawn_pickles_are_read_or_one_line(tmp_path):
+    read_drawn(300, tmp_path)
+
+
+@pytest.mark.slow
+def test_many_drawn_pickles_are_read_or_one_line(tmp_path):
+    read_drawn(10_000, tmp_path)
 
 
 def test_a_large_memo_index_takes_no_memory(tmp_path):
@@ -271,12 +240,12 @@ def test_a_tensor_beyond_its_storage_is_refused(tmp_path, offset, shape, stride)
 
 
 def test_strided_and_expanded_tensors(tmp_path):
-    body = b"](" + tensor(storage(4), 1, (2,), (2,)) + tensor(storage(4), 0, (3, 2), (0, 1)) + b"e"
+    body = b"](" + tensor(storage(4), 1, (2,), (2,)) + tensor(storage(4), 0, (2, 2), (0, 1)) + b"e"
     for stride in torch_file.read(written(tmp_path, zip_of(program(body), [FOUR]))):
         assert stride.dtype == np.float32
     first, second = torch_file.read(tmp_path / "file.pth")
     np.testing.assert_array_equal(first, [1, 3])
-    np.testing.assert_array_equal(second, [[0, 1]] * 3)
+    np.testing.assert_array_equal(second, [[0, 1]] * 2)
 
 
 @pytest.mark.parametrize("count", [2**40, 2**62, -1, 3, 5])
