@@ -21,7 +21,7 @@ from tiny_coco import write_coco
 
 from jaxdet.training.loop import train
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_programs")]
 
 # Root writes where it may not.  Not so a program started after this: number 24 takes a right away
 # from all that are started, and 1 is that of overriding permissions; see prctl(2).

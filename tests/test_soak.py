@@ -25,8 +25,8 @@ def test_steps_and_predictions_leave_memory_and_files_as_they_were(tmp_path, mon
         f"--config.data.root={coco}",
         "--config.train.eval_every=100",  # 200 steps, the first within the warm-up
     )
-    steps = soak.summary(soak.train(1500, workdir, *flags))
-    predictions = soak.summary(soak.predict(800, workdir))
+    steps = soak.summary(soak.train(1000, workdir, *flags))
+    predictions = soak.summary(soak.predict(500, workdir))
     print(f"\n{soak.shown('steps', steps)}\n{soak.shown('predictions', predictions)}")
     for row in (steps, predictions):
         first, second = row["handles"]

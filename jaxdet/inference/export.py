@@ -20,6 +20,7 @@ from jaxdet.errors import InputError
 from jaxdet.files import make_folder, whole
 from jaxdet.inference.exported import MANIFEST, Manifest, program_member
 from jaxdet.models.layers import fold_norms
+from jaxdet.ops.platforms import every_platform
 from jaxdet.types import Array, Images, Params
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -83,6 +84,7 @@ def _program(config: Config, bucket: Size) -> export.Exported:
     before = getattr(jax.config, option)
     jax.config.update(option, 0)
     try:
-        return export.export(jax.jit(run), platforms=PLATFORMS)(*arguments)
+        with every_platform():
+            return export.export(jax.jit(run), platforms=PLATFORMS)(*arguments)
     finally:
         jax.config.update(option, before)

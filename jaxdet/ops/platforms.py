@@ -7,7 +7,18 @@ from typing import Any
 import jax
 
 # Part of the key of `jax.jit`'s caches: a function is traced anew where this changes.
-_plain = jax.make_user_context(False)
+_traced = jax.make_user_context("own")
+
+
+@contextlib.contextmanager
+def every_platform() -> Iterator[None]:
+    """Traces each platform's program while it lasts, for export from CPUs to other platforms.
+
+    Elsewhere, where CPUs are all there is, operations are traced for them alone: in two thirds of
+    the time.
+    """
+    with _traced("every"):
+        yield
 
 
 @contextlib.contextmanager
@@ -19,7 +30,7 @@ def plain_operations() -> Iterator[None]:
     than what it stands for, and `nms` takes memory with the square of its boxes, or with a `limit`
     as many rounds.
     """
-    with _plain(True):
+    with _traced("plain"):
         yield
 
 
@@ -30,6 +41,8 @@ def platform_dependent(
 
     That is `default` unless given.
     """
-    if _plain.value:
+    if _traced.value == "plain":
         return (plain or default)(*arguments)
+    if _traced.value == "own" and jax.default_backend() == "cpu":
+        return programs.get("cpu", default)(*arguments)
     return jax.lax.platform_dependent(*arguments, default=default, **programs)

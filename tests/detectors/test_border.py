@@ -28,7 +28,6 @@ from jaxdet.data.image import padded_size
 from jaxdet.detectors.build import build_detector
 from jaxdet.detectors.proposals import propose
 from jaxdet.detectors.rpn import anchor_grid, build_network, make_targets
-from jaxdet.models import resnet
 from jaxdet.models.params import split_params
 from jaxdet.models.rpn_head import Outputs
 from jaxdet.ops.anchors import in_grid
@@ -52,11 +51,7 @@ OWN = (96, 96)
 BUCKETS = {(128, 128): 2, (96, 160): 3}  # and their rows
 
 
-@pytest.fixture(autouse=True)
-def few_blocks(monkeypatch):
-    """One block a stage, and one that follows another: compiles in seconds."""
-    for depth in (18, 50):
-        monkeypatch.setitem(resnet.BLOCKS, depth, (2, 1, 1, 1))
+pytestmark = pytest.mark.usefixtures("few_blocks", "quick_programs")
 
 
 SIZES = st.tuples(*(st.integers(side - 31, side) for side in OWN))

@@ -17,7 +17,9 @@ from jaxdet.training import optimizer as optim
 from jaxdet.training.step import init_state, make_train_step
 from jaxdet.types import Batch
 
-# Each takes half a minute to compile; other detectors are parts of these.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_blocks", "quick_programs")]
+
+# Other detectors are parts of these.
 SIZES = ((70, 60), (60, 90))
 
 
@@ -27,6 +29,7 @@ def tiny(kind: str) -> Config:
     model = config.model
     model.stem_channels = model.fpn_channels = model.head_channels = model.mask_channels = 8
     model.box_channels = 16
+    model.num_stages = 3
     config.rois.num_samples = 16
     config.detections.score_threshold = 0.01
     return config_lib.parse(config)
@@ -67,7 +70,6 @@ def batch_of(sizes, bucket, first: int = 0, boxes_per_image: int = 3) -> Batch:
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mask_rcnn", "fast_mask_rcnn"])  # RetinaNets: test_retinanet
 def test_an_image_does_not_depend_on_its_bucket_or_neighbours(kind):
     config = tiny(kind)
@@ -83,7 +85,6 @@ def test_an_image_does_not_depend_on_its_bucket_or_neighbours(kind):
         np.testing.assert_allclose(together.masks[1], alone.masks[0], atol=1e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mask_rcnn"])
 def test_eight_devices_are_one(kind):
     """Each of eight groups of two images has its own normalisers, wherever it is computed."""
@@ -106,7 +107,6 @@ def test_eight_devices_are_one(kind):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mask_rcnn", "retinanet"])
 def test_the_program_of_any_number_of_images_can_be_written(kind):
     program = _program(tiny(kind), (64, 96))

@@ -258,12 +258,14 @@ def test_anchors_are_the_systems(case, golden):
 def small_config(case: str) -> config_lib.Config:
     config = config_of(case)
     narrow = {"depth": 18, "stem_channels": 8, "fpn_channels": 8, "head_channels": 8}
+    narrow["head_convs"] = 2
     if case == "mmdet3_retinanet":
         narrow["class_names"] = ("cat", "dog", "owl")
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **narrow))
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_blocks", "quick_programs")
 @pytest.mark.parametrize(
     "case", ["mmdet3_retinanet", "detectron2_retinanet", "retinanet_resnet50_fpn_v2"]
 )
@@ -271,7 +273,7 @@ def test_an_image_does_not_depend_on_its_bucket_or_neighbours(case):
     """The second image's fourth level has 2 by 3 cells of its own: 96 and 160 are odd in 32."""
     config, rng = small_config(case), np.random.default_rng(0)
     detector = build_detector(config)
-    params = jax.jit(detector.init)(jax.random.key(0, impl="rbg"))
+    params = jax.jit(detector.init)(jax.random.key(3, impl="rbg"))
     params = jax.tree.map(lambda x: x + 0.1 * rng.standard_normal(x.shape).astype(x.dtype), params)
     params["bbox_head"]["retina_cls"]["bias"] *= 0.5
     images = [

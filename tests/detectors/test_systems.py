@@ -275,6 +275,7 @@ def check_gradient(case, gradient, expected):
 BORDER = ("mmdet3_rpn_r50_caffe_c4_1x", "detectron2_rpn_r50_c4_1x", "torchvision_rpn_r50_fpn_v2")
 
 
+@pytest.mark.usefixtures("few_blocks", "quick_programs")
 @pytest.mark.slow  # `test_border` holds it for the 2018 convention by default
 @pytest.mark.parametrize("name", BORDER)
 def test_an_image_does_not_depend_on_its_bucket_or_neighbours(name):

@@ -123,6 +123,7 @@ def run_steps(config: Config, batch, num_devices: int, steps: int):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_programs")
 def test_eight_devices_give_what_one_gives():
     config, batch = small_config(), random_batch(16)
     targets = make_targets(jax.tree.map(jnp.asarray, batch), config.model, config.targets)
