@@ -96,18 +96,12 @@ def test_numbers_that_are_not_finite_stop_the_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_demo_learns(tmp_path):
-    """The README's first command from an empty cache; time and memory are printed, not judged.
-
-    Four epochs of its eleven: AR@1000 was 0.79 and AR@100 0.60, in place of 0.87 and 0.80.
-    """
+def test_demo_reaches_its_figures(tmp_path):
+    """The README's first command from an empty cache; time and memory are printed, not judged."""
     workdir = tmp_path / "run"
     start = time.monotonic()
     subprocess.run(
-        [
-            *(sys.executable, "-m", "jaxdet.main", f"--workdir={workdir}"),
-            *("--config.train.num_epochs=4", "--config.optimizer.decay_epochs=(2.5,3.5)"),
-        ],
+        [sys.executable, "-m", "jaxdet.main", f"--workdir={workdir}"],
         cwd=ROOT,
         env={**os.environ, "XLA_FLAGS": "", "JAXDET_CACHE": str(tmp_path / "cache")},
         check=True,
@@ -125,5 +119,5 @@ def test_demo_learns(tmp_path):
     print(f"\n{seconds:.0f} s, at most {memory:.2f} GiB")
     for name in ("AR@100", "AR@300", "AR@1000"):
         print(f"{name}: trained {result[name]:.3f}, untrained {untrained[name]:.3f}")
-    assert result["AR@1000"] >= 0.75 > untrained["AR@1000"] + 0.25
-    assert result["AR@100"] >= 0.56 > untrained["AR@100"] + 0.25
+    assert result["AR@1000"] >= 0.85 > untrained["AR@1000"] + 0.25
+    assert result["AR@100"] >= 0.78 > untrained["AR@100"] + 0.25

@@ -37,9 +37,10 @@ def plain_operations() -> Iterator[None]:
 def platform_dependent(
     *arguments: Any, default: Callable, plain: Callable | None = None, **programs: Callable
 ) -> Any:
-    """Chooses as `jax.lax.platform_dependent`, or within `plain_operations` takes `plain`.
+    """Chooses as `jax.lax.platform_dependent`, or takes the CPU's where CPUs are all there is.
 
-    That is `default` unless given.
+    Within `every_platform` it always chooses; within `plain_operations` it takes `plain`, which is
+    `default` unless given.
     """
     if _traced.value == "plain":
         return (plain or default)(*arguments)

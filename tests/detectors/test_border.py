@@ -50,9 +50,7 @@ TEST = ProposalConfig(nms_pre=200, nms_post=100, max_num=150)
 OWN = (96, 96)
 BUCKETS = {(128, 128): 2, (96, 160): 3}  # and their rows
 
-
 pytestmark = pytest.mark.usefixtures("few_blocks", "quick_programs")
-
 
 SIZES = st.tuples(*(st.integers(side - 31, side) for side in OWN))
 

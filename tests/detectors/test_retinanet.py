@@ -257,8 +257,13 @@ def test_anchors_are_the_systems(case, golden):
 
 def small_config(case: str) -> config_lib.Config:
     config = config_of(case)
-    narrow = {"depth": 18, "stem_channels": 8, "fpn_channels": 8, "head_channels": 8}
-    narrow["head_convs"] = 2
+    narrow = {
+        "depth": 18,
+        "stem_channels": 8,
+        "fpn_channels": 8,
+        "head_channels": 8,
+        "head_convs": 2,
+    }
     if case == "mmdet3_retinanet":
         narrow["class_names"] = ("cat", "dog", "owl")
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **narrow))

@@ -341,7 +341,10 @@ def every_roi(case: str, rois: RoIConfig, expected) -> RoIConfig:
 
     Each is computed: those of no image would take most of the time and of 10 GB.
     """
-    longest = lambda name: max(len(v) for k, v in expected.items() if re.fullmatch(name, k))  # noqa: E731
+
+    def longest(name: str) -> int:
+        return max(len(v) for k, v in expected.items() if re.fullmatch(name, k))
+
     count = longest(r"proposals\d") if CASES[case].kind.startswith("fast_") else rois.max_num
     count += longest(r"gt\d")
     fraction = (longest(r"pos_(assigned_|box)\d") + 1.5) / count
