@@ -37,6 +37,7 @@ from jaxdet.config import Config
 from jaxdet.detectors.rpn import apply, build_network
 from jaxdet.models.layers import fold_norms
 from jaxdet.models.rpn_head import Outputs
+from jaxdet.programs import compiler_options
 from jaxdet.types import Batch, Images, Params
 
 # Largest difference between the two, next to the output's standard deviation.
@@ -51,7 +52,8 @@ def compiled_forward(config: Config, params: Params, batch: Batch) -> jax.stages
         with jax.default_matmul_precision(config.train.matmul_precision):
             return apply(network, params, images)
 
-    return jax.jit(forward).lower(params, batch.images).compile()
+    options = compiler_options(config.train.precision)
+    return jax.jit(forward, compiler_options=options).lower(params, batch.images).compile()
 
 
 def peers_forward(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 RESULTS = Path(__file__).parent / "results"
-DEVICES = ("cpu", "gpu")
+DEVICES = {"cpu-amd": "CPU, AMD", "cpu-intel": "CPU, Intel", "gpu": "GPU"}
 
 Row = Mapping[str, Any]
 
@@ -170,16 +170,16 @@ def measured(figure: Figure, device: str) -> str:
 
 def ratios() -> Iterable[str]:
     """The table of what has to be shown."""
-    yield "| the best other's time / jaxdet's | CPU: target | CPU | GPU: target | GPU |"
-    yield "| --- | --- | --- | --- | --- |"
+    yield "| the best other's time / jaxdet's | CPU: target | AMD | Intel | GPU: target | GPU |"
+    yield "| --- | --- | --- | --- | --- | --- |"
     for figure in FIGURES:
-        cpu, gpu = (measured(figure, device) for device in DEVICES)
-        yield f"| {figure.what} | {figure.cpu} | {cpu} | {figure.gpu} | {gpu} |"
+        amd, intel, gpu = (measured(figure, device) for device in DEVICES)
+        yield f"| {figure.what} | {figure.cpu} | {amd} | {intel} | {figure.gpu} | {gpu} |"
     for what, name, flags, field, form, target in GPU_ONLY:
         results = read(name, "gpu")
         found = f"not measured: `{command(name)}{flags}`"
         found = form.format(results["rows"][0][field]) if results else found
-        yield f"| {what} | | | {target} | {found} |"
+        yield f"| {what} | | | | {target} | {found} |"
 
 
 def written(value: Any, form: str, rates: bool) -> str:
@@ -218,9 +218,9 @@ def machine(record: Row) -> str:
 def sections() -> Iterable[str]:
     """Everything that was measured."""
     for title, name, text in SECTIONS:
-        for device in DEVICES:
+        for device, shown in DEVICES.items():
             if results := read(name, device):
-                yield f"\n## {title}, {device.upper()}\n"
+                yield f"\n## {title}, {shown}\n"
                 yield f"`{command(name)}`. {text}".rstrip() + "\n"
                 yield from table(results["rows"], RATE in text)
                 yield f"\n{machine(results['environment'])}"

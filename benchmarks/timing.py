@@ -22,6 +22,7 @@ except ImportError:  # then jaxdet is measured alone
     torch = None  # type: ignore[assignment]
 
 RESULTS = Path(__file__).parent / "results"
+MAKERS = ("AMD", "Intel")  # of CPUs, whose ratios differ
 # All share one heap, where buffers of gigabytes find a lasting place in a round or two.
 WARM_UP = 2
 # glibc's: one heap, grown in place and never given back, whose small pieces join large ones.
@@ -136,10 +137,13 @@ def environment() -> dict[str, Any]:
 
 
 def save(name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Writes rows and environment to `results/<name>-<cpu, gpu or tpu>.json`."""
-    path = RESULTS / f"{name}-{jax.default_backend()}.json"
+    """Writes rows and environment to `results/<name>-<gpu, cpu-amd, cpu-intel or cpu>.json`."""
+    record, device = environment(), jax.default_backend()
+    if device == "cpu":
+        device += "".join(f"-{maker.lower()}" for maker in MAKERS if maker in record["cpu"])
+    path = RESULTS / f"{name}-{device}.json"
     path.parent.mkdir(exist_ok=True)
-    text = json.dumps({"environment": environment(), "rows": list(rows)}, indent=2)
+    text = json.dumps({"environment": record, "rows": list(rows)}, indent=2)
     unfinished = path.with_suffix(".tmp")
     unfinished.write_text(text + "\n")
     unfinished.replace(path)

@@ -51,6 +51,11 @@ def cpu_features() -> str:
     return f"{platform.machine()} {_cpu_line('flags') or _cpu_line('Features')}"
 
 
+def is_intel_avx512() -> bool:
+    """Returns whether the CPU is Intel's and has AVX-512."""
+    return _cpu_line("vendor_id") == "GenuineIntel" and "avx512f" in cpu_features().split()
+
+
 def peak_memory() -> tuple[float, str]:
     """Returns the most memory, in GB, that a local `device` held so far, and that word.
 

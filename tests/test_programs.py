@@ -126,6 +126,28 @@ for _ in range(3):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems keep memory their own way")
+@pytest.mark.parametrize("intel", [True, False])
+def test_options_of_a_cpu(monkeypatch, intel):
+    """Those that there are give the same numbers up to rounding, by another library."""
+    monkeypatch.setattr(programs, "is_intel_avx512", lambda: intel)
+    options = programs.compiler_options.__wrapped__("float32")
+    assert bool(options) == intel
+    assert not programs.compiler_options.__wrapped__("bfloat16")
+    x = jax.random.normal(jax.random.key(0), (128, 256)) / 16  # of length 1, about
+    product = jax.jit(lambda x: x @ x.T, compiler_options=options)(x)
+    np.testing.assert_allclose(product, jax.jit(lambda x: x @ x.T)(x), atol=1e-6)
+
+
+def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
+    def unknown(*_, compiler_options):
+        return jit(*_, compiler_options=dict.fromkeys(compiler_options, "no such type"))
+
+    jit = jax.jit
+    monkeypatch.setattr(programs, "is_intel_avx512", lambda: True)
+    monkeypatch.setattr(jax, "jit", unknown)
+    assert programs.compiler_options.__wrapped__("float32") == {}
+
+
 def test_freed_memory_is_not_made_anew():
     """A buffer of 1 GiB, of 262,144 pages."""
     command = [sys.executable, "-c", FREED]

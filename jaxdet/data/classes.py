@@ -56,8 +56,10 @@ def with_classes(
     others = (labels < 0) & np.isin(dataset.category_ids, [*name_of])
     others &= all(name in id_of for name in names)
     findings.add("annotations of classes that the config lacks", (labels < 0) & ~others, line)
-    what = "annotations of classes that config.model.class_names leaves out"
-    findings.add(what, others, line, harmless=True)
+    counts = Counter(dataset.category_ids[others].tolist()).most_common()
+    said = [f"{name_of[number][:60]!a}: {count}" for number, count in counts]
+    what = f"classes, of {others.sum()} annotations, that config.model.class_names leaves out"
+    findings.add(what, said, harmless=True)
     labelled = dataclasses.replace(
         dataset, class_names=tuple(names), class_ids=ids, labels=np.maximum(labels, 0)
     )

@@ -23,7 +23,7 @@ from jaxdet.inference.single import Image, Result, detect, pixels_of
 from jaxdet.models.features import Features
 from jaxdet.models.layers import fold_norms
 from jaxdet.models.params import apply
-from jaxdet.programs import Programs, Store, remembered
+from jaxdet.programs import Programs, Store, compiler_options, remembered
 from jaxdet.types import Batch, Detector, Images, Params, Predictions
 
 
@@ -111,7 +111,8 @@ class Predictor:
             with jax.default_matmul_precision(self.config.train.matmul_precision):
                 return apply(network, params, images, method=Features.features)
 
-        return jax.jit(run)
+        options = compiler_options(self.config.train.precision)
+        return jax.jit(run, compiler_options=options)
 
     def start(self, batch: Batch) -> Predictions:
         """Hands this host's rows to its devices and returns at once, compiling first if need be."""
@@ -149,7 +150,8 @@ def make_predictor(
     )
     own = store and not mesh.is_multi_process
     kept = Store(_program_key(config), tuple(mesh.devices.flat)) if own else None
-    return Predictor(config, _ready(params, mesh), mesh, Programs(jax.jit(sharded), store=kept))
+    jitted = jax.jit(sharded, compiler_options=compiler_options(config.train.precision))
+    return Predictor(config, _ready(params, mesh), mesh, Programs(jitted, store=kept))
 
 
 def _ready(params: Params, mesh: Mesh) -> Params:

@@ -16,6 +16,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdet.ops.conv import conv2d
+from jaxdet.ops.product import einsum
 from jaxdet.types import Params
 
 BN_EPSILON = 1e-5
@@ -125,8 +126,8 @@ class Dense(nn.Module):
 
         kernel = self.param("kernel", init, (*shape, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        y = flat @ kernel.astype(self.dtype).reshape(-1, self.features)
-        return y + bias.astype(self.dtype)[None]
+        y = einsum("nc,cd->nd", flat, kernel.astype(self.dtype).reshape(-1, self.features))
+        return y.astype(self.dtype) + bias.astype(self.dtype)[None]
 
 
 class ConvGroupNorm(nn.Module):

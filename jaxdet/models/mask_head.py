@@ -6,6 +6,7 @@ from jaxtyping import Array, Float, Float32
 
 from jaxdet.config import ModelConfig
 from jaxdet.models.layers import INITS, Conv, he_normal
+from jaxdet.ops.product import einsum
 
 # Bins of a RoI along each axis; masks have twice as many.
 MASK_SIZE = 14
@@ -43,5 +44,5 @@ class Upsample(nn.Module):
         init = nn.initializers.normal((2.0 / (4 * c)) ** 0.5)
         kernel = self.param("kernel", init, (2, 2, c, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        y = jnp.einsum("nijc,abcd->niajbd", x, kernel.astype(self.dtype))
+        y = einsum("nijc,abcd->niajbd", x, kernel.astype(self.dtype)).astype(self.dtype)
         return y.reshape(n, 2 * h, 2 * w, self.features) + bias.astype(self.dtype)[None, None, None]

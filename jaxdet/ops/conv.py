@@ -27,6 +27,7 @@ from jaxtyping import Array, Float
 
 from jaxdet.ops import winograd
 from jaxdet.ops.platforms import platform_dependent
+from jaxdet.ops.product import einsum
 
 # Channels that a block of groups is filled up to on CPU: fewer leave the vector units idle,
 # more multiply zeros.
@@ -113,7 +114,7 @@ def _lax_gradient(index: int, spec: _Spec, x: Array, kernel: Array, dy: Array) -
     return jax.vjp(partial(_lax_conv, spec), x, kernel)[1](dy)[index]
 
 
-# The CPU programs of a convolution in groups.  Sums are in float32 whatever the dtype.
+# The CPU programs of a convolution in groups, in float32 whatever the dtype.
 
 
 def _cpu_conv(spec: _Spec, x: Array, kernel: Array) -> Array:
@@ -158,10 +159,10 @@ def _has_few(spec: _Spec, kernel: Array) -> bool:
 
 def _cpu_map(dense: Callable, spec: _Spec, x: Array, kernel: Array, *dy: Array) -> Array:
     """Returns the map that `dense` gives of a kernel and maps, block of groups by block."""
-    kernel32, *maps = (a.astype(jnp.float32) for a in (kernel, x, *dy))
     dense = partial(dense, spec._replace(groups=1))
     if spec.groups == 1:
-        return dense(kernel32, *maps).astype(x.dtype)
+        return dense(kernel, x, *dy).astype(x.dtype)
+    kernel32, *maps = _in_float32(kernel, x, *dy)
     blocks = _split_kernel(spec.groups, kernel32)
     split = [_split(a, len(blocks)) for a in maps]
     y = lax.map(lambda block: dense(*block), (blocks, *split))
@@ -170,15 +171,19 @@ def _cpu_map(dense: Callable, spec: _Spec, x: Array, kernel: Array, *dy: Array) 
 
 
 def _cpu_kernel_gradient(spec: _Spec, x: Array, kernel: Array, dy: Array) -> Array:
-    x32, kernel32, dy32 = (a.astype(jnp.float32) for a in (x, kernel, dy))
     if spec.groups == 1:
-        return _dense_kernel_gradient(spec, kernel32, x32, dy32).astype(kernel.dtype)
+        return _dense_kernel_gradient(spec, kernel, x, dy).astype(kernel.dtype)
+    x32, kernel32, dy32 = _in_float32(x, kernel, dy)
     blocks = spec.groups // _block_groups(kernel.shape[2], spec.groups)
     # XLA's own kernel gradient is a hundred times slower inside a loop.
     dense = partial(_shifted_products, spec, kernel.shape)
     dblocks = lax.map(lambda block: dense(*block), (_split(x32, blocks), _split(dy32, blocks)))
     (dkernel,) = jax.linear_transpose(partial(_split_kernel, spec.groups), kernel32)(dblocks)
     return dkernel.astype(kernel.dtype)
+
+
+def _in_float32(*arrays: Array) -> tuple[Array, ...]:
+    return tuple(a.astype(jnp.float32) for a in arrays)
 
 
 def _block_groups(depth: int, groups: int) -> int:
@@ -200,25 +205,25 @@ def _split_kernel(groups: int, kernel: Array) -> Array:
     return blocks.reshape(groups // m, kh, kw, m * depth, m * features // groups)
 
 
-# The CPU programs of a dense convolution in float32.
+# The CPU programs of a dense convolution: the result is float32, but for `winograd`'s maps.
 
 
 def _dense_conv(spec: _Spec, kernel: Array, x: Array) -> Array:
     if _is_product(spec, kernel):
-        return jnp.einsum("bhwc,co->bhwo", x[:, :: spec.stride, :: spec.stride], kernel[0, 0])
+        return einsum("bhwc,co->bhwo", x[:, :: spec.stride, :: spec.stride], kernel[0, 0])
     if _is_winograd(spec, x, kernel):
         return winograd.conv3x3(x, kernel, spec.padding)
-    return _lax_conv(spec, x, kernel)
+    return _lax_conv(spec, *_in_float32(x, kernel))
 
 
 def _dense_input_gradient(spec: _Spec, kernel: Array, x: Array, dy: Array) -> Array:
     if _is_winograd(spec, x, kernel):
         return winograd.conv3x3(dy, kernel[::-1, ::-1].swapaxes(2, 3), 2 - spec.padding)
     if _is_product(spec, kernel):
-        return _spread(spec, kernel, x, jnp.einsum("bhwo,co->bhwc", dy, kernel[0, 0]))
+        return _spread(spec, kernel, x, einsum("bhwo,co->bhwc", dy, kernel[0, 0]))
     # XLA's own is as fast outside of loops, and ten times slower inside.
-    turned = kernel[::-1, ::-1].swapaxes(2, 3)
-    return _lax_conv(_Spec(1, 0), _spread(spec, kernel, x, dy), turned)
+    turned, dy32 = _in_float32(kernel[::-1, ::-1].swapaxes(2, 3), dy)
+    return _lax_conv(_Spec(1, 0), _spread(spec, kernel, x, dy32), turned)
 
 
 def _spread(spec: _Spec, kernel: Array, x: Array, dy: Array) -> Array:
@@ -236,16 +241,16 @@ def _dense_kernel_gradient(spec: _Spec, kernel: Array, x: Array, dy: Array) -> A
         cells = x[:, :: spec.stride, :: spec.stride].reshape(-1, channels)
         outputs = dy.reshape(-1, features)
         if channels <= features:
-            return jnp.einsum("tc,to->co", cells, outputs).reshape(kernel.shape)
+            return einsum("tc,to->co", cells, outputs).reshape(kernel.shape)
         # The factor that lies transposed in memory had better be the narrow one; without the
         # barrier XLA swaps them back.
-        transposed = lax.optimization_barrier(jnp.einsum("to,tc->oc", outputs, cells))
+        transposed = lax.optimization_barrier(einsum("to,tc->oc", outputs, cells))
         return transposed.T.reshape(kernel.shape)
     if _is_winograd(spec, x, kernel):
         return winograd.conv3x3_kernel_gradient(x, dy, spec.padding)
     if _is_large(x):
         return _shifted_products(spec, kernel.shape, x, dy)
-    return _lax_gradient(1, spec, x, kernel, dy)
+    return _lax_gradient(1, spec, *_in_float32(x, kernel, dy))
 
 
 def _shifted_products(spec: _Spec, shape: tuple[int, ...], x: Array, dy: Array) -> Array:
@@ -259,7 +264,7 @@ def _shifted_products(spec: _Spec, shape: tuple[int, ...], x: Array, dy: Array) 
         for i, j in np.ndindex(kh, kw)
     ]
     cells = jnp.stack([cell.reshape(-1, x.shape[-1]) for cell in shifted])
-    dkernel = jnp.einsum("jtc,to->jco", cells, dy.reshape(-1, features))
+    dkernel = einsum("jtc,to->jco", cells, dy.reshape(-1, features))
     return dkernel.reshape(kh, kw, x.shape[-1], features)
 
 

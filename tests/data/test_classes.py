@@ -84,10 +84,11 @@ def test_classes_that_cannot_be_used_are_one_line(load, names, categories, said)
 
 
 def test_a_subset_of_the_classes_leaves_the_others_out(load, caplog):
-    found = load(("cat",))
-    assert caplog.messages == [
-        f"{found.source}: 2 annotations of classes that config.model.class_names leaves out"
-    ]
+    found, findings = load(("cat",)), Findings()
+    what = "classes, of 2 annotations, that config.model.class_names leaves out"
+    assert caplog.messages == [f"{found.source}: 1 {what}"]
+    load(("cat",), findings)
+    assert findings.warnings == {what: {"what": what, "count": 1, "examples": ["'dog': 2"]}}
     assert (found.annotation_ids.tolist(), found.labels.tolist()) == ([3], [0])
     assert found.offsets.tolist() == [0, 1]
     assert found.xywh.tolist() == [[5, 2, 3, 4]]
