@@ -24,6 +24,7 @@ class Figure(NamedTuple):
     gpu: str
 
 
+ABSENT = "not measured"
 LARGE, SMALL = [800, 1088], [256, 320]
 R50 = {"model": "rpn_r50_fpn_1x", "size": LARGE}
 X101 = {"model": "rpn_x101_32x4d_fpn_1x", "size": LARGE}
@@ -160,26 +161,27 @@ def command(name: str) -> str:
 
 
 def measured(figure: Figure, device: str) -> str:
-    """The ratio, or how to get it."""
+    """The ratio, if there is one."""
     results = read(figure.results, device)
     for row in results["rows"] if results else []:
         if "ratio" in row and figure.fields.items() <= row.items():
             return f"**{row['ratio']:.2f}**"
-    return f"not measured: `{command(figure.results)}`"
+    return ABSENT
 
 
 def ratios() -> Iterable[str]:
     """The table of what has to be shown."""
-    yield "| the best other's time / jaxdet's | CPU: target | AMD | Intel | GPU: target | GPU |"
-    yield "| --- | --- | --- | --- | --- | --- |"
+    sides = "CPU: target | AMD | Intel | GPU: target | GPU"
+    yield f"| the best other's time / jaxdet's | {sides} | measured by |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
     for figure in FIGURES:
         amd, intel, gpu = (measured(figure, device) for device in DEVICES)
-        yield f"| {figure.what} | {figure.cpu} | {amd} | {intel} | {figure.gpu} | {gpu} |"
+        cells = figure.what, figure.cpu, amd, intel, figure.gpu, gpu
+        yield f"| {' | '.join(cells)} | `{command(figure.results)}` |"
     for what, name, flags, field, form, target in GPU_ONLY:
         results = read(name, "gpu")
-        found = f"not measured: `{command(name)}{flags}`"
-        found = form.format(results["rows"][0][field]) if results else found
-        yield f"| {what} | | | | {target} | {found} |"
+        found = form.format(results["rows"][0][field]) if results else ABSENT
+        yield f"| {what} | | | | {target} | {found} | `{command(name)}{flags}` |"
 
 
 def written(value: Any, form: str, rates: bool) -> str:
@@ -235,7 +237,7 @@ are measured on a heap that keeps what is freed, for all sides alike (`keep_free
 `benchmarks/timing.py`). A ratio is beside the best of the others: PyTorch's network eager, in
 `channels_last` or by `torch.compile`, ONNX Runtime and OpenVINO, which fold batch norms when they
 load. A table has the columns that were measured. "Not measured" means that no such machine was at
-hand; the command beside it measures there.
+hand; the command measures anywhere.
 
 PyTorch's network is `benchmarks/plain_rpn.py`, whose outputs, losses and gradients the tests hold
 against jaxdet's. On a CPU both compute in float32; on a GPU in TensorFloat-32.
