@@ -123,12 +123,7 @@ SECTIONS = (
         "On 800 x 1088, from four levels of 256 channels (C4: one of 1024). Points are per bin and "
         "axis; 0: the side of the box in cells / bins, rounded up.",
     ),
-    (
-        "End to end",
-        "inference",
-        f"{RATE}, from JPEGs to boxes in their own pixels. The network alone is four fifths of "
-        "jaxdet's time, so the ratio of the networks limits that of the whole.",
-    ),
+    ("End to end", "inference", f"{RATE}, from JPEGs to boxes in their own pixels."),
     (
         "Faster R-CNN R-50-FPN, files to detections",
         "detectors-inference",

@@ -79,7 +79,7 @@ def keep_programs() -> None:
 
 
 @functools.cache
-def compiler_options(precision: str) -> dict[str, str]:
+def compiler_options(precision: str) -> dict[str, str | bool]:
     """Returns XLA's options for programs that predict in `precision` on this machine.
 
     XLA gives a CPU's matrix products to YNNPACK.  Without it R-50-FPN takes a seventh less time on
@@ -88,7 +88,7 @@ def compiler_options(precision: str) -> dict[str, str]:
     """
     if jax.default_backend() != "cpu" or precision != "float32" or not is_intel_avx512():
         return {}
-    options = {"xla_cpu_experimental_ynn_fusion_type": ""}
+    options: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": ""}
     try:
         jax.jit(lambda: 0, compiler_options=options).lower().compile()
     except jax.errors.JaxRuntimeError:  # a version of XLA that knows no such option
@@ -104,14 +104,17 @@ class Programs:
         function: jax.stages.Wrapped,
         report: Callable[[str], None] = lambda line: None,
         store: "Store | None" = None,
+        precision: str = "",
     ) -> None:
         """Takes a `jax.jit` function whose last argument is a `types.Batch` or `Images`.
 
         The others have the same shapes at every call.  `report` gets a line at each compilation.
-        What `store` has is neither traced nor compiled.
+        What `store` has is neither traced nor compiled.  `precision` is given of a function that
+        predicts, for `compiler_options`.
         """
         self.seconds = 0.0  # spent compiling so far
         self._function, self._report, self._store = function, report, store
+        self._precision = precision
         self._compiled: dict[tuple[int, ...], jax.stages.Compiled] = {}
 
     def __call__(self, *arguments: Any) -> Any:
@@ -131,7 +134,8 @@ class Programs:
         program = kept = self._store and self._store.load(arguments)
         if program is None:
             self._report(f"compiling for images of {shape[1]} x {shape[2]}")
-            program = self._function.lower(*arguments).compile()
+            lowered = self._function.lower(*arguments)
+            program = lowered.compile(compiler_options(self._precision))
             if self._store:
                 self._store.save(arguments, program)
         self._compiled[shape] = program

@@ -125,7 +125,6 @@ for _ in range(3):
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep memory their own way")
 @pytest.mark.parametrize("intel", [True, False])
 def test_options_of_a_cpu(monkeypatch, intel):
     """Those that there are give the same numbers up to rounding, by another library."""
@@ -148,6 +147,7 @@ def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
     assert programs.compiler_options.__wrapped__("float32") == {}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep memory their own way")
 def test_freed_memory_is_not_made_anew():
     """A buffer of 1 GiB, of 262,144 pages."""
     command = [sys.executable, "-c", FREED]

@@ -150,8 +150,8 @@ def make_predictor(
     )
     own = store and not mesh.is_multi_process
     kept = Store(_program_key(config), tuple(mesh.devices.flat)) if own else None
-    jitted = jax.jit(sharded, compiler_options=compiler_options(config.train.precision))
-    return Predictor(config, _ready(params, mesh), mesh, Programs(jitted, store=kept))
+    programs = Programs(jax.jit(sharded), store=kept, precision=config.train.precision)
+    return Predictor(config, _ready(params, mesh), mesh, programs)
 
 
 def _ready(params: Params, mesh: Mesh) -> Params:

@@ -119,7 +119,8 @@ def _lax_gradient(index: int, spec: _Spec, x: Array, kernel: Array, dy: Array) -
 
 def _cpu_conv(spec: _Spec, x: Array, kernel: Array) -> Array:
     if _has_few(spec, kernel):
-        return _multiply_adds(spec, x.astype(jnp.float32), kernel.astype(jnp.float32), x.dtype)
+        x32, kernel32 = _in_float32(x, kernel)
+        return _multiply_adds(spec, x32, kernel32, x.dtype)
     return _cpu_map(_dense_conv, spec, x, kernel)
 
 
@@ -128,8 +129,8 @@ def _cpu_input_gradient(spec: _Spec, x: Array, kernel: Array, dy: Array) -> Arra
         return _cpu_map(_dense_input_gradient, spec, x, kernel, dy)
     kh, kw, depth, _ = kernel.shape
     turned = kernel[::-1, ::-1].reshape(kh, kw, depth, spec.groups, -1).swapaxes(2, 4)
-    turned = turned.reshape(kh, kw, -1, x.shape[-1]).astype(jnp.float32)
-    spread = _spread(spec, kernel, x, dy.astype(jnp.float32))
+    turned, dy32 = _in_float32(turned.reshape(kh, kw, -1, x.shape[-1]), dy)
+    spread = _spread(spec, kernel, x, dy32)
     return _multiply_adds(_Spec(1, 0, spec.groups), spread, turned, x.dtype)
 
 

@@ -26,10 +26,9 @@ from jaxdet.ops.product import einsum
 
 
 class _Tiling(NamedTuple):
-    """Sides of a tile, in cells of the output and of the input, and its transforms."""
+    """A tile and its transforms; the input's tile, `window`, has two cells more a side."""
 
-    size: int
-    window: int
+    size: int  # cells a side of the output's tile
     a: np.ndarray  # A' [size^2, window^2], which acts on flattened tiles
     g: np.ndarray  # G [window^2, 9], likewise
     b: np.ndarray  # B' [window, window]
@@ -37,8 +36,7 @@ class _Tiling(NamedTuple):
 
 def _tiling(*points: float) -> _Tiling:
     """Returns that of evaluation points, to which infinity is added."""
-    roots, window = np.array(points), len(points) + 1
-    size = window - 2
+    roots, size, window = np.array(points), len(points) - 1, len(points) + 1
     a, g, b = np.zeros((size, window)), np.zeros((window, 3)), np.zeros((window, window))
     for i, root in enumerate(roots):
         others = np.delete(roots, i)
@@ -50,7 +48,7 @@ def _tiling(*points: float) -> _Tiling:
     # Coefficients that cancel do so but for rounding; those left are one half or more.
     b[abs(b) < 1e-9] = 0
     matrices = (m.astype(np.float32) for m in (np.kron(a, a), np.kron(g, g), b))
-    return _Tiling(size, window, *matrices)
+    return _Tiling(size, *matrices)
 
 
 # Next to the usual 0, ±1, ±2 these points halve the rounding error.
@@ -108,7 +106,7 @@ def _input_tiles(tiling: _Tiling, x: Array, padding: int) -> Array:
 
     Sums of views: B' is small and has zeros, and a product would first copy every tile.
     """
-    size, window = tiling.size, tiling.window
+    size, window = tiling.size, tiling.size + 2
     batch, height, width, channels = x.shape
     rows, columns = (-(-(n + 2 * padding - 2) // size) for n in (height, width))
     after = [size * (n + 1) - side - padding for n, side in ((rows, height), (columns, width))]
